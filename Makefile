@@ -1,0 +1,86 @@
+# `make` prints the targets. PYTHON=... uses another environment than .venv and sets nothing up.
+
+SHELL := bash
+.SHELLFLAGS := -euo pipefail -c
+.ONESHELL:
+.NOTPARALLEL:
+.DEFAULT_GOAL := help
+
+PYTHON ?= .venv/bin/python
+PURE := src/fibackup/model/*,src/fibackup/parse/*,src/fibackup/plan/*
+
+# mypy, pyright, the tests and their children all find the hypervisor of the tests.
+export PYTHONPATH := tests
+export PYTHONDONTWRITEBYTECODE := 1
+export COVERAGE_FILE := $(CURDIR)/.cache/coverage
+
+# The heading of a stage, and its time at the end, whichever end that is.
+stage = @printf '\n=== %s\n' '$@'; \
+	trap 'code=$$?; [ $$code = 0 ] && word=ok || word=FAILED; printf "=== %s: %s, %d s\n" "$@" "$$word" $$SECONDS' EXIT
+
+ifeq ($(PYTHON),.venv/bin/python)
+ready := setup
+else
+ready :=
+endif
+
+.PHONY: help setup demo test check lint types unit property integration docs readme bench clean
+
+help: ## print the targets
+	@grep -hE '^[a-z]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z]+):.*## (.*)/\1\t\2/' | expand -t 14
+
+setup: ## install what demo and test need: Debian packages, .venv, a Linux guest
+	@scripts/setup test
+
+demo: ## show a backup and a restore of a running domain
+	@scripts/setup demo
+	exec .venv/bin/python examples/demo.py
+
+# What must not be skipped because something is missing fails instead, with the name of what is missing.
+test: export FIBACKUP_REQUIRE := 1
+test: $(ready) lint types unit property integration docs readme ## everything that CI checks
+
+check: test ## the same
+
+lint: $(ready) ## style
+	$(stage)
+	$(PYTHON) -m ruff check
+	$(PYTHON) -m ruff format --check
+	$(PYTHON) -m codespell_lib
+
+types: $(ready) ## types, with both checkers, and of the public names
+	$(stage)
+	$(PYTHON) -m mypy src tests examples
+	$(PYTHON) -m pyright src tests examples
+	$(PYTHON) -m pyright --verifytypes fibackup --ignoreexternal
+
+unit: $(ready) ## unit and property tests, with the branch coverage of the pure layers
+	$(stage)
+	mkdir -p .cache
+	$(PYTHON) -m coverage run --branch -m pytest tests/unit tests/property
+	$(PYTHON) -m coverage report
+	$(PYTHON) -m coverage report --include='$(PURE)' --fail-under=100
+
+property: $(ready) ## laws, on generated cases
+	$(stage)
+	$(PYTHON) -m pytest tests/property
+
+integration: $(ready) ## real domains
+	$(stage)
+	$(PYTHON) -m pytest tests/integration
+
+docs: $(ready) ## the pages; a warning is an error
+	$(stage)
+	$(PYTHON) -m mkdocs build --strict --quiet
+	$(PYTHON) -m pytest tests/docs
+
+readme: $(ready) ## what README.md shows
+	$(stage)
+	$(PYTHON) -m pytest tests/readme
+
+bench: $(ready) ## measure
+	$(PYTHON) benchmarks/bench.py
+
+clean: ## remove what builds and tests leave; .venv and the guest stay
+	rm -rf build dist site htmlcov .coverage .cache/coverage .cache/mypy .cache/pytest .cache/ruff
+	find . -name __pycache__ -not -path './.venv/*' -prune -exec rm -rf {} +

@@ -1,0 +1,1 @@
+"""The only layer with libvirt, child processes, files and the clock."""

@@ -1,0 +1,298 @@
+"""
+The two seams to the outside: the domain (`Host`) and the backup directory (`PointStore`).
+
+::
+
+    Executor --- Host         libvirt: read the domain, ledger, freeze, snapshot
+             `-- PointStore   a directory: lock, history, copies, manifests, restores
+
+Each method does one kind of step. `fibackup.testing` has a fake of both, and one contract suite
+holds the fakes and the real ones to the same promises.
+"""
+
+from __future__ import annotations
+
+from contextlib import AbstractContextManager
+from datetime import datetime
+from pathlib import PurePosixPath
+from typing import Protocol
+
+from fibackup.host.events import CancelToken, OnEvent
+from fibackup.model.domain import Domain
+from fibackup.model.ledger import Ledger
+from fibackup.model.point import History, RestorePoint, StoredFile, StoredImage, Versions
+from fibackup.model.snapshot import Snapshot
+from fibackup.plan.report import RestoredImage
+from fibackup.plan.steps import CopyImage, FlattenImage
+
+__all__ = ["Host", "PointStore"]
+
+
+class Host(Protocol):
+    """A hypervisor: what a plan needs of libvirt."""
+
+    def read_domain(self, name: str) -> Domain:
+        """
+        Read a domain with its disks, chains, images and ledger.
+
+        Args:
+            name: Name or UUID.
+
+        Returns:
+            The domain as it is now.
+
+        Raises:
+            NoSuchDomainError: No domain has this name or UUID.
+            ParseError: The XML or the ledger cannot be understood.
+            LibvirtError: libvirt refused.
+
+        Source:
+            libvirt ``virDomainGetXMLDesc``, ``virDomainGetState``, ``virDomainGetMetadata``.
+        """
+        ...
+
+    def versions(self) -> Versions:
+        """
+        Return the versions of fibackup, libvirt and the hypervisor.
+
+        Source:
+            libvirt ``virConnectGetLibVersion``, ``virConnectGetVersion``.
+        """
+        ...
+
+    def domain_config(self, uuid: str) -> str:
+        """
+        Return the domain's XML as libvirt gives it: the persistent definition, without secrets.
+
+        Args:
+            uuid: The domain's UUID.
+
+        Source:
+            libvirt ``virDomainGetXMLDesc`` with ``VIR_DOMAIN_XML_INACTIVE``.
+        """
+        ...
+
+    def write_ledger(self, uuid: str, ledger: Ledger) -> None:
+        """
+        Replace the domain's ledger, in the running and in the persistent definition.
+
+        Args:
+            uuid: The domain's UUID.
+            ledger: The new ledger.
+
+        Raises:
+            LibvirtError: libvirt refused; the old ledger stands.
+
+        Source:
+            libvirt ``virDomainSetMetadata``.
+        """
+        ...
+
+    def occupied(self, paths: tuple[PurePosixPath, ...]) -> tuple[PurePosixPath, ...]:
+        """
+        Return those of *paths* that exist, dangling links included.
+
+        Args:
+            paths: Absolute paths.
+
+        Source:
+            lstat(2).
+        """
+        ...
+
+    def take_snapshot(self, uuid: str, snapshot: Snapshot) -> datetime:
+        """
+        Put the overlays on all disks at once.
+
+        Args:
+            uuid: The domain's UUID.
+            snapshot: The overlays, and the disks that get none.
+
+        Returns:
+            The time right after the snapshot, aware, UTC.
+
+        Raises:
+            LibvirtError: libvirt refused; no disk got an overlay.
+
+        Source:
+            libvirt ``virDomainSnapshotCreateXML``: ``DISK_ONLY | ATOMIC | NO_METADATA``.
+        """
+        ...
+
+    def freeze(self, uuid: str, timeout_seconds: float) -> int:
+        """
+        Freeze the guest's file systems.
+
+        Args:
+            uuid: The domain's UUID.
+            timeout_seconds: How long to wait for the agent.
+
+        Returns:
+            Number of file systems frozen; 0 means that nothing is quiesced.
+
+        Raises:
+            AgentError: No answer, or a refusal; ``maybe_frozen`` says whether a thaw is due.
+
+        Source:
+            libvirt ``virDomainFSFreeze``, ``virDomainAgentSetResponseTimeout``.
+        """
+        ...
+
+    def thaw(self, uuid: str, timeout_seconds: float) -> int:
+        """
+        Thaw the guest's file systems; tried again until it succeeds or the time is over.
+
+        Args:
+            uuid: The domain's UUID.
+            timeout_seconds: How long to try.
+
+        Returns:
+            Number of file systems thawed; 0 means that none was frozen any more.
+
+        Raises:
+            AgentError: The guest may be frozen still.
+
+        Source:
+            libvirt ``virDomainFSThaw``.
+        """
+        ...
+
+
+class PointStore(Protocol):
+    """A backup directory: what a plan needs of it."""
+
+    @property
+    def uuid(self) -> str:
+        """The store's UUID."""
+        ...
+
+    def locked(self, uuid: str, name: str, *, exclusive: bool) -> AbstractContextManager[None]:
+        """
+        Hold the lock on a domain's part of the store.
+
+        Args:
+            uuid: The domain's UUID.
+            name: Its name, for the directory when that is new.
+            exclusive: True to write (the directory is made when missing), False to read.
+
+        Raises:
+            LockedError: Another run holds it.
+
+        Source:
+            flock(2).
+        """
+        ...
+
+    def read_history(self, uuid: str) -> History:
+        """
+        Read every manifest and receipt of a domain.
+
+        Args:
+            uuid: The domain's UUID.
+
+        Returns:
+            The history; empty when the store does not know the domain.
+
+        Raises:
+            ManifestError: A manifest is damaged.
+            FormatTooNewError: A newer fibackup wrote it.
+
+        Source:
+            docs/store-format.md.
+        """
+        ...
+
+    def occupied(self, paths: tuple[PurePosixPath, ...]) -> tuple[PurePosixPath, ...]:
+        """
+        Return those of *paths*, destinations of a restore, that exist, dangling links included.
+
+        Args:
+            paths: Absolute paths.
+
+        Source:
+            lstat(2).
+        """
+        ...
+
+    def free_bytes(self) -> int:
+        """
+        Return the free bytes of the store's file system.
+
+        Source:
+            statvfs(3).
+        """
+        ...
+
+    def copy_image(self, uuid: str, step: CopyImage, on_event: OnEvent, cancel: CancelToken) -> StoredImage:
+        """
+        Copy a frozen image into the store and leave a receipt; thread-safe.
+
+        Args:
+            uuid: The domain's UUID.
+            step: What to copy, and what it must be.
+            on_event: Gets `CopyProgress` and `ImageCopied`.
+            cancel: Asked between two blocks.
+
+        Returns:
+            The stored image; complete and durable.
+
+        Raises:
+            DomainBusyError: A writer holds the image, or it is not what the step wants.
+            NoSpaceError: The store is full.
+            HostError: Any other failure. Nothing of the copy is left behind.
+
+        Source:
+            docs/store-format.md, "Writing order".
+        """
+        ...
+
+    def save_config(self, uuid: str, name: str, text: str) -> StoredFile:
+        """
+        Store the domain's XML.
+
+        Args:
+            uuid: The domain's UUID.
+            name: File name.
+            text: The XML.
+
+        Source:
+            docs/store-format.md, "Writing order".
+        """
+        ...
+
+    def publish(self, point: RestorePoint) -> None:
+        """
+        Write the manifest: from here on the point exists.
+
+        Args:
+            point: The point; everything that it names is durable.
+
+        Raises:
+            StoreError: A file that it names is missing, or the manifest exists.
+
+        Source:
+            docs/store-format.md, "Writing order".
+        """
+        ...
+
+    def flatten(self, uuid: str, step: FlattenImage, on_event: OnEvent, cancel: CancelToken) -> RestoredImage:
+        """
+        Write a disk of a point as one image; thread-safe.
+
+        Args:
+            uuid: The domain's UUID.
+            step: The stored images and the destination.
+            on_event: Gets `CopyProgress`.
+            cancel: Asked while it runs.
+
+        Returns:
+            The image that was written.
+
+        Raises:
+            VerifyError: A stored image is not what its manifest says. Nothing is written.
+            DestinationExistsError: The destination exists. Nothing is written.
+
+        Source:
+            qemu-img(1), ``convert``.
+        """
+        ...

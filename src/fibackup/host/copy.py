@@ -1,0 +1,239 @@
+"""
+The copier: one pass that reads, hashes and writes an image, holes stay holes.
+
+::
+
+    source   header | data ...... | hole ........ | data |
+    hash     as in the copy: rewritten header, data, zeros for holes
+    copy     header'| data ...... | hole ........ | data |
+
+Hashing runs beside writing in a second thread; what was read and written leaves the page cache
+behind the copier, so that the host keeps its cache for the guests.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import errno
+import hashlib
+import os
+from collections.abc import Callable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+
+from fibackup.errors import HostError
+from fibackup.host.events import CancelToken
+
+__all__ = ["BLOCK_BYTES", "copy_and_hash", "hash_file"]
+
+BLOCK_BYTES = 2 * 1024 * 1024
+"""Bytes in one read; the copier keeps two such blocks."""
+
+_ZEROS = bytes(1024 * 1024)
+_WINDOW_BYTES = 16 * 1024 * 1024
+_SYNC_WAIT = 1 | 2 | 4  # SYNC_FILE_RANGE_WAIT_BEFORE | WRITE | WAIT_AFTER
+_SYNC_START = 2  # SYNC_FILE_RANGE_WRITE
+_sync_file_range = ctypes.CDLL(None, use_errno=True).sync_file_range
+_sync_file_range.argtypes = (ctypes.c_int, ctypes.c_int64, ctypes.c_int64, ctypes.c_uint)
+
+OnBytes = Callable[[int], None]
+
+
+def extents(fd: int, size_bytes: int) -> Iterator[tuple[bool, int, int]]:
+    """
+    Iterate over a file's data and holes.
+
+    Args:
+        fd: The open file.
+        size_bytes: Its size.
+
+    Yields:
+        ``(is_data, start, end)``, in order, without gaps.
+
+    Source:
+        lseek(2) ``SEEK_DATA``, ``SEEK_HOLE``; a file system without them shows data only.
+    """
+    position = 0
+    while position < size_bytes:
+        start = _seek(fd, position, os.SEEK_DATA, size_bytes)
+        if start > position:
+            yield False, position, start
+        if start < size_bytes:
+            end = _seek(fd, start, os.SEEK_HOLE, size_bytes)
+            yield True, start, end
+            start = end
+        position = start
+
+
+def _seek(fd: int, position: int, whence: int, size_bytes: int) -> int:
+    try:
+        return min(os.lseek(fd, position, whence), size_bytes)
+    except OSError as error:
+        if error.errno == errno.ENXIO:  # no data up to the end
+            return size_bytes
+        if error.errno == errno.EINVAL:  # the file system cannot tell
+            return position if whence == os.SEEK_DATA else size_bytes
+        raise
+
+
+class _Cache:
+    """Pushes what was written to the disk, and both files out of the page cache, in windows."""
+
+    def __init__(self, source: int, destination: int | None) -> None:
+        self._source = source
+        self._destination = destination
+        self._done = 0
+
+    def passed(self, position: int) -> None:
+        if position - self._done < _WINDOW_BYTES:
+            return
+        self._drop(self._done, position - self._done)
+        self._done = position
+
+    def finish(self) -> None:
+        self._drop(0, 0)
+
+    def _drop(self, start: int, length: int) -> None:
+        os.posix_fadvise(self._source, start, length, os.POSIX_FADV_DONTNEED)
+        if self._destination is None:
+            return
+        if length:
+            _sync_file_range(self._destination, start, length, _SYNC_START)
+            before = max(0, start - _WINDOW_BYTES)
+            _sync_file_range(self._destination, before, start - before or 1, _SYNC_WAIT)
+            os.posix_fadvise(self._destination, before, start - before or 1, os.POSIX_FADV_DONTNEED)
+        else:
+            os.posix_fadvise(self._destination, 0, 0, os.POSIX_FADV_DONTNEED)
+
+
+def copy_and_hash(
+    source: int, destination: int, size_bytes: int, *, head: bytes, on_bytes: OnBytes, cancel: CancelToken
+) -> str:
+    """
+    Copy an open file into an empty one, with *head* in place of its first bytes.
+
+    Args:
+        source: The file to read.
+        destination: An empty file open for writing.
+        size_bytes: Size of the source; the copy gets the same.
+        head: What the copy begins with; shorter than *size_bytes* or as long.
+        on_bytes: Called with the position reached.
+        cancel: Asked between two blocks.
+
+    Returns:
+        sha256 of the copy, 64 hexadecimal digits.
+
+    Raises:
+        HostError: The source is shorter than it should be.
+        CancelledError: *cancel* was set.
+        OSError: Reading or writing failed.
+
+    Source:
+        sync_file_range(2), posix_fadvise(2): written pages leave the cache once they are clean.
+    """
+    digest = hashlib.sha256(head)
+    cache = _Cache(source, destination)
+    os.ftruncate(destination, size_bytes)
+    _write_all(destination, memoryview(head), 0)
+    with ThreadPoolExecutor(1, "fibackup-hash") as hasher:
+        for is_data, start, end in _after(extents(source, size_bytes), len(head)):
+            if is_data:
+                _copy_data(source, destination, start, end, digest.update, hasher, cache, on_bytes, cancel)
+            else:
+                _hash_zeros(digest.update, end - start, cancel)
+            on_bytes(end)
+    os.fdatasync(destination)
+    cache.finish()
+    return digest.hexdigest()
+
+
+def _after(parts: Iterator[tuple[bool, int, int]], position: int) -> Iterator[tuple[bool, int, int]]:
+    for is_data, start, end in parts:
+        if end > position:
+            yield is_data, max(start, position), end
+
+
+def _copy_data(
+    source: int,
+    destination: int,
+    start: int,
+    end: int,
+    update: Callable[[memoryview], None],
+    hasher: ThreadPoolExecutor,
+    cache: _Cache,
+    on_bytes: OnBytes,
+    cancel: CancelToken,
+) -> None:
+    buffers = [bytearray(BLOCK_BYTES), bytearray(BLOCK_BYTES)]
+    pending: Future[None] | None = None
+    position, turn = start, 0
+    while position < end:
+        cancel.check()
+        view = memoryview(buffers[turn])[: min(BLOCK_BYTES, end - position)]
+        count = os.preadv(source, [view], position)
+        if count == 0:
+            raise HostError(reason=f"the image ends at byte {position}, expected {end}")
+        if pending is not None:
+            pending.result()
+        pending = hasher.submit(update, view[:count])
+        _write_all(destination, view[:count], position)
+        position += count
+        turn = 1 - turn
+        cache.passed(position)
+        on_bytes(position)
+    if pending is not None:
+        pending.result()
+
+
+def _write_all(fd: int, view: memoryview, position: int) -> None:
+    while view:
+        count = os.pwrite(fd, view, position)
+        view = view[count:]
+        position += count
+
+
+def _hash_zeros(update: Callable[[memoryview], None], count: int, cancel: CancelToken) -> None:
+    zeros = memoryview(_ZEROS)
+    while count:
+        cancel.check()
+        update(zeros[: min(count, len(zeros))])
+        count -= min(count, len(zeros))
+
+
+def hash_file(fd: int, size_bytes: int, *, on_bytes: OnBytes, cancel: CancelToken) -> str:
+    """
+    Return the sha256 of an open file; holes are hashed as zeros without being read.
+
+    Args:
+        fd: The file.
+        size_bytes: Its size.
+        on_bytes: Called with the position reached.
+        cancel: Asked between two blocks.
+
+    Returns:
+        64 hexadecimal digits, as sha256sum(1) prints.
+
+    Raises:
+        HostError: The file is shorter than *size_bytes*.
+        CancelledError: *cancel* was set.
+
+    Source:
+        FIPS 180-4.
+    """
+    digest = hashlib.sha256()
+    cache = _Cache(fd, None)
+    buffer = bytearray(BLOCK_BYTES)
+    for is_data, start, end in extents(fd, size_bytes):
+        if not is_data:
+            _hash_zeros(digest.update, end - start, cancel)
+        position = start if is_data else end
+        while position < end:
+            cancel.check()
+            view = memoryview(buffer)[: min(BLOCK_BYTES, end - position)]
+            count = os.preadv(fd, [view], position)
+            if count == 0:
+                raise HostError(reason=f"the file ends at byte {position}, expected {end}")
+            digest.update(view[:count])
+            position += count
+            cache.passed(position)
+            on_bytes(position)
+    return digest.hexdigest()

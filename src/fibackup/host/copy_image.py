@@ -1,0 +1,164 @@
+"""
+Copy one frozen image into the store: qcow2 byte by byte under a new header, raw by qemu-img.
+
+::
+
+    qcow2   open, image lock, header -> header' (backing name of the store), one pass, link
+    raw     open, image lock, qemu-img convert -f raw -O qcow2, hash what was written, link
+
+The image is compared before and after: inode, size and mtime must be what the plan wants.
+"""
+
+from __future__ import annotations
+
+import os
+import stat
+from pathlib import PurePosixPath
+
+from attrs import evolve
+
+from fibackup.errors import DomainBusyError, FibackupError, HostError, ParseError
+from fibackup.host.copy import copy_and_hash, hash_file
+from fibackup.host.events import CancelToken, CopyProgress, ImageCopied, OnEvent
+from fibackup.host.files import TEMP_SUFFIX, identity_of, os_errors, publish_file, temporary_file
+from fibackup.host.lock import hold_image_lock
+from fibackup.host.qemu_img import convert
+from fibackup.model.chain import FileIdentity
+from fibackup.model.point import SourceImage, StoredImage
+from fibackup.parse.qcow2_header import Qcow2Header, needed_bytes, parse_qcow2_header, rewrite_backing
+from fibackup.plan.steps import CopyImage
+
+__all__ = ["copy_image", "read_qcow2_head"]
+
+_FIRST_BYTES = 512
+
+
+def copy_image(
+    step: CopyImage, disk_fd: int, disk_path: PurePosixPath, on_event: OnEvent, cancel: CancelToken
+) -> StoredImage:
+    """
+    Copy an image into an open directory of the store.
+
+    Args:
+        step: What to copy, and what it must be.
+        disk_fd: The disk's directory.
+        disk_path: Its path, for qemu-img.
+        on_event: Gets `CopyProgress`, then `ImageCopied`.
+        cancel: Asked between two blocks.
+
+    Returns:
+        The stored image; it is durable under its name.
+
+    Raises:
+        DomainBusyError: A writer has the image, or it is not what the step wants.
+        ParseError: It is no qcow2 image although it should be.
+        HostError: Reading or writing failed. Nothing of the copy is left.
+    """
+    source = str(step.source)
+    with os_errors(source):
+        fd = os.open(source, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
+    try:
+        if not stat.S_ISREG(os.fstat(fd).st_mode):
+            raise HostError(target=step.target, reason="the image is not a regular file", path=source)
+        hold_image_lock(fd, source)
+        before = identity_of(fd)
+        _refuse_change(step, step.identity, before)
+        with temporary_file(step.name, disk_fd) as temp:
+            if step.format == "raw":
+                image = _convert_raw(step, fd, temp, before, disk_path, on_event, cancel)
+            else:
+                image = _copy_qcow2(step, fd, temp, before, on_event, cancel)
+            _refuse_change(step, before, identity_of(fd))
+            publish_file(step.name, disk_fd)
+    except FibackupError as error:
+        error.target = error.target or step.target
+        raise
+    finally:
+        os.close(fd)
+    on_event(ImageCopied(step.target, step.name, image.size_bytes, image.sha256))
+    return image
+
+
+def _refuse_change(step: CopyImage, wanted: FileIdentity | None, found: FileIdentity) -> None:
+    differences = wanted.differences(found) if wanted is not None else ()
+    if differences:
+        raise DomainBusyError(
+            target=step.target,
+            reason=f"the image is not frozen: other {', '.join(differences)} than after the snapshot",
+            path=str(step.source),
+        )
+
+
+def read_qcow2_head(fd: int, path: str) -> tuple[Qcow2Header, bytes]:
+    """
+    Read the header of an open qcow2 image.
+
+    Args:
+        fd: The image.
+        path: Its path, for errors.
+
+    Returns:
+        The header, and the first cluster (or the whole file, when that is shorter).
+
+    Raises:
+        ParseError: Not a qcow2 image, or one that cannot be trusted.
+
+    Source:
+        QEMU docs/interop/qcow2.txt.
+    """
+    try:
+        head = os.pread(fd, _FIRST_BYTES, 0)
+        head = os.pread(fd, needed_bytes(head), 0)
+        return parse_qcow2_header(head), head
+    except ParseError as error:
+        raise ParseError(where=error.where, reason=error.reason, path=path) from None
+
+
+def _copy_qcow2(
+    step: CopyImage, fd: int, temp: int, before: FileIdentity, on_event: OnEvent, cancel: CancelToken
+) -> StoredImage:
+    header, head = read_qcow2_head(fd, str(step.source))
+    new_head = rewrite_backing(head, name=step.backing, format="qcow2" if step.backing else None)
+
+    def progress(position: int) -> None:
+        on_event(CopyProgress(step.target, step.name, position, before.size_bytes))
+
+    sha256 = copy_and_hash(fd, temp, before.size_bytes, head=new_head, on_bytes=progress, cancel=cancel)
+    return _stored(step, before.size_bytes, sha256, header.virtual_size_bytes, before)
+
+
+def _convert_raw(
+    step: CopyImage,
+    fd: int,
+    temp: int,
+    before: FileIdentity,
+    disk_path: PurePosixPath,
+    on_event: OnEvent,
+    cancel: CancelToken,
+) -> StoredImage:
+    if step.backing is not None:
+        raise HostError(target=step.target, reason="a raw image has no backing file", path=str(step.source))
+
+    def progress(percent: float) -> None:
+        on_event(CopyProgress(step.target, step.name, int(before.size_bytes * percent / 100), before.size_bytes))
+
+    written = disk_path / f".{step.name}{TEMP_SUFFIX}"
+    convert(step.source, "raw", written, "qcow2", on_percent=progress, cancel=cancel)
+    os.fdatasync(temp)
+    os.posix_fadvise(fd, 0, 0, os.POSIX_FADV_DONTNEED)
+    size = os.fstat(temp).st_size
+    sha256 = hash_file(temp, size, on_bytes=lambda _: None, cancel=cancel)
+    header, _ = read_qcow2_head(temp, str(written))
+    return _stored(step, size, sha256, header.virtual_size_bytes, before)
+
+
+def _stored(step: CopyImage, size: int, sha256: str, virtual_size: int, source: FileIdentity) -> StoredImage:
+    return StoredImage(
+        name=step.name,
+        format="qcow2",
+        size_bytes=size,
+        sha256=sha256,
+        virtual_size_bytes=virtual_size,
+        backing=step.backing,
+        source=SourceImage(str(step.source), step.format, evolve(source)),
+    )

@@ -1,0 +1,186 @@
+"""
+What a run tells while it runs, and how it is told to stop.
+
+::
+
+    StepStarted(3) -> CopyProgress* -> ImageCopied* -> StepFinished(3)
+
+Events come from whatever thread makes the progress, one at a time.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from threading import Event as _Flag
+from typing import TypeAlias
+
+from attrs import frozen
+
+from fibackup.errors import CancelledError
+from fibackup.plan.steps import Step, headline
+from fibackup.units import format_bytes, printable
+
+__all__ = [
+    "CancelToken",
+    "CopyProgress",
+    "Event",
+    "ImageCopied",
+    "OnEvent",
+    "StepFinished",
+    "StepStarted",
+    "Warned",
+    "ignore_events",
+]
+
+
+@frozen
+class StepStarted:
+    """
+    A step begins.
+
+    Attributes:
+        index: Index in ``plan.steps``.
+        step: The step.
+    """
+
+    index: int
+    step: Step
+
+    def __str__(self) -> str:
+        """Return the step's headline."""
+        return f"{self.index + 1}. {headline(self.step)}"
+
+
+@frozen
+class StepFinished:
+    """
+    A step is done.
+
+    Attributes:
+        index: Index in ``plan.steps``.
+        step: The step.
+        seconds: How long it took.
+    """
+
+    index: int
+    step: Step
+    seconds: float
+
+    def __str__(self) -> str:
+        """Return the step's number and time."""
+        return f"{self.index + 1}. done in {self.seconds:.2f} s"
+
+
+@frozen
+class CopyProgress:
+    """
+    An image is being copied or written.
+
+    Attributes:
+        target: The disk.
+        name: The image that is written.
+        done_bytes: Bytes handled so far.
+        total_bytes: Bytes in all.
+    """
+
+    target: str
+    name: str
+    done_bytes: int
+    total_bytes: int
+
+    def __str__(self) -> str:
+        """Return disk, image and how far it is."""
+        done, total = format_bytes(self.done_bytes), format_bytes(self.total_bytes)
+        return f"{self.target}: {printable(self.name)}: {done} of {total}"
+
+
+@frozen
+class ImageCopied:
+    """
+    An image is complete and durable.
+
+    Attributes:
+        target: The disk.
+        name: The image.
+        size_bytes: Its size.
+        sha256: Its sha256.
+    """
+
+    target: str
+    name: str
+    size_bytes: int
+    sha256: str
+
+    def __str__(self) -> str:
+        """Return disk, image, size and the beginning of the hash."""
+        size = format_bytes(self.size_bytes)
+        return f"{self.target}: {printable(self.name)} complete, {size}, sha256 {self.sha256[:12]}"
+
+
+@frozen
+class Warned:
+    """
+    Something the user should know; the run goes on.
+
+    Attributes:
+        text: In words.
+    """
+
+    text: str
+
+    def __str__(self) -> str:
+        """Return the text."""
+        return f"warning: {printable(self.text)}"
+
+
+Event: TypeAlias = StepStarted | StepFinished | CopyProgress | ImageCopied | Warned
+OnEvent: TypeAlias = Callable[[Event], object]
+
+
+def ignore_events(_: Event) -> None:
+    """
+    Do nothing: the default listener.
+
+    Source:
+        docs/embed.md.
+    """
+
+
+class CancelToken:
+    """
+    A flag that asks a run to stop; thread-safe, and safe to set from a signal handler.
+
+    The run stops between two steps, or in the middle of a copy. It never stops between a freeze
+    and its thaw.
+    """
+
+    def __init__(self) -> None:
+        """Make a token that is not set."""
+        self._flag = _Flag()
+
+    def cancel(self) -> None:
+        """
+        Ask the run to stop.
+
+        Source:
+            docs/embed.md.
+        """
+        self._flag.set()
+
+    @property
+    def cancelled(self) -> bool:
+        """True once `cancel` was called."""
+        return self._flag.is_set()
+
+    def check(self) -> None:
+        """
+        Raise when the run should stop.
+
+        Raises:
+            CancelledError: `cancel` was called.
+
+        Source:
+            docs/embed.md.
+        """
+        if self._flag.is_set():
+            raise CancelledError(reason="the run was cancelled")

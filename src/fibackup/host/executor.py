@@ -1,0 +1,474 @@
+"""
+The executor: runs a plan, step by step, and decides nothing.
+
+::
+
+    lock the domain's part of the store
+    compare plan.expects with what is found      StalePlanError: nothing touched
+    for each step                                 StepError: says what was done and what now holds
+    report
+
+It improvises no undo. After a failure the next plan starts from what is found, from the ledger
+and from the store.
+"""
+
+from __future__ import annotations
+
+import logging
+import time
+from concurrent.futures import ThreadPoolExecutor
+from datetime import datetime, timezone
+from threading import Lock
+
+from attrs import evolve
+from typing_extensions import assert_never
+
+from fibackup.errors import (
+    AgentError,
+    DestinationExistsError,
+    FibackupError,
+    HostError,
+    NoSpaceError,
+    StalePlanError,
+    StepError,
+    StoreError,
+)
+from fibackup.host.api import Host, PointStore
+from fibackup.host.events import (
+    CancelToken,
+    Event,
+    OnEvent,
+    StepFinished,
+    StepStarted,
+    Warned,
+    ignore_events,
+)
+from fibackup.model.domain import Domain
+from fibackup.model.point import Consistency, PointDisk, RestorePoint, StoredFile, StoredImage
+from fibackup.model.snapshot import NewOverlay, Snapshot
+from fibackup.plan.report import Report, RestoredImage, StepOutcome
+from fibackup.plan.steps import (
+    CopyImage,
+    ExpectedDisk,
+    FlattenImage,
+    InParallel,
+    Plan,
+    PlannedDisk,
+    PublishPoint,
+    SaveDomainConfig,
+    Step,
+    TakeSnapshot,
+    WhileFrozen,
+    WriteLedger,
+    headline,
+)
+
+__all__ = ["Executor"]
+
+_log = logging.getLogger("fibackup.executor")
+
+
+class Executor:
+    """
+    Runs plans against a host and a store.
+
+    One executor may run several plans, also from several threads: each run has its own state, and
+    the store's lock keeps two runs of one domain apart.
+
+    Args:
+        host: The hypervisor; None is enough for a restore.
+        store: The backup directory.
+        threads: Disks that are copied at the same time, at most.
+    """
+
+    def __init__(self, host: Host | None, store: PointStore, *, threads: int = 4) -> None:
+        """Keep host and store; nothing is touched."""
+        self._host = host
+        self._store = store
+        self._threads = threads
+
+    def run(self, plan: Plan, *, on_event: OnEvent = ignore_events, cancel: CancelToken | None = None) -> Report:
+        """
+        Run *plan*.
+
+        Args:
+            plan: What `plan_backup` or `plan_restore` returned.
+            on_event: Called with each `Event`, one at a time; what it raises is logged.
+            cancel: Asked between steps and while copying.
+
+        Returns:
+            What was done.
+
+        Raises:
+            StalePlanError: The host or the store is not as the plan expects. Nothing was touched.
+            LockedError: Another run works on the domain. Nothing was touched.
+            NoSpaceError: The store has less room than the plan needs. Nothing was touched.
+            DestinationExistsError: A restore would overwrite a file. Nothing was touched.
+            StepError: A step failed; it says what was done and what to do next.
+
+        Source:
+            docs/design.md, "Plan and executor".
+        """
+        run = _Run(self._host, self._store, plan, on_event, cancel or CancelToken(), self._threads)
+        with self._store.locked(plan.uuid, plan.domain, exclusive=plan.verb == "backup"):
+            return run.execute()
+
+
+class _Run:
+    """The state of one run: what was measured and stored so far."""
+
+    def __init__(
+        self, host: Host | None, store: PointStore, plan: Plan, on_event: OnEvent, cancel: CancelToken, threads: int
+    ) -> None:
+        self._host_or_none = host
+        self._store = store
+        self._plan = plan
+        self._listener = on_event
+        self._listening = Lock()
+        self._cancel = cancel
+        self._threads = threads
+        self._store_path = ""
+        self._warnings = list(plan.warnings)
+        self._outcomes: list[StepOutcome] = []
+        self._snapshot: Snapshot | None = None
+        self._moment: datetime | None = None
+        self._after: Domain | None = None
+        self._consistency = Consistency.CRASH
+        self._consistency_detail = ""
+        self._frozen_seconds = 0.0
+        self._config: StoredFile | None = None
+        self._stored: dict[tuple[str, str], StoredImage] = {}
+        self._copied_bytes = 0
+        self._point: RestorePoint | None = None
+        self._restored: list[RestoredImage] = []
+
+    @property
+    def _host(self) -> Host:
+        if self._host_or_none is None:
+            raise HostError(domain=self._plan.domain, reason=f"a {self._plan.verb} needs a host")
+        return self._host_or_none
+
+    def execute(self) -> Report:
+        started, clock = datetime.now(timezone.utc), time.monotonic()
+        self._check()
+        self._cancel.check()
+        for index, step in enumerate(self._plan.steps):
+            self._one(index, step)
+        return Report(
+            plan=self._plan,
+            started=started,
+            seconds=time.monotonic() - clock,
+            steps=tuple(self._outcomes),
+            copied_bytes=self._copied_bytes,
+            frozen_seconds=self._frozen_seconds,
+            point=self._point,
+            restored=tuple(self._restored),
+            warnings=tuple(self._warnings),
+        )
+
+    def _one(self, index: int, step: Step) -> None:
+        self._emit(StepStarted(index, step))
+        clock = time.monotonic()
+        try:
+            if index:
+                self._cancel.check()
+            self._apply(step)
+        except FibackupError as error:
+            raise self._step_error(index, error) from error
+        except OSError as error:
+            wrapped = HostError(domain=self._plan.domain, reason=str(error), path=_name_of(error))
+            raise self._step_error(index, wrapped) from error
+        seconds = time.monotonic() - clock
+        self._outcomes.append(StepOutcome(index, seconds))
+        self._emit(StepFinished(index, step, seconds))
+
+    def _emit(self, event: Event) -> None:
+        with self._listening:
+            try:
+                self._listener(event)
+            except Exception:
+                _log.exception("the listener failed on %s", event)
+
+    # --- before the first step ------------------------------------------------------------------
+
+    def _check(self) -> None:
+        history = self._store.read_history(self._plan.uuid)
+        self._store_path = str(history.path)
+        if history.store != self._plan.store:
+            raise self._stale(f"the plan is for store {self._plan.store}, this is {history.store}")
+        if self._plan.verb == "restore":
+            self._check_restore()
+        else:
+            latest = history.latest
+            if (latest.sequence if latest else 0) != self._plan.expects.sequence:
+                raise self._stale("the store has other points than when the plan was made")
+            if not set(self._plan.expects.receipts) <= {receipt.image.name for receipt in history.receipts}:
+                raise self._stale("an image that the plan counts on is no longer in the store")
+            self._check_backup()
+
+    def _check_restore(self) -> None:
+        history = self._store.read_history(self._plan.uuid)
+        for step in self._plan.steps:
+            if isinstance(step, FlattenImage) and history.images(self._plan.point, step.target) != step.images:
+                raise self._stale(f"point {self._plan.point} has other images than when the plan was made")
+        for path in self._store.occupied(self._plan.expects.absent):
+            raise DestinationExistsError(
+                domain=self._plan.domain, reason="the destination exists; nothing is ever overwritten", path=str(path)
+            )
+
+    def _check_backup(self) -> None:
+        expects = self._plan.expects
+        difference = expects.difference(self._host.read_domain(self._plan.uuid))
+        if difference is not None:
+            raise self._stale(difference)
+        for path in self._host.occupied(expects.absent):
+            raise self._stale("the name of the new overlay is taken", str(path))
+        free = self._store.free_bytes()
+        if free < expects.space_bytes:
+            raise NoSpaceError(
+                domain=self._plan.domain,
+                reason=f"the store has {free} bytes free, the copies need about {expects.space_bytes}",
+                path=self._store_path,
+                needed_bytes=expects.space_bytes,
+                free_bytes=free,
+            )
+
+    def _stale(self, reason: str, path: str | None = None) -> StalePlanError:
+        return StalePlanError(domain=self._plan.domain, reason=f"{reason}; plan again", path=path)
+
+    # --- the steps ------------------------------------------------------------------------------
+
+    def _apply(self, step: Step) -> None:
+        match step:
+            case WriteLedger():
+                self._write_ledger(step)
+            case TakeSnapshot():
+                self._take_snapshot(step)
+                self._confirm_snapshot(step.snapshot)
+            case WhileFrozen():
+                self._while_frozen(step)
+            case CopyImage():
+                self._copy(step)
+            case InParallel():
+                self._in_parallel(step)
+            case SaveDomainConfig():
+                xml = self._host.domain_config(self._plan.uuid)
+                self._config = self._store.save_config(self._plan.uuid, step.name, xml)
+            case PublishPoint():
+                self._publish(step)
+            case FlattenImage():
+                self._restored.append(self._store.flatten(self._plan.uuid, step, self._emit, self._cancel))
+            case _:
+                assert_never(step)
+
+    def _write_ledger(self, step: WriteLedger) -> None:
+        digests = {target: self._stored[target, name].sha256 for target, name in step.digests}
+        measured = {} if self._after is None else {
+            image.path: image.identity for disk in self._after.disks if disk.chain for image in disk.chain
+        }
+        ledger = evolve(
+            step.ledger,
+            images=tuple(
+                evolve(image, identity=measured.get(image.path)) if image.identity is None else image
+                for image in step.ledger.images
+            ),
+            overlays=tuple(
+                evolve(entry, sha256=digests[entry.target])
+                if entry.point == self._plan.point and entry.target in digests
+                else entry
+                for entry in step.ledger.overlays
+            ),
+        )
+        self._host.write_ledger(self._plan.uuid, ledger)
+
+    def _take_snapshot(self, step: TakeSnapshot) -> None:
+        self._snapshot = step.snapshot
+        self._moment = self._host.take_snapshot(self._plan.uuid, step.snapshot)
+
+    def _confirm_snapshot(self, snapshot: Snapshot) -> None:
+        """Read the domain again, and compare each chain with the one that must be there now."""
+        self._after = self._host.read_domain(self._plan.uuid)
+        before = {disk.target: disk for disk in self._plan.expects.disks}
+        for new in snapshot.overlays:
+            chain = self._after.disk(new.target).chain
+            found = ExpectedDisk.of(chain) if chain is not None else None
+            if found is None or not _is_above(found, before[new.target], new):
+                raise HostError(
+                    domain=self._plan.domain,
+                    target=new.target,
+                    reason="after the snapshot the chain is not the one that was planned",
+                    path=str(new.path),
+                )
+
+    def _while_frozen(self, step: WhileFrozen) -> None:
+        frozen, clock, thawed = 0, time.monotonic(), 0
+        thaw_is_due = True
+        try:
+            frozen, thaw_is_due = self._freeze(step)
+            for inner in step.steps:
+                self._take_snapshot(inner)
+        finally:
+            if thaw_is_due:
+                thawed = self._host.thaw(self._plan.uuid, step.timeout_seconds)
+        if frozen and thawed:
+            self._frozen_seconds = time.monotonic() - clock
+            self._consistency = Consistency.APPLICATION
+        elif frozen:
+            self._crash_consistent("the freeze had expired when the guest was thawed")
+        for inner in step.steps:
+            self._confirm_snapshot(inner.snapshot)
+
+    def _freeze(self, step: WhileFrozen) -> tuple[int, bool]:
+        """Return how many file systems were frozen, and whether a thaw is due."""
+        try:
+            frozen = self._host.freeze(self._plan.uuid, step.timeout_seconds)
+            error = AgentError(domain=self._plan.domain, reason="the guest agent froze no file system")
+        except AgentError as refusal:
+            frozen, error = 0, refusal
+        if frozen:
+            return frozen, True
+        if step.required:
+            if error.maybe_frozen:
+                self._host.thaw(self._plan.uuid, step.timeout_seconds)
+            raise error
+        self._crash_consistent(error.reason)
+        return 0, error.maybe_frozen
+
+    def _crash_consistent(self, why: str) -> None:
+        self._consistency = Consistency.CRASH
+        self._consistency_detail = f"crash-consistent: {why}"
+        self._warnings.append(self._consistency_detail)
+        self._emit(Warned(self._consistency_detail))
+
+    def _in_parallel(self, step: InParallel) -> None:
+        """Run the lanes side by side; one that fails does not stop what the others have begun."""
+        if not step.lanes:
+            return
+        with ThreadPoolExecutor(min(self._threads, len(step.lanes)), "fibackup-copy") as pool:
+            futures = [pool.submit(self._lane, lane) for lane in step.lanes]
+        errors = [error for future in futures if (error := future.exception()) is not None]
+        if errors:
+            raise errors[0]
+
+    def _lane(self, lane: tuple[CopyImage, ...]) -> None:
+        for copy in lane:
+            self._cancel.check()
+            self._copy(copy)
+
+    def _copy(self, step: CopyImage) -> None:
+        image = self._store.copy_image(self._plan.uuid, self._with_identity(step), self._emit, self._cancel)
+        with self._listening:
+            self._stored[step.target, step.name] = image
+            self._copied_bytes += image.size_bytes
+
+    def _with_identity(self, step: CopyImage) -> CopyImage:
+        """Fill in what the image was right after the snapshot that froze it."""
+        if step.identity is not None or self._after is None:
+            return step
+        chain = self._after.disk(step.target).chain
+        found = next((image.identity for image in chain or () if image.path == step.source), None)
+        return evolve(step, identity=found)
+
+    def _publish(self, step: PublishPoint) -> None:
+        if self._config is None or self._moment is None:
+            raise HostError(domain=self._plan.domain, reason="a point is published after its snapshot and its XML")
+        point = RestorePoint(
+            id=step.point,
+            sequence=step.sequence,
+            parent=step.parent,
+            store=self._plan.store,
+            time=self._moment,
+            domain=self._plan.domain,
+            uuid=self._plan.uuid,
+            consistency=self._consistency,
+            consistency_detail=self._consistency_detail or step.consistency_detail,
+            config=self._config,
+            disks=tuple(self._point_disk(disk) for disk in step.disks),
+            skipped=step.skipped,
+            versions=self._host.versions(),
+            warnings=tuple(self._warnings),
+        )
+        self._store.publish(point)
+        self._point = point
+
+    def _point_disk(self, disk: PlannedDisk) -> PointDisk:
+        for image in disk.adopted:
+            self._stored.setdefault((disk.target, image.name), image)
+        images = tuple(self._stored[disk.target, name] for name in disk.images)
+        return PointDisk(
+            target=disk.target,
+            kind=disk.kind,
+            reason=disk.reason,
+            parent=disk.parent,
+            virtual_size_bytes=images[0].virtual_size_bytes,
+            images=images,
+        )
+
+    # --- after a failure ------------------------------------------------------------------------
+
+    def _step_error(self, index: int, error: FibackupError) -> StepError:
+        lines = tuple(headline(step) for step in self._plan.steps)
+        return StepError(
+            domain=self._plan.domain,
+            target=error.target,
+            path=error.path,
+            reason=f"step {index + 1} ({lines[index]}) failed: {_first_line(error)}",
+            plan=self._plan,
+            index=index,
+            done=lines[:index],
+            remaining=lines[index:],
+            state=self._state(),
+            next_command=self._next_command(error),
+        )
+
+    def _state(self) -> str:
+        if self._plan.verb == "restore":
+            return "the store is unchanged; files that were finished before the failure stand"
+        taken = self._taken()
+        if taken is None:
+            return (
+                "it is not known whether the snapshot was taken: libvirt does not answer; "
+                "delete no image of this domain"
+            )
+        if not taken:
+            return "no snapshot was taken; the guest writes where it wrote before"
+        places = ", ".join(f"{new.target} to {new.path}" for new in taken)
+        return f"the guest writes {places}; delete neither these nor their backing files"
+
+    def _taken(self) -> tuple[NewOverlay, ...] | None:
+        """Return the overlays that are in use now; None when that cannot be found out."""
+        if self._snapshot is None:
+            return ()
+        try:
+            domain = self._host.read_domain(self._plan.uuid)
+            in_use = {path for disk in domain.disks if disk.chain for path in disk.chain.paths}
+        except FibackupError:
+            return None
+        return tuple(new for new in self._snapshot.overlays if new.path in in_use)
+
+    def _next_command(self, error: FibackupError) -> str:
+        if isinstance(error, AgentError) and error.maybe_frozen:
+            return f"virsh domfsthaw {self._plan.uuid}"
+        if self._plan.verb == "restore" or isinstance(error, StoreError):
+            return f"fibackup list --store {self._store_path}"
+        return f"fibackup backup --store {self._store_path} {self._plan.uuid} (it picks up what was frozen)"
+
+
+def _is_above(found: ExpectedDisk, before: ExpectedDisk, new: NewOverlay) -> bool:
+    """Tell whether *found* is *before* with one new overlay on top; the frozen ones unchanged."""
+    if len(found.images) != len(before.images) + 1:
+        return False
+    top, old_active, *rest = found.images
+    return (
+        top.path == new.path
+        and (old_active.path, old_active.format) == (before.images[0].path, before.images[0].format)
+        and tuple(rest) == before.images[1:]
+    )
+
+
+def _first_line(error: FibackupError) -> str:
+    return str(error).partition("\n")[0]
+
+
+def _name_of(error: OSError) -> str | None:
+    return error.filename if isinstance(error.filename, str) else None

@@ -1,0 +1,206 @@
+"""
+Files that are written once and are durable before anybody names them.
+
+::
+
+    open   .NAME.tmp   O_EXCL | O_NOFOLLOW, 0600, in the directory of the result
+    write, fdatasync
+    link   NAME        refuses to replace
+    unlink .NAME.tmp
+    fsync  the directory
+
+A failed fsync is never tried again on the same file: the kernel may have dropped the pages.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+import stat
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+
+from fibackup.errors import (
+    DestinationExistsError,
+    HostError,
+    NoSpaceError,
+    PermissionDeniedError,
+)
+from fibackup.model.chain import FileIdentity
+
+__all__ = [
+    "TEMP_SUFFIX",
+    "fsync_directory",
+    "identity_of",
+    "make_directory",
+    "open_directory",
+    "os_errors",
+    "publish_file",
+    "temporary_file",
+    "write_once",
+]
+
+TEMP_SUFFIX = ".tmp"
+_FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
+_FORBIDDEN = {errno.EACCES, errno.EPERM, errno.EROFS}
+_NO_LINKS = {errno.EPERM, errno.EOPNOTSUPP, errno.ENOSYS, errno.EMLINK}
+_DIRECTORY = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
+_NEW = os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
+
+
+@contextmanager
+def os_errors(path: str) -> Iterator[None]:
+    """
+    Turn each OSError into one of ours.
+
+    Args:
+        path: What it is about, when the error itself does not say.
+
+    Raises:
+        NoSpaceError: ENOSPC, EDQUOT, EFBIG.
+        PermissionDeniedError: EACCES, EPERM, EROFS; with owner, mode and our own user.
+        HostError: Any other.
+
+    Source:
+        errno(3).
+    """
+    try:
+        yield
+    except OSError as error:
+        where = error.filename if isinstance(error.filename, str) and "/" in error.filename else path
+        words = error.strerror or str(error)
+        if error.errno in _FULL:
+            raise NoSpaceError(reason=words, path=where) from error
+        if error.errno in _FORBIDDEN:
+            raise PermissionDeniedError(reason=f"{words} ({_who(where)})", path=where) from error
+        raise HostError(reason=words, path=where) from error
+
+
+def _who(path: str) -> str:
+    with suppress(OSError):
+        found = os.stat(path)
+        mode = stat.S_IMODE(found.st_mode)
+        return f"owner {found.st_uid}:{found.st_gid}, mode {mode:04o}, we are {os.geteuid()}:{os.getegid()}"
+    return f"we are {os.geteuid()}:{os.getegid()}"
+
+
+def identity_of(fd: int) -> FileIdentity:
+    """Return inode, size and mtime of an open file."""
+    found = os.fstat(fd)
+    return FileIdentity(found.st_ino, found.st_size, found.st_mtime_ns)
+
+
+@contextmanager
+def open_directory(name: str, dir_fd: int | None = None) -> Iterator[int]:
+    """
+    Open a directory, not through a link.
+
+    Args:
+        name: Its name, or path.
+        dir_fd: The directory that *name* is in.
+
+    Yields:
+        Its file descriptor.
+    """
+    fd = os.open(name, _DIRECTORY, dir_fd=dir_fd)
+    try:
+        yield fd
+    finally:
+        os.close(fd)
+
+
+def make_directory(name: str, dir_fd: int) -> None:
+    """
+    Make a directory, 0700 under any umask, and make its name durable; an existing one is fine.
+
+    Args:
+        name: Its name.
+        dir_fd: The directory to make it in.
+    """
+    try:
+        os.mkdir(name, 0o700, dir_fd=dir_fd)
+    except FileExistsError:
+        return
+    fsync_directory(dir_fd)
+
+
+def fsync_directory(fd: int) -> None:
+    """Make the names in a directory durable."""
+    os.fsync(fd)
+
+
+@contextmanager
+def temporary_file(name: str, dir_fd: int) -> Iterator[int]:
+    """
+    Open the temporary file of *name*; it is gone afterwards, whatever happens.
+
+    Args:
+        name: Name of the file that is to be.
+        dir_fd: Its directory.
+
+    Yields:
+        A file descriptor for reading and writing.
+    """
+    temp = f".{name}{TEMP_SUFFIX}"
+    fd = os.open(temp, _NEW, 0o600, dir_fd=dir_fd)
+    try:
+        yield fd
+    finally:
+        os.close(fd)
+        with suppress(FileNotFoundError):
+            os.unlink(temp, dir_fd=dir_fd)
+
+
+def publish_file(name: str, dir_fd: int) -> None:
+    """
+    Give a complete, synced temporary file its name; never replaces.
+
+    Args:
+        name: The name.
+        dir_fd: The directory.
+
+    Raises:
+        DestinationExistsError: The name is taken.
+
+    Source:
+        link(2); file systems without links get rename(2) behind a check, under the caller's lock.
+    """
+    temp = f".{name}{TEMP_SUFFIX}"
+    try:
+        os.link(temp, name, src_dir_fd=dir_fd, dst_dir_fd=dir_fd, follow_symlinks=False)
+    except FileExistsError:
+        raise DestinationExistsError(reason="the file exists; nothing is ever overwritten", path=name) from None
+    except OSError as error:
+        if error.errno not in _NO_LINKS:
+            raise
+        _rename(temp, name, dir_fd)
+    with suppress(FileNotFoundError):
+        os.unlink(temp, dir_fd=dir_fd)
+    fsync_directory(dir_fd)
+
+
+def _rename(temp: str, name: str, dir_fd: int) -> None:
+    with suppress(FileNotFoundError):
+        os.stat(name, dir_fd=dir_fd, follow_symlinks=False)
+        raise DestinationExistsError(reason="the file exists; nothing is ever overwritten", path=name)
+    os.rename(temp, name, src_dir_fd=dir_fd, dst_dir_fd=dir_fd)
+
+
+def write_once(name: str, data: bytes, dir_fd: int) -> None:
+    """
+    Write a small file, durably, under a name that is free.
+
+    Args:
+        name: Its name.
+        data: Its content.
+        dir_fd: Its directory.
+
+    Raises:
+        DestinationExistsError: The name is taken.
+    """
+    with temporary_file(name, dir_fd) as fd:
+        view = memoryview(data)
+        while view:
+            view = view[os.write(fd, view) :]
+        os.fdatasync(fd)
+        publish_file(name, dir_fd)

@@ -1,0 +1,193 @@
+"""
+Write a disk of a point as one image, and check every stored image while it is read.
+
+::
+
+    A.qcow2 <- B.qcow2 <- C.qcow2      open, image lock, size, header against manifest
+       |          |          |
+       +----------+----------+--- sha256 of each file --- wrong: stop, nothing is written
+                             `--- qemu-img convert ------ INTO/.vda.qcow2.tmp
+                                                           all right: link INTO/vda.qcow2
+"""
+
+from __future__ import annotations
+
+import fcntl
+import os
+import stat
+from collections.abc import Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import ExitStack, contextmanager, suppress
+from pathlib import PurePosixPath
+
+from fibackup.errors import CancelledError, LockedError, ParseError, VerifyError
+from fibackup.host.copy import hash_file
+from fibackup.host.copy_image import read_qcow2_head
+from fibackup.host.events import CancelToken, CopyProgress, OnEvent
+from fibackup.host.files import TEMP_SUFFIX, os_errors, publish_file, temporary_file
+from fibackup.host.lock import hold_image_lock
+from fibackup.host.qemu_img import convert
+from fibackup.model.point import StoredImage
+from fibackup.plan.report import RestoredImage
+from fibackup.plan.steps import FlattenImage
+
+__all__ = ["flatten"]
+
+
+class _Linked(CancelToken):
+    """A token that also stops when its parent is set."""
+
+    def __init__(self, parent: CancelToken) -> None:
+        super().__init__()
+        self._parent = parent
+
+    def check(self) -> None:
+        self._parent.check()
+        super().check()
+
+
+def flatten(
+    step: FlattenImage, disk_fd: int, disk_path: PurePosixPath, on_event: OnEvent, cancel: CancelToken
+) -> RestoredImage:
+    """
+    Write the images of a step as one.
+
+    Args:
+        step: The images, top first, and the destination.
+        disk_fd: The disk's directory in the store.
+        disk_path: Its path, for qemu-img.
+        on_event: Gets `CopyProgress`.
+        cancel: Asked while it runs.
+
+    Returns:
+        What was written.
+
+    Raises:
+        VerifyError: A stored image is not what its manifest says. Nothing is left behind.
+        DestinationExistsError: The destination exists.
+    """
+    with ExitStack() as stack:
+        files = tuple(
+            (image, stack.enter_context(_opened(image, disk_fd, disk_path))) for image in step.images
+        )
+        for image, fd in files:
+            _refuse_header(image, fd, disk_path)
+        directory = stack.enter_context(_destination(step.destination))
+        temp = stack.enter_context(_temporary(step.destination.name, directory))
+        _convert_and_verify(step, files, disk_path, on_event, cancel)
+        os.fdatasync(temp)
+        os.posix_fadvise(temp, 0, 0, os.POSIX_FADV_DONTNEED)
+        size = os.fstat(temp).st_size
+        publish_file(step.destination.name, directory)
+    return RestoredImage(
+        target=step.target,
+        path=step.destination,
+        format=step.format,
+        virtual_size_bytes=step.images[0].virtual_size_bytes,
+        size_bytes=size,
+    )
+
+
+def _wrong(image: StoredImage, path: PurePosixPath, reason: str) -> VerifyError:
+    return VerifyError(reason=f"{image.name}: {reason}", path=str(path / image.name))
+
+
+@contextmanager
+def _opened(image: StoredImage, disk_fd: int, path: PurePosixPath) -> Iterator[int]:
+    """Open a stored image under QEMU's reader lock; its type and size must be right."""
+    try:
+        fd = os.open(image.name, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC | os.O_NONBLOCK, dir_fd=disk_fd)
+    except FileNotFoundError:
+        raise _wrong(image, path, "the file is missing") from None
+    try:
+        found = os.fstat(fd)
+        if not stat.S_ISREG(found.st_mode) or found.st_size != image.size_bytes:
+            raise _wrong(image, path, f"{found.st_size} bytes, {image.size_bytes} recorded")
+        hold_image_lock(fd, str(path / image.name))
+        yield fd
+    finally:
+        os.close(fd)
+
+
+def _refuse_header(image: StoredImage, fd: int, path: PurePosixPath) -> None:
+    """Refuse a header that leads anywhere but to the file that the manifest names."""
+    try:
+        header, _ = read_qcow2_head(fd, str(path / image.name))
+    except ParseError as error:
+        raise _wrong(image, path, error.reason) from error
+    if header.has_data_file or header.backing_name != image.backing:
+        raise _wrong(image, path, f"its header names {header.backing_name!r}, the manifest {image.backing!r}")
+
+
+@contextmanager
+def _destination(path: PurePosixPath) -> Iterator[int]:
+    with os_errors(str(path.parent)):
+        os.makedirs(path.parent, mode=0o700, exist_ok=True)
+        fd = os.open(path.parent, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        yield fd
+    finally:
+        os.close(fd)
+
+
+@contextmanager
+def _temporary(name: str, directory: int) -> Iterator[int]:
+    """Open the temporary file; one that a killed restore has left is removed, a live one respected."""
+    _remove_stale(name, directory)
+    with temporary_file(name, directory) as fd:
+        fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        yield fd
+
+
+def _remove_stale(name: str, directory: int) -> None:
+    temp = f".{name}{TEMP_SUFFIX}"
+    with suppress(FileNotFoundError):
+        fd = os.open(temp, os.O_RDWR | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=directory)
+        try:
+            fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            os.unlink(temp, dir_fd=directory)
+        except BlockingIOError:
+            raise LockedError(reason="another restore writes there", path=temp) from None
+        finally:
+            os.close(fd)
+
+
+def _convert_and_verify(
+    step: FlattenImage,
+    files: tuple[tuple[StoredImage, int], ...],
+    disk_path: PurePosixPath,
+    on_event: OnEvent,
+    cancel: CancelToken,
+) -> None:
+    """Convert and hash at the same time; a wrong hash stops the conversion."""
+    total = step.images[0].virtual_size_bytes
+    linked = _Linked(cancel)
+
+    def progress(percent: float) -> None:
+        on_event(CopyProgress(step.target, step.destination.name, int(total * percent / 100), total))
+
+    def verify(image: StoredImage, fd: int) -> None:
+        try:
+            found = hash_file(fd, image.size_bytes, on_bytes=lambda _: None, cancel=linked)
+            if found != image.sha256:
+                raise _wrong(image, disk_path, f"sha256 is {found}, {image.sha256} recorded")
+        except BaseException:
+            linked.cancel()
+            raise
+
+    with ThreadPoolExecutor(2, "fibackup-verify") as pool:
+        checks: list[Future[None]] = [pool.submit(verify, image, fd) for image, fd in files]
+        error: BaseException | None = None
+        try:
+            top = disk_path / step.images[0].name
+            temp = step.destination.with_name(f".{step.destination.name}{TEMP_SUFFIX}")
+            convert(top, "qcow2", temp, step.format, on_percent=progress, cancel=linked)
+        except BaseException as failure:  # noqa: BLE001 - raised below, after the hashes
+            error = failure
+            if not isinstance(failure, CancelledError):
+                linked.cancel()
+    failures = [failed for check in checks if (failed := check.exception()) is not None]
+    wrong = next((failed for failed in failures if isinstance(failed, VerifyError)), None)
+    for each in (wrong, error, *failures):
+        if each is not None:
+            raise each

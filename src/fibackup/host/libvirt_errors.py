@@ -1,0 +1,108 @@
+"""
+libvirt's errors as ours: by code first, then by a fragment of the (untranslated) message.
+
+Source: libvirt ``virErrorNumber``; the fragments are the ones of libvirt 9 and QEMU 7.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import libvirt
+
+from fibackup.errors import (
+    AgentError,
+    BlockJobError,
+    DomainBusyError,
+    HostError,
+    LibvirtError,
+    NoSpaceError,
+    NoSuchDomainError,
+    PermissionDeniedError,
+)
+
+__all__ = ["libvirt_errors", "translate"]
+
+AGENT_UNRESPONSIVE = 86
+AGENT_UNSYNCED = 97
+AGENT_COMMAND_TIMEOUT = 112
+AGENT_COMMAND_FAILED = 113
+OPERATION_TIMEOUT = 68
+NO_DOMAIN = 42
+NO_DOMAIN_METADATA = 80
+_ACCESS = {29, 45, 88, 94}
+_BUSY_BLOCK_JOB = {83}
+
+_FRAGMENTS: tuple[tuple[str, type[HostError]], ...] = (
+    ('Failed to get "write" lock', DomainBusyError),
+    ('Failed to get shared "write" lock', DomainBusyError),
+    ("cannot acquire state change lock", DomainBusyError),
+    ("active block job", BlockJobError),
+    ("has a blockjob assigned", BlockJobError),
+    ("No space left on device", NoSpaceError),
+    ("Permission denied", PermissionDeniedError),
+    ("QEMU guest agent", AgentError),
+    ("unable to execute QEMU agent command", AgentError),
+    ("agent is in frozen state", AgentError),
+)
+
+
+def translate(error: libvirt.libvirtError, *, domain: str | None = None, doing: str) -> HostError:
+    """
+    Return our error for one of libvirt's.
+
+    Args:
+        error: What libvirt raised.
+        domain: The domain it was about.
+        doing: What was asked of libvirt, an API name.
+
+    Returns:
+        The most specific class that fits; `LibvirtError` with the code when none does.
+
+    Source:
+        libvirt ``virErrorNumber``.
+    """
+    code = error.get_error_code() or 0
+    words = (error.get_error_message() or str(error)).strip()
+    reason = f"{doing}: {words}"
+    if code == NO_DOMAIN:
+        return NoSuchDomainError(reason=words, domain=domain, code=code)
+    if code in {AGENT_UNRESPONSIVE, AGENT_UNSYNCED, AGENT_COMMAND_TIMEOUT, AGENT_COMMAND_FAILED}:
+        return AgentError(reason=reason, domain=domain, maybe_frozen=_maybe_frozen(code, words))
+    if code == OPERATION_TIMEOUT:
+        return DomainBusyError(reason=reason, domain=domain)
+    if code in _ACCESS:
+        return PermissionDeniedError(reason=f"{reason}; is the user in the group libvirt?", domain=domain)
+    for fragment, kind in _FRAGMENTS:
+        if fragment in words:
+            return kind(reason=reason, domain=domain)
+    return LibvirtError(reason=reason, domain=domain, code=code)
+
+
+def _maybe_frozen(code: int, words: str) -> bool:
+    """Tell whether the command may have reached the guest although no answer came."""
+    if code == AGENT_COMMAND_FAILED or "not connected" in words or "synchronization" in words:
+        return False
+    return "not available for now" not in words
+
+
+@contextmanager
+def libvirt_errors(doing: str, domain: str | None = None) -> Iterator[None]:
+    """
+    Turn each libvirtError into one of ours.
+
+    Args:
+        doing: What is asked of libvirt, an API name.
+        domain: The domain it is about.
+
+    Raises:
+        HostError: Of the class that fits.
+
+    Source:
+        libvirt ``virErrorNumber``.
+    """
+    try:
+        yield
+    except libvirt.libvirtError as error:
+        raise translate(error, domain=domain, doing=doing) from error

@@ -1,0 +1,336 @@
+"""
+The real host: libvirt, called as little as possible.
+
+::
+
+    read_domain      lookup, state, XML live and persistent, metadata, jobs: 9 calls + 1 a disk
+    write_ledger     lookup, setMetadata
+    take_snapshot    lookup, snapshotCreateXML
+    freeze / thaw    lookup, agent calls
+
+This module and its neighbour `libvirt_errors` are the only ones that import libvirt.
+"""
+
+from __future__ import annotations
+
+import math
+import os
+import threading
+import time
+import xml.etree.ElementTree as ET
+from collections.abc import Callable
+from datetime import datetime, timezone
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import PurePosixPath
+from types import TracebackType
+from typing import TypeVar
+from urllib.parse import urlsplit
+
+import libvirt
+from attrs import evolve
+from typing_extensions import Self
+
+from fibackup.errors import AgentError, LibvirtError, RequirementError
+from fibackup.host.images import examine_chain
+from fibackup.host.libvirt_errors import NO_DOMAIN_METADATA, libvirt_errors, translate
+from fibackup.model.domain import UUID_PATTERN, Disk, Domain, DomainState
+from fibackup.model.ledger import Ledger
+from fibackup.model.point import Versions
+from fibackup.model.snapshot import Snapshot
+from fibackup.parse.domain_xml import parse_domain_xml
+from fibackup.parse.ledger_xml import LEDGER_PREFIX, LEDGER_URI, parse_ledger, render_ledger
+
+__all__ = ["LibvirtHost"]
+
+_T = TypeVar("_T")
+
+_STATES = {
+    libvirt.VIR_DOMAIN_RUNNING: DomainState.RUNNING,
+    libvirt.VIR_DOMAIN_BLOCKED: DomainState.BLOCKED,
+    libvirt.VIR_DOMAIN_PAUSED: DomainState.PAUSED,
+    libvirt.VIR_DOMAIN_SHUTDOWN: DomainState.SHUTDOWN,
+    libvirt.VIR_DOMAIN_SHUTOFF: DomainState.SHUTOFF,
+    libvirt.VIR_DOMAIN_CRASHED: DomainState.CRASHED,
+    libvirt.VIR_DOMAIN_PMSUSPENDED: DomainState.PMSUSPENDED,
+}
+_BLOCK_JOBS = {1: "pull", 2: "copy", 3: "commit", 4: "active commit", 5: "backup"}
+_SNAPSHOT_FLAGS = (
+    libvirt.VIR_DOMAIN_SNAPSHOT_CREATE_DISK_ONLY
+    | libvirt.VIR_DOMAIN_SNAPSHOT_CREATE_ATOMIC
+    | libvirt.VIR_DOMAIN_SNAPSHOT_CREATE_NO_METADATA
+)
+_THAW_PAUSE_SECONDS = 0.5
+_loop_started = threading.Lock()
+
+
+def _start_event_loop() -> None:
+    """Register libvirt's event loop once in a process, and run it in a daemon thread."""
+    if not _loop_started.acquire(blocking=False):
+        return
+    libvirt.virEventRegisterDefaultImpl()
+
+    def pump() -> None:
+        while True:
+            libvirt.virEventRunDefaultImpl()
+
+    threading.Thread(target=pump, name="fibackup-libvirt-events", daemon=True).start()
+
+
+class LibvirtHost:
+    """
+    A hypervisor that is reached through libvirt; the image files must be on this machine.
+
+    Thread-safe: it keeps the connection and no other state.
+
+    Open one with `LibvirtHost.open`, and use it as a context manager, or call `close`. An
+    application that has a connection already, and runs libvirt's event loop itself, passes it to
+    the constructor; then `close` leaves it open.
+    """
+
+    def __init__(self, connection: libvirt.virConnect) -> None:
+        """Use an open connection, which the caller closes."""
+        self._connection = connection
+        self._close_connection = False
+
+    @classmethod
+    def open(cls, uri: str | None = None) -> Self:
+        """
+        Connect to libvirt.
+
+        Args:
+            uri: Such as ``"qemu:///system"``; None: ``$LIBVIRT_DEFAULT_URI``, else ``qemu:///system``.
+
+        Returns:
+            The host.
+
+        Raises:
+            RequirementError: The hypervisor is on another machine.
+            LibvirtError: libvirt cannot be reached.
+            PermissionDeniedError: libvirt does not let this user in.
+
+        Source:
+            libvirt ``virConnectOpen``; https://libvirt.org/uri.html.
+        """
+        where = uri or os.environ.get("LIBVIRT_DEFAULT_URI") or "qemu:///system"
+        _refuse_remote(where)
+        libvirt.registerErrorHandler(_ignore_error, None)
+        _start_event_loop()
+        with libvirt_errors(f"cannot connect to {where}"):
+            host = cls(libvirt.open(where))
+        host._close_connection = True
+        return host
+
+    def close(self) -> None:
+        """
+        Close the connection when `open` made it; twice is fine.
+
+        Source:
+            libvirt ``virConnectClose``.
+        """
+        if self._close_connection:
+            self._close_connection = False
+            with libvirt_errors("virConnectClose"):
+                self._connection.close()
+
+    def __enter__(self) -> Self:
+        """Return the host."""
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        """Close the connection."""
+        self.close()
+
+    # --- reading --------------------------------------------------------------------------------
+
+    def versions(self) -> Versions:
+        """See `Host.versions`."""
+        with libvirt_errors("virConnectGetVersion"):
+            return Versions(
+                fibackup=_own_version(),
+                libvirt=_dotted(self._connection.getLibVersion()),
+                qemu=_dotted(self._connection.getVersion()),
+            )
+
+    def read_domain(self, name: str) -> Domain:
+        """See `Host.read_domain`."""
+        handle = self._lookup(name)
+        with libvirt_errors("virDomainGetXMLDesc", name):
+            persistent = bool(handle.isPersistent())
+            live = handle.XMLDesc(0)
+            config = handle.XMLDesc(libvirt.VIR_DOMAIN_XML_INACTIVE) if persistent else None
+            state = _state(handle.state())
+            active = bool(handle.isActive())
+            job = int(handle.jobInfo()[0]) if active else 0
+            saved = bool(handle.hasManagedSaveImage(0)) if persistent else False
+        domain = parse_domain_xml(live, config)
+        return evolve(
+            domain,
+            state=state,
+            persistent=persistent,
+            ledger=self._read_ledger(handle, name),
+            managed_save=saved,
+            job="background" if job else None,
+            disks=tuple(_examine_disk(handle, disk, active=active) for disk in domain.disks),
+        )
+
+    def domain_config(self, uuid: str) -> str:
+        """See `Host.domain_config`."""
+        handle = self._lookup(uuid)
+        with libvirt_errors("virDomainGetXMLDesc", uuid):
+            return handle.XMLDesc(libvirt.VIR_DOMAIN_XML_INACTIVE)
+
+    def occupied(self, paths: tuple[PurePosixPath, ...]) -> tuple[PurePosixPath, ...]:
+        """See `Host.occupied`."""
+        return tuple(path for path in paths if os.path.lexists(path))
+
+    def _lookup(self, name: str) -> libvirt.virDomain:
+        with libvirt_errors("virDomainLookup", name):
+            if UUID_PATTERN.fullmatch(name):
+                return self._connection.lookupByUUIDString(name)
+            return self._connection.lookupByName(name)
+
+    def _read_ledger(self, handle: libvirt.virDomain, name: str) -> Ledger:
+        try:
+            text = handle.metadata(libvirt.VIR_DOMAIN_METADATA_ELEMENT, LEDGER_URI, 0)
+        except libvirt.libvirtError as error:
+            if error.get_error_code() == NO_DOMAIN_METADATA:
+                return Ledger()
+            raise translate(error, domain=name, doing="virDomainGetMetadata") from error
+        return parse_ledger(text)
+
+    # --- acting ---------------------------------------------------------------------------------
+
+    def write_ledger(self, uuid: str, ledger: Ledger) -> None:
+        """See `Host.write_ledger`."""
+        handle = self._lookup(uuid)
+        with libvirt_errors("virDomainSetMetadata", uuid):
+            flags = libvirt.VIR_DOMAIN_AFFECT_LIVE if handle.isActive() else 0
+            flags |= libvirt.VIR_DOMAIN_AFFECT_CONFIG if handle.isPersistent() else 0
+            handle.setMetadata(
+                libvirt.VIR_DOMAIN_METADATA_ELEMENT, render_ledger(ledger), LEDGER_PREFIX, LEDGER_URI, flags
+            )
+
+    def take_snapshot(self, uuid: str, snapshot: Snapshot) -> datetime:
+        """See `Host.take_snapshot`."""
+        handle = self._lookup(uuid)
+        with libvirt_errors("virDomainSnapshotCreateXML", uuid):
+            handle.snapshotCreateXML(_snapshot_xml(snapshot), _SNAPSHOT_FLAGS)
+        return datetime.now(timezone.utc)
+
+    def freeze(self, uuid: str, timeout_seconds: float) -> int:
+        """See `Host.freeze`."""
+        handle = self._lookup(uuid)
+        _agent_call(uuid, lambda: handle.agentSetResponseTimeout(math.ceil(timeout_seconds), 0))
+        _refuse_foreign_freeze(handle, uuid)
+        return _agent_call(uuid, lambda: handle.fsFreeze(None, 0))
+
+    def thaw(self, uuid: str, timeout_seconds: float) -> int:
+        """See `Host.thaw`."""
+        handle = self._lookup(uuid)
+        deadline = time.monotonic() + timeout_seconds
+        while True:
+            try:
+                return _agent_call(uuid, lambda: handle.fsThaw(None, 0))
+            except AgentError as error:
+                if time.monotonic() + _THAW_PAUSE_SECONDS > deadline:
+                    raise AgentError(
+                        reason=f"the guest may be frozen still: {error.reason}", domain=uuid, maybe_frozen=True
+                    ) from error
+            time.sleep(_THAW_PAUSE_SECONDS)
+
+
+def _ignore_error(_: object, __: object) -> None:
+    """Keep libvirt from printing each error to stderr as well."""
+
+
+def _refuse_remote(uri: str) -> None:
+    parts = urlsplit(uri)
+    transport = parts.scheme.partition("+")[2]
+    if parts.hostname not in {None, "", "localhost"} or transport in {"ssh", "libssh", "libssh2", "tcp", "tls"}:
+        raise RequirementError(
+            reason="the hypervisor is on another machine; fibackup reads the image files, run it there", path=uri
+        )
+
+
+def _own_version() -> str:
+    try:
+        return version("fibackup")
+    except PackageNotFoundError:  # pragma: no cover - run from a tree that is not installed
+        return "unknown"
+
+
+def _dotted(number: int) -> str:
+    return f"{number // 1_000_000}.{number // 1000 % 1000}.{number % 1000}"
+
+
+def _state(found: list[int]) -> DomainState:
+    state, reason = found[0], found[1]
+    if state == libvirt.VIR_DOMAIN_PAUSED and reason == libvirt.VIR_DOMAIN_PAUSED_IOERROR:
+        return DomainState.PAUSED_IO_ERROR
+    return _STATES.get(state, DomainState.UNKNOWN)
+
+
+def _examine_disk(handle: libvirt.virDomain, disk: Disk, *, active: bool) -> Disk:
+    if disk.chain is None or disk.device != "disk":
+        return disk
+    job = disk.block_job
+    if active and job is None:
+        with libvirt_errors("virDomainGetBlockJobInfo"):
+            info = handle.blockJobInfo(disk.target, 0)
+        job = _BLOCK_JOBS.get(int(info["type"]), "unknown") if info else None
+    return evolve(disk, chain=examine_chain(disk.chain), block_job=job)
+
+
+def _snapshot_xml(snapshot: Snapshot) -> str:
+    """
+    Return the XML of a snapshot.
+
+    Every disk is named: libvirt would put an overlay of its own choice on one that is not.
+    """
+    root = ET.Element("domainsnapshot")
+    ET.SubElement(root, "name").text = snapshot.name
+    disks = ET.SubElement(root, "disks")
+    for new in snapshot.overlays:
+        disk = ET.SubElement(disks, "disk", name=new.target, snapshot="external", type="file")
+        ET.SubElement(disk, "driver", type="qcow2")
+        ET.SubElement(disk, "source", file=str(new.path))
+    for target in snapshot.excluded:
+        ET.SubElement(disks, "disk", name=target, snapshot="no")
+    return ET.tostring(root, encoding="unicode")
+
+
+def _refuse_foreign_freeze(handle: libvirt.virDomain, uuid: str) -> None:
+    """
+    Refuse a guest that somebody else has frozen.
+
+    ``fsInfo`` is refused by a frozen agent, and unlike ``guest-fsfreeze-status`` does not taint the
+    domain. Any other failure of it says nothing about a freeze.
+    """
+    try:
+        handle.fsInfo(0)
+    except libvirt.libvirtError as error:
+        if "frozen" in str(error):
+            raise AgentError(reason="the guest is frozen already, by somebody else", domain=uuid) from error
+        if isinstance(found := translate(error, domain=uuid, doing="virDomainGetFSInfo"), AgentError):
+            if "unable to execute" not in found.reason:
+                raise _harmless(found) from error
+
+
+def _harmless(error: AgentError) -> AgentError:
+    """Return *error* as one that cannot have frozen anything."""
+    return AgentError(reason=error.reason, domain=error.domain, maybe_frozen=False)
+
+
+def _agent_call(uuid: str, call: Callable[[], _T]) -> _T:
+    """Make a call to the guest agent; every failure of it is an `AgentError`."""
+    try:
+        return call()
+    except libvirt.libvirtError as error:
+        found = translate(error, domain=uuid, doing="guest agent")
+        if isinstance(found, AgentError):
+            raise found from error
+        if isinstance(found, LibvirtError):
+            raise AgentError(reason=found.reason, domain=uuid, maybe_frozen=False) from error
+        raise found from error

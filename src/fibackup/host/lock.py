@@ -1,0 +1,116 @@
+"""
+Two kinds of lock: QEMU's on an image, and ours on a domain's part of the store.
+
+QEMU's image locking (file-posix.c) marks permissions by shared locks on single bytes::
+
+    byte 100 + p   somebody uses permission p          p: 0 consistent read, 1 write, 3 resize
+    byte 200 + p   somebody does not share p with others
+
+A reader as qemu-img is one holds 100 (it reads), 201 and 203 (nobody may write or resize). While we
+hold these, a block commit into the image, or the start of a domain that writes it, fails with
+``Failed to get "write" lock``. When somebody holds 101 or 103 the image is not frozen.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import json
+import os
+import socket
+import struct
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+from fibackup.errors import DomainBusyError, LockedError
+
+__all__ = ["hold_image_lock", "hold_store_lock"]
+
+_IN_USE = 100
+_NOT_SHARED = 200
+_CONSISTENT_READ, _WRITE, _RESIZE = 0, 1, 3
+_FLOCK = struct.Struct("hhqqi4x")
+
+
+def _lock_record(kind: int, byte: int) -> bytes:
+    return _FLOCK.pack(kind, os.SEEK_SET, byte, 1, 0)
+
+
+def hold_image_lock(fd: int, path: str) -> None:
+    """
+    Hold, on an open image, the lock that a QEMU reader would hold.
+
+    The lock ends when *fd* is closed, also by the death of the process.
+
+    Args:
+        fd: The image, open for reading.
+        path: Its path, for errors.
+
+    Raises:
+        DomainBusyError: A writer has the image, or the file system has no such locks. Nothing was
+            touched.
+
+    Source:
+        QEMU docs/system/images, "Disk image file locking"; block/file-posix.c; fcntl(2)
+        ``F_OFD_SETLK``.
+    """
+    try:
+        for byte in (_IN_USE + _CONSISTENT_READ, _NOT_SHARED + _WRITE, _NOT_SHARED + _RESIZE):
+            fcntl.fcntl(fd, fcntl.F_OFD_SETLK, _lock_record(fcntl.F_RDLCK, byte))
+        for byte, what in (
+            (_IN_USE + _WRITE, "somebody writes the image"),
+            (_IN_USE + _RESIZE, "somebody may resize the image"),
+            (_NOT_SHARED + _CONSISTENT_READ, "somebody does not let others read the image"),
+        ):
+            answer = fcntl.fcntl(fd, fcntl.F_OFD_GETLK, _lock_record(fcntl.F_WRLCK, byte))
+            if _FLOCK.unpack(answer)[0] != fcntl.F_UNLCK:
+                raise DomainBusyError(reason=f"{what}: it is not frozen", path=path)
+    except OSError as error:
+        raise DomainBusyError(reason=f"QEMU's image lock cannot be had ({error.strerror})", path=path) from error
+
+
+@contextmanager
+def hold_store_lock(name: str, dir_fd: int, *, exclusive: bool) -> Iterator[None]:
+    """
+    Hold the lock file *name* in an open directory; it is made when missing and never removed.
+
+    Args:
+        name: File name of the lock.
+        dir_fd: The directory.
+        exclusive: True for a writer, False for a reader beside other readers.
+
+    Yields:
+        While the lock is held.
+
+    Raises:
+        LockedError: Another run holds it; ``owner`` says which.
+
+    Source:
+        flock(2): the kernel ends it with the process, so it is never stale.
+    """
+    flags = os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC
+    fd = os.open(name, flags, 0o600, dir_fd=dir_fd)
+    try:
+        try:
+            fcntl.flock(fd, (fcntl.LOCK_EX if exclusive else fcntl.LOCK_SH) | fcntl.LOCK_NB)
+        except BlockingIOError:
+            owner = _owner(fd)
+            raise LockedError(reason=f"another run holds the lock ({owner})", path=name, owner=owner) from None
+        if exclusive:
+            _sign(fd)
+        yield
+    finally:
+        os.close(fd)
+
+
+def _owner(fd: int) -> str:
+    try:
+        record = json.loads(os.pread(fd, 4096, 0))
+        return f"pid {int(record['pid'])} on {record['host']!s}"
+    except (ValueError, KeyError, TypeError):
+        return "unknown"
+
+
+def _sign(fd: int) -> None:
+    record = json.dumps({"pid": os.getpid(), "host": socket.gethostname()}).encode()
+    os.ftruncate(fd, 0)
+    os.pwrite(fd, record, 0)

@@ -1,0 +1,162 @@
+"""
+qemu-img: one function is one command line, every format is said, nothing is probed.
+
+Children run without a shell, with absolute paths, a clean environment, resource limits, a time
+limit, and a umask that keeps others out.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import resource
+import shutil
+import subprocess
+import threading
+import time
+from collections.abc import Callable, Sequence
+from pathlib import PurePosixPath
+
+from fibackup.errors import NoSpaceError, PermissionDeniedError, QemuImgError, RequirementError
+from fibackup.host.events import CancelToken
+
+__all__ = ["convert", "find_qemu_img"]
+
+OnPercent = Callable[[float], None]
+
+_NOFILE = 1024
+_ADDRESS_SPACE_BYTES = 8 * 1024**3
+_PERCENT = re.compile(rb"\((\d+(?:\.\d+)?)/100%\)")
+_POLL_SECONDS = 0.2
+_STALL_SECONDS = 3600.0
+
+
+def find_qemu_img() -> str:
+    """
+    Return the absolute path of qemu-img.
+
+    Returns:
+        ``$FIBACKUP_QEMU_IMG``, else what the PATH has.
+
+    Raises:
+        RequirementError: There is none.
+
+    Source:
+        docs/restore.md, "What it needs".
+    """
+    found = os.environ.get("FIBACKUP_QEMU_IMG") or shutil.which("qemu-img")
+    if not found:
+        raise RequirementError(reason="qemu-img is missing; on Debian it is in the package qemu-utils")
+    return found
+
+
+def convert(
+    source: PurePosixPath,
+    source_format: str,
+    destination: PurePosixPath,
+    destination_format: str,
+    *,
+    on_percent: OnPercent,
+    cancel: CancelToken,
+) -> None:
+    """
+    Write what a guest sees of *source* into a new image without a backing file.
+
+    The source is opened without ``-U``: QEMU's lock keeps writers away.
+
+    Args:
+        source: Absolute path; its backing files are read through.
+        source_format: Its format.
+        destination: Absolute path; an existing file of size 0 keeps its mode.
+        destination_format: ``"qcow2"`` or ``"raw"``.
+        on_percent: Called with 0 to 100.
+        cancel: Ends the child.
+
+    Raises:
+        QemuImgError: It failed; the destination is incomplete.
+        CancelledError: *cancel* was set; the destination is incomplete.
+
+    Source:
+        qemu-img(1), ``convert``.
+    """
+    argv = [
+        find_qemu_img(), "convert", "-p",
+        "-f", source_format, "-O", destination_format,
+        "-t", "writeback", "-T", "writeback",
+        "--", str(source), str(destination),
+    ]  # fmt: skip
+    _run(argv, on_percent, cancel)
+
+
+def _run(argv: Sequence[str], on_percent: OnPercent, cancel: CancelToken) -> None:
+    cancel.check()
+    child = subprocess.Popen(
+        argv,
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        umask=0o077,
+        env={"PATH": "/usr/bin:/bin:/usr/sbin:/sbin", "LC_ALL": "C"},
+    )
+    resource.prlimit(child.pid, resource.RLIMIT_NOFILE, (_NOFILE, _NOFILE))
+    resource.prlimit(child.pid, resource.RLIMIT_AS, (_ADDRESS_SPACE_BYTES, _ADDRESS_SPACE_BYTES))
+    resource.prlimit(child.pid, resource.RLIMIT_CORE, (0, 0))
+    said: list[bytes] = []
+    moved = [time.monotonic()]
+    readers = (
+        threading.Thread(target=_read_percent, args=(child.stdout, on_percent, moved), daemon=True),
+        threading.Thread(target=_read_tail, args=(child.stderr, said), daemon=True),
+    )
+    for reader in readers:
+        reader.start()
+    try:
+        while True:
+            try:
+                child.wait(_POLL_SECONDS)
+                break
+            except subprocess.TimeoutExpired:
+                cancel.check()
+                if time.monotonic() - moved[0] > _STALL_SECONDS:
+                    raise QemuImgError(
+                        reason=f"qemu-img made no progress for {_STALL_SECONDS:g} s", argv=tuple(argv)
+                    ) from None
+    finally:
+        if child.poll() is None:
+            child.kill()
+            child.wait()
+        for reader in readers:
+            reader.join()
+    if child.returncode != 0:
+        raise _failure(argv, child.returncode, b"".join(said).decode(errors="replace"))
+
+
+def _read_percent(stream: object, on_percent: OnPercent, moved: list[float]) -> None:
+    read = getattr(stream, "read1", None)
+    if read is None:  # pragma: no cover - a pipe always has it
+        return
+    last = -1.0
+    while chunk := read(4096):
+        for match in _PERCENT.finditer(chunk):
+            percent = float(match[1])
+            if percent != last:
+                last, moved[0] = percent, time.monotonic()
+                on_percent(percent)
+
+
+def _read_tail(stream: object, said: list[bytes]) -> None:
+    read = getattr(stream, "read", None)
+    if read is not None:
+        said.append(read()[-4096:])
+
+
+def _failure(argv: Sequence[str], returncode: int, stderr: str) -> Exception:
+    if "No space left on device" in stderr:
+        return NoSpaceError(reason="the file system is full", path=argv[-1])
+    if "Permission denied" in stderr:
+        return PermissionDeniedError(reason=stderr.strip().splitlines()[-1], path=argv[-2])
+    return QemuImgError(
+        reason=f"qemu-img {argv[1]} failed with exit status {returncode}",
+        argv=tuple(argv),
+        returncode=returncode,
+        stderr=stderr,
+    )

@@ -1,0 +1,453 @@
+"""
+The store: a directory of restore points, plain files that qemu can open.
+
+::
+
+    STORE/fibackup-store.json                    makes the directory a store
+    STORE/web1-UUID/lock                         flock; never removed
+    STORE/web1-UUID/20261124T040407Z.json        manifest: the point exists once this does
+    STORE/web1-UUID/20261124T040407Z.xml         the domain's XML
+    STORE/web1-UUID/vda/20261124T040407Z.qcow2   the disk at that point
+    STORE/web1-UUID/vda/20261124T040407Z.qcow2.receipt    complete, but not in a point yet
+
+Order of writing: images, their directory, the manifest, its directory. Nothing is ever replaced.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import stat
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from datetime import datetime, timezone
+from hashlib import sha256
+from pathlib import PurePosixPath
+from types import TracebackType
+from uuid import uuid4
+
+from typing_extensions import Self
+
+from fibackup.errors import ManifestError, NotAStoreError, ParseError, StoreError
+from fibackup.host.copy_image import copy_image
+from fibackup.host.events import CancelToken, OnEvent
+from fibackup.host.files import (
+    TEMP_SUFFIX,
+    make_directory,
+    open_directory,
+    os_errors,
+    write_once,
+)
+from fibackup.host.flatten import flatten
+from fibackup.host.lock import hold_store_lock
+from fibackup.model.domain import UUID_PATTERN
+from fibackup.model.point import POINT_PATTERN, History, Receipt, RestorePoint, StoredFile, StoredImage
+from fibackup.parse.manifest import (
+    parse_manifest,
+    parse_receipt,
+    parse_store_file,
+    render_manifest,
+    render_receipt,
+    render_store_file,
+)
+from fibackup.plan.report import RestoredImage
+from fibackup.plan.steps import CopyImage, FlattenImage
+
+__all__ = ["STORE_FILE", "Store"]
+
+STORE_FILE = "fibackup-store.json"
+"""Name of the file that makes a directory a store."""
+
+_LOCK = "lock"
+_RECEIPT = ".receipt"
+_MANIFEST = ".json"
+_MAX_JSON_BYTES = 16 * 1024 * 1024
+_NOT_SLUG = re.compile(r"[^A-Za-z0-9_.-]+")
+_HIDDEN_IN_EMPTY = {"lost+found"}
+
+
+class Store:
+    """
+    A backup directory.
+
+    Thread-safe: it keeps one descriptor of its directory and no other state. Locks are held per
+    domain, see `locked`.
+
+    Open one with `Store.open`, `Store.create` or `Store.open_or_create`; use it as a context
+    manager, or call `close`.
+    """
+
+    def __init__(self, path: PurePosixPath, uuid: str, fd: int) -> None:
+        """Keep an open directory; callers use the class methods."""
+        self.path = path
+        self._uuid = uuid
+        self._fd = fd
+
+    @classmethod
+    def open(cls, path: str | os.PathLike[str]) -> Self:
+        """
+        Open an existing store.
+
+        Args:
+            path: The directory.
+
+        Returns:
+            The store.
+
+        Raises:
+            NotAStoreError: The directory is missing, or has no ``fibackup-store.json``: an
+                unmounted disk, perhaps.
+            FormatTooNewError: A newer fibackup made it.
+            ManifestError: Its ``fibackup-store.json`` is damaged.
+
+        Source:
+            docs/store-format.md, ``fibackup-store.json``.
+        """
+        where = PurePosixPath(os.path.abspath(path))
+        try:
+            fd = os.open(where, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+        except (FileNotFoundError, NotADirectoryError):
+            raise NotAStoreError(reason="there is no such directory", path=str(where)) from None
+        except OSError as error:
+            with os_errors(str(where)):
+                raise error
+        try:
+            return cls(where, _read_store_file(fd, where), fd)
+        except BaseException:
+            os.close(fd)
+            raise
+
+    @classmethod
+    def create(cls, path: str | os.PathLike[str]) -> Self:
+        """
+        Make an existing empty directory a store.
+
+        Args:
+            path: The directory; it must exist, so that a missing mount point is not filled.
+
+        Returns:
+            The new store.
+
+        Raises:
+            NotAStoreError: The directory is missing or not empty. Nothing was touched.
+            PermissionDeniedError: It cannot be written.
+
+        Source:
+            docs/store-format.md, ``fibackup-store.json``.
+        """
+        where = PurePosixPath(os.path.abspath(path))
+        with os_errors(str(where)):
+            try:
+                names = set(os.listdir(where)) - _HIDDEN_IN_EMPTY
+            except (FileNotFoundError, NotADirectoryError):
+                raise NotAStoreError(reason="there is no such directory", path=str(where)) from None
+            if names:
+                raise NotAStoreError(
+                    reason=f"the directory is neither empty nor a store; it has {sorted(names)[0]!r}", path=str(where)
+                )
+            with open_directory(str(where)) as fd:
+                text = render_store_file(str(uuid4()), datetime.now(timezone.utc))
+                write_once(STORE_FILE, text.encode(), fd)
+        return cls.open(where)
+
+    @classmethod
+    def open_or_create(cls, path: str | os.PathLike[str]) -> Self:
+        """
+        Open a store; an existing empty directory becomes one.
+
+        Args:
+            path: The directory.
+
+        Raises:
+            NotAStoreError: The directory is missing, or neither empty nor a store.
+
+        Source:
+            docs/store-format.md, ``fibackup-store.json``.
+        """
+        with suppress(OSError):
+            if not set(os.listdir(path)) - _HIDDEN_IN_EMPTY:
+                return cls.create(path)
+        return cls.open(path)
+
+    @property
+    def uuid(self) -> str:
+        """The store's UUID."""
+        return self._uuid
+
+    def close(self) -> None:
+        """
+        Close the directory; twice is fine.
+
+        Source:
+            close(2).
+        """
+        if self._fd >= 0:
+            os.close(self._fd)
+            self._fd = -1
+
+    def __enter__(self) -> Self:
+        """Return the store."""
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        """Close the directory."""
+        self.close()
+
+    def __repr__(self) -> str:
+        """Return path and UUID."""
+        return f"<Store {str(self.path)!r} {self._uuid}>"
+
+    # --- reading --------------------------------------------------------------------------------
+
+    def domains(self) -> tuple[str, ...]:
+        """
+        Return the UUIDs of the domains that the store has a directory for, sorted.
+
+        Source:
+            docs/store-format.md, "Directories".
+        """
+        return tuple(sorted(uuid for name in self._list(self._fd) if (uuid := _uuid_of(name)) is not None))
+
+    def read_history(self, uuid: str) -> History:
+        """See `PointStore.read_history`."""
+        name = self._find(uuid)
+        if name is None:
+            return History(store=self._uuid, path=self.path, uuid=uuid)
+        with os_errors(f"{self.path}/{name}"), open_directory(name, self._fd) as fd:
+            files = sorted(self._list(fd))
+            points = tuple(
+                sorted(
+                    (self._read_point(fd, name, each) for each in files if _is_manifest(each)),
+                    key=lambda point: point.sequence,
+                )
+            )
+            sizes = {each: self._disk_files(fd, each) for each in files if _is_directory(fd, each)}
+            named = {f"{disk.target}/{image.name}" for point in points for disk in point.disks for image in disk.images}
+            return History(
+                store=self._uuid,
+                path=self.path,
+                uuid=uuid,
+                points=points,
+                receipts=tuple(
+                    receipt
+                    for target in sizes
+                    for receipt in self._receipts(fd, target, sizes[target])
+                    if f"{target}/{receipt.image.name}" not in named
+                ),
+                taken_ids=frozenset(
+                    each[:16]
+                    for each in (*files, *(file for target in sizes.values() for file in target))
+                    if POINT_PATTERN.fullmatch(each[:16])
+                ),
+                damaged=frozenset(_damaged(points, sizes)),
+            )
+
+    def _read_point(self, fd: int, directory: str, file: str) -> RestorePoint:
+        path = str(self.path / directory / file)
+        point = parse_manifest(_read_text(fd, file, path), path=path)
+        if point.id + _MANIFEST != file:
+            raise ManifestError(reason=f"the manifest of point {point.id} is in a file of another name", path=path)
+        return point
+
+    def _disk_files(self, fd: int, target: str) -> dict[str, int]:
+        with open_directory(target, fd) as disk:
+            return {
+                name: os.stat(name, dir_fd=disk, follow_symlinks=False).st_size for name in self._list(disk)
+            }
+
+    def _receipts(self, fd: int, target: str, sizes: dict[str, int]) -> Iterator[Receipt]:
+        with open_directory(target, fd) as disk:
+            for name in sorted(sizes):
+                if not name.endswith(_RECEIPT):
+                    continue
+                path = str(self.path / target / name)
+                receipt = parse_receipt(_read_text(disk, name, path), path=path)
+                if receipt.target == target and sizes.get(receipt.image.name) == receipt.image.size_bytes:
+                    yield receipt
+
+    def free_bytes(self) -> int:
+        """See `PointStore.free_bytes`."""
+        found = os.fstatvfs(self._fd)
+        return found.f_bavail * found.f_frsize
+
+    def occupied(self, paths: tuple[PurePosixPath, ...]) -> tuple[PurePosixPath, ...]:
+        """See `PointStore.occupied`."""
+        return tuple(path for path in paths if os.path.lexists(path))
+
+    # --- writing --------------------------------------------------------------------------------
+
+    @contextmanager
+    def locked(self, uuid: str, name: str, *, exclusive: bool) -> Iterator[None]:
+        """See `PointStore.locked`; a writer also removes what a killed run has left half-written."""
+        with os_errors(str(self.path)):
+            directory = self._find(uuid)
+            if directory is None and exclusive:
+                directory = _directory_name(uuid, name)
+                make_directory(directory, self._fd)
+        if directory is None:
+            yield
+            return
+        with os_errors(f"{self.path}/{directory}"):
+            with (
+                open_directory(directory, self._fd) as fd,
+                hold_store_lock(_LOCK, fd, exclusive=exclusive),
+            ):
+                if exclusive:
+                    self._sweep(fd)
+                yield
+
+    def _sweep(self, fd: int) -> None:
+        """Remove temporary files; only runs under the exclusive lock, so they are nobody's."""
+        for name in self._list(fd):
+            if _is_temporary(name):
+                os.unlink(name, dir_fd=fd)
+            elif _is_directory(fd, name):
+                with open_directory(name, fd) as disk:
+                    for each in filter(_is_temporary, self._list(disk)):
+                        os.unlink(each, dir_fd=disk)
+
+    def copy_image(self, uuid: str, step: CopyImage, on_event: OnEvent, cancel: CancelToken) -> StoredImage:
+        """See `PointStore.copy_image`."""
+        with self._domain(uuid) as (fd, path), os_errors(f"{path}/{step.target}/{step.name}"):
+            make_directory(step.target, fd)
+            with open_directory(step.target, fd) as disk:
+                image = copy_image(step, disk, path / step.target, on_event, cancel)
+                receipt = render_receipt(Receipt(step.target, image))
+                write_once(step.name + _RECEIPT, receipt.encode(), disk)
+                return image
+
+    def save_config(self, uuid: str, name: str, text: str) -> StoredFile:
+        """See `PointStore.save_config`."""
+        data = text.encode()
+        with self._domain(uuid) as (fd, path), os_errors(f"{path}/{name}"):
+            write_once(name, data, fd)
+        return StoredFile(name, len(data), sha256(data).hexdigest())
+
+    def publish(self, point: RestorePoint) -> None:
+        """See `PointStore.publish`."""
+        with self._domain(point.uuid) as (fd, path), os_errors(f"{path}/{point.id}{_MANIFEST}"):
+            self._check_files(fd, path, point)
+            self._check_receipts(fd, path, point)
+            write_once(point.id + _MANIFEST, render_manifest(point).encode(), fd)
+            for disk in point.disks:
+                with open_directory(disk.target, fd) as disk_fd:
+                    for image in disk.images:
+                        with suppress(FileNotFoundError):
+                            os.unlink(image.name + _RECEIPT, dir_fd=disk_fd)
+
+    def _check_files(self, fd: int, path: PurePosixPath, point: RestorePoint) -> None:
+        files = [("", point.config.name, point.config.size_bytes)]
+        files += [(disk.target, image.name, image.size_bytes) for disk in point.disks for image in disk.images]
+        for directory, name, size in files:
+            with suppress(FileNotFoundError):
+                found = os.stat(f"{directory}/{name}" if directory else name, dir_fd=fd, follow_symlinks=False)
+                if stat.S_ISREG(found.st_mode) and found.st_size == size:
+                    continue
+            raise StoreError(
+                domain=point.domain,
+                reason=f"point {point.id} names a file that is not there, or not of {size} bytes",
+                path=str(path / directory / name),
+            )
+
+    def _check_receipts(self, fd: int, path: PurePosixPath, point: RestorePoint) -> None:
+        """Refuse a point whose images are not the ones that their receipts describe."""
+        for disk in point.disks:
+            with open_directory(disk.target, fd) as disk_fd:
+                for image in disk.images:
+                    name = image.name + _RECEIPT
+                    where = str(path / disk.target / name)
+                    if parse_receipt(_read_text(disk_fd, name, where), path=where) != Receipt(disk.target, image):
+                        raise StoreError(
+                            domain=point.domain,
+                            target=disk.target,
+                            reason=f"point {point.id} describes {image.name} otherwise than its receipt",
+                            path=where,
+                        )
+
+    def flatten(self, uuid: str, step: FlattenImage, on_event: OnEvent, cancel: CancelToken) -> RestoredImage:
+        """See `PointStore.flatten`."""
+        with self._domain(uuid) as (fd, path), os_errors(str(step.destination)):
+            with open_directory(step.target, fd) as disk:
+                return flatten(step, disk, path / step.target, on_event, cancel)
+
+    # --- directories ----------------------------------------------------------------------------
+
+    @contextmanager
+    def _domain(self, uuid: str) -> Iterator[tuple[int, PurePosixPath]]:
+        name = self._find(uuid)
+        if name is None:
+            raise StoreError(reason=f"the store has no directory for domain {uuid}", path=str(self.path))
+        with open_directory(name, self._fd) as fd:
+            yield fd, self.path / name
+
+    def _find(self, uuid: str) -> str | None:
+        return next((name for name in self._list(self._fd) if _uuid_of(name) == uuid), None)
+
+    @staticmethod
+    def _list(fd: int) -> list[str]:
+        """List a directory through a descriptor of its own: threads would share one's position."""
+        with open_directory(".", fd) as own:
+            return os.listdir(own)
+
+
+def _read_store_file(fd: int, path: PurePosixPath) -> str:
+    where = str(path / STORE_FILE)
+    try:
+        text = _read_text(fd, STORE_FILE, where)
+    except FileNotFoundError:
+        raise NotAStoreError(
+            reason=f"there is no {STORE_FILE} in the directory: is its disk mounted?", path=str(path)
+        ) from None
+    try:
+        return parse_store_file(text).uuid
+    except ParseError as error:
+        raise ManifestError(reason=str(error), path=where) from error
+
+
+def _read_text(fd: int, name: str, path: str) -> str:
+    """Read a small file of the store, not through a link."""
+    file = os.open(name, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC | os.O_NONBLOCK, dir_fd=fd)
+    try:
+        found = os.fstat(file)
+        if not stat.S_ISREG(found.st_mode) or found.st_size > _MAX_JSON_BYTES:
+            raise ManifestError(reason="not a regular file of a sensible size", path=path)
+        data = b"".join(iter(lambda: os.read(file, 1024 * 1024), b""))
+    finally:
+        os.close(file)
+    try:
+        return data.decode()
+    except UnicodeDecodeError as error:
+        raise ManifestError(reason=f"not UTF-8: {error}", path=path) from None
+
+
+def _uuid_of(name: str) -> str | None:
+    """Return the UUID at the end of a domain directory's name, or None."""
+    uuid = name[-36:]
+    return uuid if UUID_PATTERN.fullmatch(uuid) and name[-37:-36] in {"", "-"} else None
+
+
+def _directory_name(uuid: str, name: str) -> str:
+    slug = _NOT_SLUG.sub("_", name).lstrip(".-")[:40]
+    return f"{slug}-{uuid}" if slug else uuid
+
+
+def _is_manifest(name: str) -> bool:
+    return name.endswith(_MANIFEST) and POINT_PATTERN.fullmatch(name.removesuffix(_MANIFEST)) is not None
+
+
+def _is_temporary(name: str) -> bool:
+    return name.startswith(".") and name.endswith(TEMP_SUFFIX)
+
+
+def _is_directory(fd: int, name: str) -> bool:
+    return stat.S_ISDIR(os.stat(name, dir_fd=fd, follow_symlinks=False).st_mode)
+
+
+def _damaged(points: tuple[RestorePoint, ...], sizes: dict[str, dict[str, int]]) -> Iterator[str]:
+    for point in points:
+        for disk in point.disks:
+            for image in disk.images:
+                if sizes.get(disk.target, {}).get(image.name) != image.size_bytes:
+                    yield f"{disk.target}/{image.name}"

@@ -1,0 +1,52 @@
+"""What exists: frozen, validated values, no input or output."""
+
+from __future__ import annotations
+
+from fibackup.model.chain import MAX_DEPTH, BackingChain, FileIdentity, Image
+from fibackup.model.domain import Disk, Domain, DomainState
+from fibackup.model.ledger import FrozenImage, KnownStore, Ledger, Overlay, Run, RunPhase
+from fibackup.model.point import (
+    Consistency,
+    DiskKind,
+    History,
+    PointDisk,
+    Receipt,
+    RestorePoint,
+    SourceImage,
+    StoredFile,
+    StoredImage,
+    Versions,
+    format_point_id,
+    parse_point_id,
+)
+from fibackup.model.snapshot import NewOverlay, Snapshot
+
+__all__ = [
+    "Domain",
+    "Disk",
+    "BackingChain",
+    "Image",
+    "Snapshot",
+    "NewOverlay",
+    "RestorePoint",
+    "PointDisk",
+    "StoredImage",
+    "StoredFile",
+    "SourceImage",
+    "History",
+    "Receipt",
+    "Ledger",
+    "Overlay",
+    "FrozenImage",
+    "KnownStore",
+    "Run",
+    "RunPhase",
+    "Consistency",
+    "DiskKind",
+    "DomainState",
+    "FileIdentity",
+    "Versions",
+    "MAX_DEPTH",
+    "format_point_id",
+    "parse_point_id",
+]

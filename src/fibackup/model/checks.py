@@ -1,0 +1,66 @@
+"""Validators that the models share; each raises `ModelError` and names the field."""
+
+from __future__ import annotations
+
+import re
+from pathlib import PurePosixPath
+from typing import Any
+
+from attrs import Attribute
+
+from fibackup.errors import ModelError
+
+__all__ = ["absolute", "base_name", "matches", "non_negative", "one_line", "sha256_hex", "target_name"]
+
+_TARGET = re.compile(r"[a-z]{1,8}[a-z0-9]{0,8}", re.ASCII)
+_SHA256 = re.compile(r"[0-9a-f]{64}", re.ASCII)
+
+
+def _refuse(attribute: Attribute[Any], value: object, what: str) -> ModelError:
+    return ModelError(reason=f"{attribute.name} {value!r} {what}")
+
+
+def absolute(_: object, attribute: Attribute[Any], value: PurePosixPath) -> None:
+    """Refuse relative paths and paths with a NUL byte."""
+    if not value.is_absolute() or "\0" in str(value):
+        raise _refuse(attribute, str(value), "is not an absolute path")
+
+
+def non_negative(_: object, attribute: Attribute[Any], value: int) -> None:
+    """Refuse numbers below 0, and bools."""
+    if isinstance(value, bool) or value < 0:
+        raise _refuse(attribute, value, "is negative")
+
+
+def one_line(_: object, attribute: Attribute[Any], value: str) -> None:
+    """Refuse empty text and control characters."""
+    if not value or any(ord(char) < 32 or ord(char) == 127 for char in value):
+        raise _refuse(attribute, value, "is empty or has control characters")
+
+
+def base_name(_: object, attribute: Attribute[Any], value: str) -> None:
+    """Refuse names that are not plain file names: a store never points outside itself."""
+    if not value or "/" in value or "\0" in value or value in {".", ".."} or value.startswith("-"):
+        raise _refuse(attribute, value, "is not a plain file name")
+
+
+def target_name(_: object, attribute: Attribute[Any], value: str) -> None:
+    """Refuse targets that libvirt would not make (``vda``, ``sdb``, ``hdc``, ``fda``, ...)."""
+    if not _TARGET.fullmatch(value):
+        raise _refuse(attribute, value, "is not a disk target")
+
+
+def sha256_hex(_: object, attribute: Attribute[Any], value: str) -> None:
+    """Refuse what is not 64 lower-case hexadecimal digits."""
+    if not _SHA256.fullmatch(value):
+        raise _refuse(attribute, value, "is not a sha256 in lower-case hexadecimal digits")
+
+
+def matches(pattern: re.Pattern[str], what: str) -> Any:
+    """Return a validator that wants *pattern* to match the whole value."""
+
+    def check(_: object, attribute: Attribute[Any], value: str) -> None:
+        if not pattern.fullmatch(value):
+            raise _refuse(attribute, value, what)
+
+    return check

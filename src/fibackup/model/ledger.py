@@ -1,0 +1,143 @@
+"""
+The ledger: what fibackup remembers with the domain itself, in libvirt's metadata.
+
+It answers one question: on the content of which restore point does an overlay of ours sit?
+
+::
+
+    live chain                            ledger
+    disk.bimg-B   active                  Overlay(disk.bimg-B  on point B of store S, under it disk.bimg-A)
+    disk.bimg-A   frozen                  FrozenImage(disk.bimg-A  inode size mtime  backing disk.qcow2)
+    disk.qcow2    base                    FrozenImage(disk.qcow2   inode size mtime  no backing)
+
+An overlay sits on point B as long as every image under it is the frozen image that is written
+down here: same path, same place in the chain, same inode, size and mtime.
+"""
+
+from __future__ import annotations
+
+from enum import StrEnum
+from pathlib import PurePosixPath
+
+from attrs import evolve, field, frozen
+
+from fibackup.model.chain import BackingChain, FileIdentity
+from fibackup.model.checks import absolute, one_line
+
+__all__ = ["FrozenImage", "KnownStore", "Ledger", "Overlay", "Run", "RunPhase"]
+
+
+class RunPhase(StrEnum):
+    """How far a run came that has not written its result yet."""
+
+    INTENT = "intent"
+    TAKEN = "taken"
+
+
+@frozen
+class Run:
+    """
+    A run that has begun: written before the snapshot, removed with the result.
+
+    Attributes:
+        point: The restore point it is to make.
+        store: The store's UUID.
+        phase: `RunPhase.INTENT` before the snapshot, `RunPhase.TAKEN` after it.
+        frozen: True from before a freeze until after its thaw.
+    """
+
+    point: str = field(validator=one_line)
+    store: str = field(validator=one_line)
+    phase: RunPhase = RunPhase.INTENT
+    frozen: bool = False
+
+
+@frozen
+class KnownStore:
+    """
+    A store that has points of this domain.
+
+    Attributes:
+        uuid: The store's UUID.
+        path: Where it was when it was used last.
+        point: The newest point it got.
+    """
+
+    uuid: str = field(validator=one_line)
+    path: str
+    point: str = field(validator=one_line)
+
+
+@frozen
+class FrozenImage:
+    """
+    An image that nobody writes any more, and what it was when it stopped.
+
+    Attributes:
+        path: Absolute path.
+        format: Format the domain declares.
+        backing: Path of the image under it, or None for a base.
+        identity: Inode, size and mtime, measured after the snapshot that froze it; None until then.
+    """
+
+    path: PurePosixPath = field(validator=absolute)
+    format: str = field(validator=one_line)
+    backing: PurePosixPath | None = None
+    identity: FileIdentity | None = None
+
+
+@frozen
+class Overlay:
+    """
+    An overlay that fibackup made, and what lies under it.
+
+    Attributes:
+        target: The disk.
+        path: Absolute path of the overlay.
+        below: Path of the image right under it.
+        point: The point on whose content it sits.
+        store: UUID of the store that has the point.
+        sha256: sha256 of the point's own stored image of this disk; None until it is published.
+    """
+
+    target: str = field(validator=one_line)
+    path: PurePosixPath = field(validator=absolute)
+    below: PurePosixPath = field(validator=absolute)
+    point: str = field(validator=one_line)
+    store: str = field(validator=one_line)
+    sha256: str | None = None
+
+
+@frozen
+class Ledger:
+    """
+    What fibackup remembers with a domain.
+
+    Attributes:
+        overlays: Overlays of ours, in no order that matters.
+        images: Frozen images under them.
+        stores: Stores that have points of the domain.
+        run: A run that has begun, or None.
+    """
+
+    overlays: tuple[Overlay, ...] = ()
+    images: tuple[FrozenImage, ...] = ()
+    stores: tuple[KnownStore, ...] = ()
+    run: Run | None = None
+
+    def overlay(self, path: PurePosixPath) -> Overlay | None:
+        """Return the entry of the overlay at *path*, or None when it is not ours."""
+        return next((entry for entry in self.overlays if entry.path == path), None)
+
+    def image(self, path: PurePosixPath) -> FrozenImage | None:
+        """Return the entry of the frozen image at *path*, or None."""
+        return next((entry for entry in self.images if entry.path == path), None)
+
+    def without_unused(self, chains: tuple[BackingChain, ...]) -> Ledger:
+        """Return the ledger without images and overlays that are in none of *chains*."""
+        used = {path for chain in chains for path in chain.paths}
+        return evolve(
+            self,
+            overlays=tuple(entry for entry in self.overlays if entry.path in used),
+            images=tuple(entry for entry in self.images if entry.path in used),
+        )

@@ -1,0 +1,450 @@
+"""
+Restore points, and what a store holds of one domain.
+
+A point names the images it added, per disk; the rest of the disk is in the points before it::
+
+    point        vda                                  vdb
+    20261122T..  full       20261122T...qcow2         full      20261122T...qcow2
+    20261123T..  increment  20261123T...qcow2         -         (was not chosen)
+    20261124T..  increment  20261124T...qcow2         increment 20261124T...qcow2
+
+`History.images` follows the backing names down through the points, as qemu would.
+"""
+
+from __future__ import annotations
+
+import re
+from datetime import datetime, timezone
+from enum import StrEnum
+from pathlib import PurePosixPath
+from types import MappingProxyType
+from typing import TypeAlias
+
+from attrs import field, frozen
+
+from fibackup.errors import ManifestError, ModelError, NoSuchPointError
+from fibackup.model.chain import MAX_DEPTH, FileIdentity
+from fibackup.model.checks import base_name, matches, non_negative, one_line, sha256_hex, target_name
+from fibackup.model.domain import UUID_PATTERN
+from fibackup.units import format_bytes
+
+__all__ = [
+    "Consistency",
+    "DiskKind",
+    "History",
+    "PointDisk",
+    "Receipt",
+    "RestorePoint",
+    "SourceImage",
+    "StoredFile",
+    "StoredImage",
+    "Versions",
+    "format_point_id",
+    "parse_point_id",
+]
+
+POINT_PATTERN = re.compile(r"[0-9]{8}T[0-9]{6}Z", re.ASCII)
+_POINT_FORMAT = "%Y%m%dT%H%M%SZ"
+
+Annotation: TypeAlias = "str | int | bool | None"
+
+
+def format_point_id(time: datetime) -> str:
+    """
+    Return the id of a point taken at *time*, such as ``"20261124T040407Z"``.
+
+    Args:
+        time: An aware time; it is converted to UTC, fractions of a second are dropped.
+
+    Returns:
+        16 characters, safe in file names; they sort by time.
+
+    Raises:
+        ModelError: *time* is naive. Nothing was touched.
+
+    Source:
+        ISO 8601 basic format.
+    """
+    if time.tzinfo is None:
+        raise ModelError(reason="the time of a point needs a time zone")
+    return time.astimezone(timezone.utc).strftime(_POINT_FORMAT)
+
+
+def parse_point_id(text: str) -> datetime:
+    """
+    Return the time in a point's id.
+
+    Args:
+        text: Such as ``"20261124T040407Z"``.
+
+    Returns:
+        An aware time in UTC.
+
+    Raises:
+        ModelError: *text* is not a point's id. Nothing was touched.
+
+    Source:
+        ISO 8601 basic format.
+    """
+    if POINT_PATTERN.fullmatch(text):
+        try:
+            return datetime.strptime(text, _POINT_FORMAT).replace(tzinfo=timezone.utc)
+        except ValueError:
+            pass
+    raise ModelError(reason=f"{text!r} is not the id of a restore point, such as 20261124T040407Z")
+
+
+class Consistency(StrEnum):
+    """
+    What the guest knew of the moment.
+
+    `APPLICATION`: file systems frozen by the guest agent. `CRASH`: as after a power cut.
+    `MEMORY`: with the guest's memory. `OFFLINE`: the domain was off.
+    """
+
+    APPLICATION = "application"
+    CRASH = "crash"
+    MEMORY = "memory"
+    OFFLINE = "offline"
+
+
+class DiskKind(StrEnum):
+    """Whether the images of a disk in a point stand alone, or need the parent point."""
+
+    FULL = "full"
+    INCREMENT = "increment"
+
+
+@frozen
+class SourceImage:
+    """
+    The live image that a stored image was copied from, as it was then.
+
+    Attributes:
+        path: Its path on the host.
+        format: Its declared format.
+        identity: Inode, size and mtime while it was copied.
+    """
+
+    path: str
+    format: str = field(validator=one_line)
+    identity: FileIdentity
+
+
+@frozen
+class StoredFile:
+    """
+    A file of a point that is no disk image, such as the domain's XML.
+
+    Attributes:
+        name: File name in the domain's directory of the store.
+        size_bytes: Its size.
+        sha256: Its sha256, 64 hexadecimal digits.
+    """
+
+    name: str = field(validator=base_name)
+    size_bytes: int = field(validator=non_negative)
+    sha256: str = field(validator=sha256_hex)
+
+
+@frozen
+class StoredImage:
+    """
+    One image in the store.
+
+    Attributes:
+        name: File name in the disk's directory of the store.
+        format: Always ``"qcow2"`` in stores of format 1.
+        size_bytes: Its size.
+        sha256: Its sha256, 64 hexadecimal digits.
+        virtual_size_bytes: What a guest would see.
+        backing: File name of its backing file in the same directory, or None for a base.
+        source: What it was copied from.
+    """
+
+    name: str = field(validator=base_name)
+    format: str = field(validator=one_line)
+    size_bytes: int = field(validator=non_negative)
+    sha256: str = field(validator=sha256_hex)
+    virtual_size_bytes: int = field(validator=non_negative)
+    backing: str | None
+    source: SourceImage
+
+    def __attrs_post_init__(self) -> None:
+        """Refuse an image that would lie on itself, and backing names that are paths."""
+        if self.backing is not None and ("/" in self.backing or self.backing in {"", ".", "..", self.name}):
+            raise ModelError(reason=f"{self.backing!r} cannot be the backing file of {self.name!r}")
+
+
+@frozen
+class Receipt:
+    """
+    A stored image that is complete and durable, but that no published point names yet.
+
+    Attributes:
+        target: The disk.
+        image: The image.
+    """
+
+    target: str = field(validator=target_name)
+    image: StoredImage
+
+
+@frozen
+class PointDisk:
+    """
+    One disk of a point.
+
+    Attributes:
+        target: The disk, such as ``"vda"``.
+        kind: Full, or an increment on *parent*.
+        reason: Why it is a full, or on what proof it is an increment.
+        parent: The point on whose image of this disk it lies, None for a full.
+        virtual_size_bytes: What the guest saw.
+        images: The images this point added, top first; 1 or more.
+        content_sha256: sha256 of the flat content of *virtual_size_bytes* bytes, None when not taken.
+    """
+
+    target: str = field(validator=target_name)
+    kind: DiskKind
+    reason: str
+    parent: str | None
+    virtual_size_bytes: int = field(validator=non_negative)
+    images: tuple[StoredImage, ...]
+    content_sha256: str | None = None
+
+    def __attrs_post_init__(self) -> None:
+        """Refuse images that do not lie on each other, and a kind that contradicts them."""
+        if not self.images:
+            raise ModelError(reason="a disk without an image", target=self.target)
+        for image, under in zip(self.images, self.images[1:], strict=False):
+            if image.backing != under.name:
+                raise ModelError(
+                    reason=f"{image.name} lies on {image.backing}, not on {under.name}", target=self.target
+                )
+        full = self.kind is DiskKind.FULL
+        if full != (self.parent is None) or full != (self.images[-1].backing is None):
+            raise ModelError(
+                reason=f"{self.kind} with parent {self.parent} and backing {self.images[-1].backing}",
+                target=self.target,
+            )
+
+    @property
+    def size_bytes(self) -> int:
+        """Bytes of the images that this point added."""
+        return sum(image.size_bytes for image in self.images)
+
+
+@frozen
+class Versions:
+    """
+    Who took a point.
+
+    Attributes:
+        fibackup: Version of this library.
+        libvirt: Version of the libvirt daemon, such as ``"9.0.0"``.
+        qemu: Version of the hypervisor.
+    """
+
+    fibackup: str = "unknown"
+    libvirt: str = "unknown"
+    qemu: str = "unknown"
+
+
+@frozen
+class RestorePoint:
+    """
+    A moment of a domain that the store can bring back.
+
+    Attributes:
+        id: Such as ``"20261124T040407Z"``; a name, not the order.
+        sequence: 1 for a domain's first point in a store, then counted up; this is the order.
+        parent: The point before it in the store, or None.
+        store: UUID of the store.
+        time: When the snapshot was taken, aware, UTC.
+        domain: The domain's name.
+        uuid: The domain's UUID.
+        consistency: What the guest knew of the moment.
+        consistency_detail: In words, such as why a freeze was not had.
+        config: The domain's XML as libvirt gave it.
+        disks: The disks, 1 or more.
+        skipped: Disks that are not in the point: target and reason.
+        versions: Who took it.
+        warnings: What the run warned of.
+    """
+
+    id: str = field(validator=matches(POINT_PATTERN, "is not the id of a restore point"))
+    sequence: int = field(validator=non_negative)
+    parent: str | None
+    store: str = field(validator=matches(UUID_PATTERN, "is not a UUID"))
+    time: datetime
+    domain: str = field(validator=one_line)
+    uuid: str = field(validator=matches(UUID_PATTERN, "is not a UUID"))
+    consistency: Consistency
+    consistency_detail: str
+    config: StoredFile
+    disks: tuple[PointDisk, ...]
+    skipped: tuple[tuple[str, str], ...] = ()
+    versions: Versions = field(factory=Versions)
+    warnings: tuple[str, ...] = ()
+
+    def __attrs_post_init__(self) -> None:
+        """Refuse a point without disks, with a disk twice, or without a time zone."""
+        targets = [disk.target for disk in self.disks]
+        if not targets or len(set(targets)) != len(targets):
+            raise ModelError(reason=f"a point of the disks {targets}", domain=self.domain)
+        if self.time.tzinfo is None:
+            raise ModelError(reason="the time of a point needs a time zone", domain=self.domain)
+
+    @property
+    def kind(self) -> DiskKind:
+        """Full when every disk is a full, else increment."""
+        full = all(disk.kind is DiskKind.FULL for disk in self.disks)
+        return DiskKind.FULL if full else DiskKind.INCREMENT
+
+    @property
+    def size_bytes(self) -> int:
+        """Bytes of the images that this point added, all disks."""
+        return sum(disk.size_bytes for disk in self.disks)
+
+    def disk(self, target: str) -> PointDisk:
+        """
+        Return the disk with this target.
+
+        Args:
+            target: Such as ``"vda"``.
+
+        Returns:
+            The disk.
+
+        Raises:
+            NoSuchPointError: The point does not have it. Nothing was touched.
+
+        Source:
+            docs/store-format.md, ``disks``.
+        """
+        for disk in self.disks:
+            if disk.target == target:
+                return disk
+        known = ", ".join(disk.target for disk in self.disks)
+        raise NoSuchPointError(
+            reason=f"point {self.id} does not have the disk; it has: {known}", domain=self.domain, target=target
+        )
+
+    def __str__(self) -> str:
+        """Return id, kind and consistency, then a line for each disk."""
+        lines = [f"{self.id} #{self.sequence} {self.kind} {self.consistency} {format_bytes(self.size_bytes)}"]
+        for disk in self.disks:
+            under = f" on {disk.parent}" if disk.parent else ""
+            lines.append(f"  {disk.target} {disk.kind}{under} {format_bytes(disk.size_bytes)}: {disk.reason}")
+        lines.extend(f"  {target} not in the point: {reason}" for target, reason in self.skipped)
+        return "\n".join(lines)
+
+
+@frozen
+class History:
+    """
+    What one store holds of one domain.
+
+    Attributes:
+        store: UUID of the store.
+        path: Where the store is.
+        uuid: UUID of the domain.
+        points: Published points by sequence, oldest first.
+        receipts: Complete images that no point names yet.
+        taken_ids: Ids that no new point may have, because files carry them.
+        damaged: ``"vda/20261124T040407Z.qcow2"``: images that a point names, but whose file is
+            missing or has another size.
+    """
+
+    store: str = field(validator=matches(UUID_PATTERN, "is not a UUID"))
+    path: PurePosixPath
+    uuid: str = field(validator=matches(UUID_PATTERN, "is not a UUID"))
+    points: tuple[RestorePoint, ...] = ()
+    receipts: tuple[Receipt, ...] = ()
+    taken_ids: frozenset[str] = frozenset()
+    damaged: frozenset[str] = frozenset()
+
+    def __attrs_post_init__(self) -> None:
+        """Refuse points out of order, of another domain or with one id twice."""
+        sequences = [point.sequence for point in self.points]
+        ids = [point.id for point in self.points]
+        if sequences != sorted(set(sequences)) or len(set(ids)) != len(ids):
+            raise ManifestError(reason=f"two points share a place or an id: {ids}", path=str(self.path))
+        if any(point.uuid != self.uuid or point.store != self.store for point in self.points):
+            raise ManifestError(reason="a point of another domain or store", path=str(self.path))
+
+    @property
+    def latest(self) -> RestorePoint | None:
+        """The newest point, or None."""
+        return self.points[-1] if self.points else None
+
+    def point(self, point_id: str) -> RestorePoint:
+        """
+        Return the point with this id.
+
+        Args:
+            point_id: Such as ``"20261124T040407Z"``, or ``"latest"``.
+
+        Returns:
+            The point.
+
+        Raises:
+            NoSuchPointError: The store has none of that id. Nothing was touched.
+
+        Source:
+            docs/store-format.md, ``point``.
+        """
+        if point_id == "latest" and self.points:
+            return self.points[-1]
+        for point in self.points:
+            if point.id == point_id:
+                return point
+        known = ", ".join(point.id for point in self.points[-3:]) or "none"
+        raise NoSuchPointError(reason=f"no point {point_id}; the newest are: {known}", path=str(self.path))
+
+    def find(self, point_id: str) -> RestorePoint | None:
+        """Return the point with this id, or None."""
+        return next((point for point in self.points if point.id == point_id), None)
+
+    def images(self, point_id: str, target: str) -> tuple[StoredImage, ...]:
+        """
+        Return every stored image that makes up a disk at a point.
+
+        Args:
+            point_id: The point.
+            target: The disk.
+
+        Returns:
+            Images from the top down to a base; each lies on the next.
+
+        Raises:
+            NoSuchPointError: No such point, or the point has no such disk.
+            ManifestError: A backing name leads nowhere, or round in a circle.
+
+        Source:
+            docs/store-format.md, ``images``.
+        """
+        stored = MappingProxyType(
+            {image.name: image for point in self.points for disk in point.disks if disk.target == target
+             for image in disk.images}
+        )
+        chain: list[StoredImage] = [self.point(point_id).disk(target).images[0]]
+        while (backing := chain[-1].backing) is not None:
+            if backing not in stored or len(chain) > MAX_DEPTH * max(1, len(self.points)):
+                raise ManifestError(
+                    reason=f"{chain[-1].name} lies on {backing}, which no point names",
+                    target=target,
+                    path=str(self.path),
+                )
+            chain.append(stored[backing])
+        return tuple(chain)
+
+    def damage(self, point_id: str, target: str) -> str | None:
+        """Return the first image under a disk of a point that is missing or cut, or None."""
+        names = (f"{target}/{image.name}" for image in self.images(point_id, target))
+        return next((name for name in names if name in self.damaged), None)
+
+    def __str__(self) -> str:
+        """Return every point, oldest first."""
+        return "\n".join(str(point) for point in self.points) or "no points"

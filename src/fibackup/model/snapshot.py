@@ -1,0 +1,69 @@
+"""
+The snapshot: the moment at which every chosen disk gets a new overlay.
+
+::
+
+    before   disk.qcow2 <- disk.bimg-A (active)
+    after    disk.qcow2 <- disk.bimg-A (frozen) <- disk.bimg-B (active)
+"""
+
+from __future__ import annotations
+
+from pathlib import PurePosixPath
+
+from attrs import field, frozen
+
+from fibackup.errors import ModelError
+from fibackup.model.checks import absolute, one_line
+
+__all__ = ["NewOverlay", "Snapshot"]
+
+
+@frozen
+class NewOverlay:
+    """
+    The overlay that one disk gets.
+
+    Attributes:
+        target: The disk.
+        source: The active layer that is frozen by it.
+        path: The new overlay; it does not exist yet.
+    """
+
+    target: str = field(validator=one_line)
+    source: PurePosixPath = field(validator=absolute)
+    path: PurePosixPath = field(validator=absolute)
+
+
+@frozen
+class Snapshot:
+    """
+    One external disk-only snapshot, all disks or none.
+
+    Attributes:
+        name: Name for libvirt's log; no snapshot object is kept.
+        overlays: One for each chosen disk; 1 or more, no path twice.
+        excluded: Targets that get none; libvirt would snapshot a disk that is not named.
+
+    Source:
+        libvirt ``virDomainSnapshotCreateXML`` with ``DISK_ONLY``, ``ATOMIC`` and ``NO_METADATA``.
+    """
+
+    name: str = field(validator=one_line)
+    overlays: tuple[NewOverlay, ...]
+    excluded: tuple[str, ...] = ()
+
+    def __attrs_post_init__(self) -> None:
+        """Refuse an empty snapshot and two overlays in one place."""
+        paths = [overlay.path for overlay in self.overlays]
+        if not paths:
+            raise ModelError(reason="a snapshot of no disk")
+        if len(set(paths)) != len(paths):
+            raise ModelError(reason="two disks would share an overlay", path=str(paths[0]))
+        targets = [*(overlay.target for overlay in self.overlays), *self.excluded]
+        if len(set(targets)) != len(targets):
+            raise ModelError(reason=f"a disk is named twice: {', '.join(targets)}")
+
+    def __str__(self) -> str:
+        """Return one line for each disk."""
+        return "\n".join(f"{new.target}: {new.source} <- {new.path}" for new in self.overlays)

@@ -1,0 +1,76 @@
+"""
+Text and bytes to values, and back: pure functions, strict readers.
+
+::
+
+    libvirt    domain XML         parse_domain_xml       -> Domain
+               metadata           parse_ledger           -> Ledger
+    files      qcow2 header       parse_qcow2_header     -> Qcow2Header
+    qemu-img   info, check        parse_image_info, ...  -> ImageInfo, CheckResult
+    store      manifest, receipt  parse_manifest, ...    -> RestorePoint, Receipt, StoreFile
+"""
+
+from __future__ import annotations
+
+from fibackup.parse.domain_xml import parse_domain_xml
+from fibackup.parse.ledger_xml import (
+    LEDGER_PREFIX,
+    LEDGER_URI,
+    LEDGER_VERSION,
+    parse_ledger,
+    render_ledger,
+)
+from fibackup.parse.manifest import (
+    MANIFEST_FORMAT,
+    StoreFile,
+    parse_manifest,
+    parse_receipt,
+    parse_store_file,
+    render_manifest,
+    render_receipt,
+    render_store_file,
+)
+from fibackup.parse.qcow2_header import (
+    MAX_BACKING_NAME_BYTES,
+    MAX_CLUSTER_BYTES,
+    NEEDED_BYTES,
+    Qcow2Header,
+    needed_bytes,
+    parse_qcow2_header,
+    resolve_backing,
+    rewrite_backing,
+)
+from fibackup.parse.qemu_img_json import CheckResult, ImageInfo, parse_check, parse_image_info
+from fibackup.parse.xml_tree import MAX_XML_BYTES, MAX_XML_DEPTH, parse_xml
+
+__all__ = [
+    "parse_domain_xml",
+    "parse_ledger",
+    "render_ledger",
+    "LEDGER_URI",
+    "LEDGER_PREFIX",
+    "LEDGER_VERSION",
+    "parse_qcow2_header",
+    "needed_bytes",
+    "rewrite_backing",
+    "resolve_backing",
+    "Qcow2Header",
+    "NEEDED_BYTES",
+    "MAX_BACKING_NAME_BYTES",
+    "MAX_CLUSTER_BYTES",
+    "parse_manifest",
+    "render_manifest",
+    "parse_receipt",
+    "render_receipt",
+    "parse_store_file",
+    "render_store_file",
+    "StoreFile",
+    "MANIFEST_FORMAT",
+    "parse_image_info",
+    "parse_check",
+    "ImageInfo",
+    "CheckResult",
+    "parse_xml",
+    "MAX_XML_BYTES",
+    "MAX_XML_DEPTH",
+]

@@ -1,0 +1,227 @@
+"""
+libvirt's domain XML to a `Domain`: what the domain is, and what lies under its disks.
+
+::
+
+    <disk type="file">
+      <driver type="qcow2"/>
+      <source file="/b"/>                 active layer    Image(/b, qcow2)
+      <backingStore type="file">
+        <format type="raw"/>
+        <source file="/a"/>               base            Image(/a, raw)
+        <backingStore/>                   end of the chain
+      </backingStore>
+      <target dev="vda"/>
+    </disk>
+
+Unknown elements are libvirt's business and are passed over. What does bear on the data of a disk
+is never guessed: a layer that is no plain file makes the whole disk one without a chain, with the
+reason in its `Disk.source_type`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import PurePosixPath
+from typing import TypeAlias
+from xml.etree.ElementTree import Element
+
+from fibackup.errors import ChainError, ModelError, ParseError
+from fibackup.model import BackingChain, Disk, Domain, Image
+from fibackup.parse.xml_tree import parse_xml
+
+__all__ = ["parse_domain_xml"]
+
+_DEVICES = frozenset({"disk", "cdrom", "floppy", "lun"})
+_AGENT = "org.qemu.guest_agent.0"
+_UNDECLARED = "raw"  # libvirt never probes: a disk without <driver type> is raw
+
+Layers: TypeAlias = tuple[tuple[str, Element], ...]
+"""A disk's element and the ``backingStore`` elements under it, each with its path."""
+
+
+def parse_domain_xml(live: str, inactive: str | None = None) -> Domain:
+    """
+    Return the domain that libvirt's XML describes.
+
+    Args:
+        live: ``virDomainGetXMLDesc(0)``: as the domain is now.
+        inactive: The same with ``VIR_DOMAIN_XML_INACTIVE``: its persistent definition; None when
+            it has none, or when that does not matter.
+
+    Returns:
+        The domain; its state is unknown and its ledger empty, as the XML does not tell.
+
+    Raises:
+        ParseError: Not the XML of one domain. Nothing was touched.
+        ChainError: A chain loops, or is deeper than libvirt allows. Nothing was touched.
+
+    Source:
+        libvirt, "Domain XML format": ``disk``, ``backingStore``, ``mirror``, ``channel``.
+    """
+    root = _root(live)
+    name, uuid = _child_text(root, "name"), _child_text(root, "uuid")
+    config: dict[str, str] = {}
+    if inactive is not None:
+        definition = _root(inactive)
+        if _child_text(definition, "uuid") != uuid:
+            raise ParseError(where="uuid", reason="the definition is another domain's", domain=name)
+        config = _config_sources(definition)
+    try:
+        return Domain(
+            name=name,
+            uuid=uuid,
+            disks=tuple(_disk(node, where, config) for where, node in _disks(root)),
+            agent_connected=_agent_connected(root),
+        )
+    except ParseError:
+        raise
+    except ChainError as error:
+        raise ChainError(
+            reason=error.reason, domain=name, target=error.target, path=error.path
+        ) from None
+    except ModelError as error:
+        raise ParseError(where="domain", reason=error.reason, domain=name) from None
+
+
+def _root(text: str) -> Element:
+    root = parse_xml(text, "domain")
+    if root.tag != "domain":
+        raise ParseError(where=root.tag, reason="expected <domain>")
+    return root
+
+
+def _child_text(root: Element, tag: str) -> str:
+    text = root.findtext(tag)
+    if not text:
+        raise ParseError(where=tag, reason="missing or empty")
+    return text
+
+
+def _disks(root: Element) -> list[tuple[str, Element]]:
+    nodes = root.findall("devices/disk")
+    return [(f"devices/disk[{number}]", node) for number, node in enumerate(nodes, 1)]
+
+
+def _config_sources(definition: Element) -> dict[str, str]:
+    """Map targets to the files that the persistent definition has for them."""
+    found: dict[str, str] = {}
+    for where, node in _disks(definition):
+        source = node.find("source")
+        if source is not None and (file := source.get("file")):
+            found[_target(node, where)[0]] = file
+    return found
+
+
+def _agent_connected(root: Element) -> bool:
+    targets = root.findall("devices/channel/target")
+    return any(t.get("name") == _AGENT and t.get("state") == "connected" for t in targets)
+
+
+def _target(node: Element, where: str) -> tuple[str, str | None]:
+    """Return the target and the bus of a disk."""
+    target = node.find("target")
+    dev = target.get("dev") if target is not None else None
+    if target is None or not dev:
+        raise ParseError(where=f"{where}/target", reason="a disk without a target")
+    return dev, target.get("bus")
+
+
+def _disk(node: Element, where: str, config: dict[str, str]) -> Disk:
+    target, bus = _target(node, where)
+    device = node.get("device", "disk")
+    if device not in _DEVICES:
+        raise ParseError(where=where, reason=f"unknown device {device!r}")
+    layers = tuple(_layers(node, where))
+    obstacle = _obstacle(layers)
+    images = () if obstacle is not None else _images(layers)
+    mirror = node.find("mirror")
+    source_type = node.get("type", "file") if obstacle is None else obstacle
+    try:
+        return Disk(
+            target=target,
+            device=device,
+            source_type=source_type,
+            bus=bus,
+            chain=BackingChain(target, images) if images else None,
+            readonly=node.find("readonly") is not None,
+            shareable=node.find("shareable") is not None,
+            transient=node.find("transient") is not None,
+            snapshot=node.get("snapshot"),
+            encrypted=any(_is_encrypted(layer) for _, layer in layers),
+            block_job=mirror.get("job", "copy") if mirror is not None else None,
+            config_source=config.get(target),
+        )
+    except (ChainError, ParseError):
+        raise
+    except ModelError as error:
+        raise ParseError(where=where, reason=error.reason, target=target) from None
+
+
+def _layers(disk: Element, where: str) -> Iterator[tuple[str, Element]]:
+    """Follow the layers down by a loop: a chain is as deep as its author likes."""
+    node: Element | None = disk
+    while node is not None:
+        yield where, node
+        where = f"{where}/backingStore"
+        below = node.findall("backingStore")
+        if len(below) > 1:
+            raise ParseError(where=where, reason="an image lies on one image, not on several")
+        node = below[0] if below else None
+        if node is not None and node.get("type") is None:
+            if len(node):
+                raise ParseError(where=where, reason="a backing store without a type")
+            return  # <backingStore/>: the chain ends here, and libvirt knows it
+
+
+def _is_encrypted(node: Element) -> bool:
+    return node.find("encryption") is not None or node.find("source/encryption") is not None
+
+
+def _obstacle(layers: Layers) -> str | None:
+    """Return what keeps a disk with a file on top from being a chain of whole files."""
+    if _file(layers[0][1]) is None:
+        return None  # an empty drive, or no file at all: the type of the source says it
+    for number, (_, node) in enumerate(layers):
+        kind = node.get("type", "file")
+        if number and kind != "file":
+            return f"file over {kind}"
+        if node.find("source/slices") is not None:
+            return "slice of a file"
+        if node.find("source/dataStore") is not None:
+            return "file with a data store"
+    return None
+
+
+def _images(layers: Layers) -> tuple[Image, ...]:
+    """Return the images, active layer first; none when the top layer is no file."""
+    (where, disk), *below = layers
+    if _file(disk) is None:
+        return ()
+    driver = disk.find("driver")
+    top_format = driver.get("type") if driver is not None else None
+    top = _image(disk, where, top_format or _UNDECLARED)
+    return (top, *(_image(node, at, _backing_format(node, at)) for at, node in below))
+
+
+def _image(node: Element, where: str, image_format: str) -> Image:
+    file = _file(node)
+    if not file:
+        raise ParseError(where=f"{where}/source", reason="a layer without a path")
+    try:
+        return Image(PurePosixPath(file), image_format)
+    except ModelError as error:
+        raise ParseError(where=f"{where}/source", reason=error.reason) from None
+
+
+def _file(node: Element) -> str | None:
+    source = node.find("source")
+    return source.get("file") if source is not None else None
+
+
+def _backing_format(node: Element, where: str) -> str:
+    declared = node.find("format")
+    name = declared.get("type") if declared is not None else None
+    if not name:
+        raise ParseError(where=f"{where}/format", reason="a backing store without a format")
+    return name

@@ -1,0 +1,253 @@
+"""
+The JSON files of a store: manifests, receipts and the store's own file.
+
+A manifest and a receipt are an envelope with a checksum around one value::
+
+    {
+      "annotations": {},                  anything; not read
+      "checksum": "sha256:<64 digits>",   of everything else, as canonical JSON
+      "format": 1,
+      "point": {...}                      or "receipt": {...}
+    }
+
+Canonical JSON has sorted keys, no white space and only ASCII, so that the checksum depends on what
+the document says and not on how it is laid out. It detects accidents, not attackers.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from datetime import datetime
+from hashlib import sha256
+from typing import TypeVar, cast
+
+from attrs import field, frozen
+
+from fibackup.codec import JsonValue, decode, encode
+from fibackup.errors import FormatTooNewError, ManifestError, ParseError
+from fibackup.model import Receipt, RestorePoint
+from fibackup.model.checks import matches
+from fibackup.model.domain import UUID_PATTERN
+
+__all__ = [
+    "MANIFEST_FORMAT",
+    "StoreFile",
+    "parse_manifest",
+    "parse_receipt",
+    "parse_store_file",
+    "render_manifest",
+    "render_receipt",
+    "render_store_file",
+]
+
+MANIFEST_FORMAT = 1
+"""Version of the files of a store; a reader refuses what is newer."""
+
+_T = TypeVar("_T")
+_KEYS = frozenset({"annotations", "checksum", "format"})
+
+
+@frozen
+class StoreFile:
+    """
+    What makes a directory a store.
+
+    Attributes:
+        format: Version of the store's files.
+        uuid: UUID of the store.
+        created: When it was made, aware.
+    """
+
+    format: int
+    uuid: str = field(validator=matches(UUID_PATTERN, "is not a UUID"))
+    created: datetime
+
+
+def render_manifest(point: RestorePoint) -> str:
+    """
+    Return the manifest of a point.
+
+    Args:
+        point: The point.
+
+    Returns:
+        JSON in ASCII, indented, with a newline at the end.
+
+    Source:
+        docs/schema/manifest.schema.json.
+    """
+    return _render("point", encode(point))
+
+
+def parse_manifest(text: str | bytes, *, path: str | None = None) -> RestorePoint:
+    """
+    Return the point that a manifest describes.
+
+    Args:
+        text: The manifest, whole.
+        path: Where it was read, for errors.
+
+    Returns:
+        The point, equal to the one that was rendered.
+
+    Raises:
+        FormatTooNewError: Written by a newer fibackup. Nothing was touched.
+        ManifestError: Damaged: any changed byte that changes what it says. Nothing was touched.
+
+    Source:
+        docs/schema/manifest.schema.json.
+    """
+    return _parse(RestorePoint, "point", text, path)
+
+
+def render_receipt(receipt: Receipt) -> str:
+    """
+    Return the receipt of a stored image that no point names yet.
+
+    Args:
+        receipt: The receipt.
+
+    Returns:
+        JSON in ASCII, indented, with a newline at the end.
+
+    Source:
+        docs/schema/receipt.schema.json.
+    """
+    return _render("receipt", encode(receipt))
+
+
+def parse_receipt(text: str | bytes, *, path: str | None = None) -> Receipt:
+    """
+    Return a receipt.
+
+    Args:
+        text: The file, whole.
+        path: Where it was read, for errors.
+
+    Returns:
+        The receipt, equal to the one that was rendered.
+
+    Raises:
+        FormatTooNewError: Written by a newer fibackup. Nothing was touched.
+        ManifestError: Damaged. Nothing was touched.
+
+    Source:
+        docs/schema/receipt.schema.json.
+    """
+    return _parse(Receipt, "receipt", text, path)
+
+
+def render_store_file(uuid: str, created: datetime) -> str:
+    """
+    Return the content of ``fibackup-store.json``.
+
+    Args:
+        uuid: UUID of the new store, lower case.
+        created: The time now, aware.
+
+    Returns:
+        JSON in ASCII, indented, with a newline at the end.
+
+    Raises:
+        ModelError: *uuid* is not a UUID. Nothing was touched.
+
+    Source:
+        docs/schema/store.schema.json.
+    """
+    return _dump(encode(StoreFile(MANIFEST_FORMAT, uuid, created)))
+
+
+def parse_store_file(text: str | bytes, *, path: str | None = None) -> StoreFile:
+    """
+    Return what ``fibackup-store.json`` says.
+
+    Args:
+        text: The file, whole.
+        path: Where it was read, for errors.
+
+    Returns:
+        Format, UUID and time of making.
+
+    Raises:
+        FormatTooNewError: Written by a newer fibackup. Nothing was touched.
+        ManifestError: Damaged. Nothing was touched.
+
+    Source:
+        docs/schema/store.schema.json.
+    """
+    document = _load(text, path)
+    try:
+        return decode(StoreFile, document)
+    except ParseError as error:
+        raise ManifestError(reason=_reason(error), path=path) from error
+
+
+def _dump(document: JsonValue) -> str:
+    return json.dumps(document, indent=2, sort_keys=True) + "\n"
+
+
+def _checksum(document: Mapping[str, object]) -> str:
+    rest = {key: value for key, value in document.items() if key != "checksum"}
+    text = json.dumps(rest, sort_keys=True, separators=(",", ":"), ensure_ascii=True)
+    return f"sha256:{sha256(text.encode()).hexdigest()}"
+
+
+def _render(key: str, value: JsonValue) -> str:
+    document: dict[str, JsonValue] = {"format": MANIFEST_FORMAT, "annotations": {}, key: value}
+    return _dump({**document, "checksum": _checksum(document)})
+
+
+def _parse(kind: type[_T], key: str, text: str | bytes, path: str | None) -> _T:
+    document = _load(text, path)
+    if set(document) != {*_KEYS, key}:
+        raise ManifestError(reason=f"not the keys of a {key}: {sorted(document)}", path=path)
+    if document["checksum"] != _checksum(document):
+        raise ManifestError(reason="the checksum is not that of the content", path=path)
+    if not isinstance(document["annotations"], dict):
+        raise ManifestError(reason="annotations: expected an object", path=path)
+    try:
+        return decode(kind, document[key], key)
+    except ParseError as error:
+        raise ManifestError(reason=_reason(error), path=path) from error
+
+
+def _load(text: str | bytes, path: str | None) -> dict[str, object]:
+    """Return an object of a format that we know."""
+    try:
+        words = text.decode() if isinstance(text, bytes) else text
+        document: object = json.loads(
+            words, object_pairs_hook=_unique, parse_constant=_refuse_constant
+        )
+    except (ValueError, RecursionError) as error:
+        raise ManifestError(reason=f"not JSON: {error}", path=path) from None
+    if not isinstance(document, dict):
+        raise ManifestError(reason="not a JSON object", path=path)
+    found = cast("dict[str, object]", document)
+    _check_format(found.get("format"), path)
+    return found
+
+
+def _check_format(version: object, path: str | None) -> None:
+    if not isinstance(version, int) or isinstance(version, bool) or version < 1:
+        raise ManifestError(reason=f"format {version!r} is not a version", path=path)
+    if version > MANIFEST_FORMAT:
+        raise FormatTooNewError(
+            reason=f"format {version} is newer than {MANIFEST_FORMAT}, which this fibackup reads",
+            path=path,
+        )
+
+
+def _unique(pairs: list[tuple[str, object]]) -> dict[str, object]:
+    found = dict(pairs)
+    if len(found) != len(pairs):
+        raise ValueError("a key stands there twice")
+    return found
+
+
+def _refuse_constant(name: str) -> None:
+    raise ValueError(f"{name} is no JSON")
+
+
+def _reason(error: ParseError) -> str:
+    return f"{error.where}: {error.reason}" if error.where else error.reason

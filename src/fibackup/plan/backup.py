@@ -1,0 +1,398 @@
+"""
+Plan a forward-incremental backup: full or increment, under which names, in which steps.
+
+::
+
+    observed   disk.qcow2 <- disk.bimg-A (active)       store: ... <- A
+    snapshot   disk.qcow2 <- disk.bimg-A <- disk.bimg-B (active)
+    copy       disk.bimg-A                              store: ... <- A <- B
+    publish    the manifest of B
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from datetime import datetime, timedelta
+from pathlib import PurePosixPath
+
+from attrs import evolve, frozen
+
+from fibackup.errors import DomainStateError
+from fibackup.model.chain import MAX_DEPTH, OVERLAY_MARK, BackingChain, Image
+from fibackup.model.domain import Disk, Domain, DomainState
+from fibackup.model.ledger import FrozenImage, KnownStore, Ledger, Overlay, Run, RunPhase
+from fibackup.model.point import DiskKind, History, StoredImage, format_point_id
+from fibackup.model.snapshot import NewOverlay, Snapshot
+from fibackup.plan.continuity import find_parent
+from fibackup.plan.policy import BackupPolicy, Quiesce
+from fibackup.plan.selection import chain_of, check_disk, check_state, choose_disks
+from fibackup.plan.steps import (
+    CopyImage,
+    Decision,
+    Expectation,
+    ExpectedDisk,
+    InParallel,
+    Plan,
+    PlannedDisk,
+    PublishPoint,
+    SaveDomainConfig,
+    Step,
+    TakeSnapshot,
+    WhileFrozen,
+    WriteLedger,
+)
+
+__all__ = ["DEEP_CHAIN", "plan_backup"]
+
+DEEP_CHAIN = 20
+"""Depth above which a plan warns; libvirt 10.8 to 11.10 cannot start a domain with about 25."""
+
+
+@frozen
+class _Freeze:
+    """Whether the guest is frozen for the snapshot, and what is to be said when it is not."""
+
+    wanted: bool
+    required: bool = False
+    timeout_seconds: float = 60.0
+    detail: str = ""
+
+
+@frozen
+class _DiskPlan:
+    """What one chosen disk will get."""
+
+    chain: BackingChain
+    overlay: PurePosixPath
+    kind: DiskKind
+    reason: str
+    parent: str | None
+    copies: tuple[CopyImage, ...]
+    planned: PlannedDisk
+
+    @property
+    def decision(self) -> Decision:
+        """The decision for the user."""
+        return Decision(self.chain.target, self.kind, self.reason, self.parent)
+
+
+def plan_backup(
+    domain: Domain, history: History, *, now: datetime, policy: BackupPolicy | None = None
+) -> Plan:
+    """
+    Plan the next restore point of a running domain.
+
+    Args:
+        domain: The domain, just read.
+        history: What the store holds of it, just read.
+        now: The time, aware; it names the point and nothing else.
+        policy: What the caller wants; the default is every disk, increments, freeze if possible.
+
+    Returns:
+        A plan with one atomic snapshot over all chosen disks. Running it copies, per disk, only
+        the images that the store does not have.
+
+    Raises:
+        DomainStateError: The domain is off, paused, crashed, or busy. Nothing was touched.
+        UnsupportedDiskError: A chosen disk cannot be snapshotted or copied. Nothing was touched.
+        ChainError: A chain contradicts the headers of its images. Nothing was touched.
+        PolicyError: No disk is left, or a wish names no disk. Nothing was touched.
+        ModelError: *now* is naive. Nothing was touched.
+
+    Source:
+        libvirt ``virDomainSnapshotCreateXML``; docs/design.md, "Live side".
+    """
+    wishes = policy if policy is not None else BackupPolicy()
+    check_state(domain, wishes)
+    choice = choose_disks(domain, wishes)
+    for disk in choice.disks:
+        check_disk(domain, disk)
+    point = _free_id(now, domain, history)
+    disks = _plan_disks(choice.disks, domain.ledger, history, point, full=wishes.full)
+    freeze = _plan_freeze(domain, wishes)
+    said = (freeze.detail,) if freeze.detail else ()
+    return Plan(
+        verb="backup",
+        domain=domain.name,
+        uuid=domain.uuid,
+        store=history.store,
+        point=point,
+        expects=_expects(domain, history, disks),
+        decisions=(
+            *(disk.decision for disk in disks),
+            *(Decision(target, None, reason) for target, reason in choice.skipped),
+        ),
+        steps=_steps(domain, history, point, disks, choice.skipped, freeze),
+        warnings=(*choice.warnings, *_warnings(domain, disks), *said),
+    )
+
+
+def _free_id(now: datetime, domain: Domain, history: History) -> str:
+    """Return the id for *now*, or for the first later second that no file carries yet."""
+    taken = set(history.taken_ids) | {point.id for point in history.points}
+    taken |= {image.point_in_name for disk in domain.disks if disk.chain for image in disk.chain if image.point_in_name}
+    taken |= {entry.point for entry in domain.ledger.overlays}
+    if domain.ledger.run is not None:
+        taken.add(domain.ledger.run.point)
+    time = now
+    while (point := format_point_id(time)) in taken:
+        time += timedelta(seconds=1)
+    return point
+
+
+def _overlay_paths(chains: Iterable[BackingChain], point: str) -> dict[str, PurePosixPath]:
+    """
+    Name the new overlays: ``<stem>.bimg-<point>`` beside the active layer.
+
+    Two disks whose images differ only in the suffix (``data.qcow2``, ``data.img``) keep it.
+    """
+    paths: dict[str, PurePosixPath] = {}
+    for chain in chains:
+        source = chain.active.path
+        ours = OVERLAY_MARK in source.name
+        stem = source.name.partition(OVERLAY_MARK)[0] if ours else source.stem
+        path = source.with_name(f"{stem}{OVERLAY_MARK}{point}")
+        name = source.name
+        while path in paths.values():
+            path = source.with_name(f"{name}{OVERLAY_MARK}{point}")
+            name = f"{name}-{chain.target}"
+        paths[chain.target] = path
+    return paths
+
+
+# --- full or increment --------------------------------------------------------------------------
+
+
+def _plan_disks(
+    disks: tuple[Disk, ...], ledger: Ledger, history: History, point: str, *, full: bool
+) -> tuple[_DiskPlan, ...]:
+    overlays = _overlay_paths(map(chain_of, disks), point)
+    return tuple(
+        _plan_disk(chain_of(disk), overlays[disk.target], ledger, history, point, full=full) for disk in disks
+    )
+
+
+def _plan_disk(
+    chain: BackingChain, overlay: PurePosixPath, ledger: Ledger, history: History, point: str, *, full: bool
+) -> _DiskPlan:
+    parent = "a full was asked for" if full else find_parent(chain, ledger, history)
+    if isinstance(parent, str):
+        kind, reason, on, under, layers = DiskKind.FULL, parent, None, None, chain.images
+    else:
+        kind, on, layers = DiskKind.INCREMENT, parent.point.id, parent.new_layers
+        under = parent.disk.images[0].name
+        reason = f"ledger, chain and store agree on the content of point {on}"
+    names, copies, adopted = _store_layers(chain.target, layers, under, history, point)
+    planned = PlannedDisk(chain.target, kind, reason, on, names, adopted)
+    return _DiskPlan(chain, overlay, kind, reason, on, copies, planned)
+
+
+def _store_layers(
+    target: str, layers: tuple[Image, ...], under: str | None, history: History, point: str
+) -> tuple[tuple[str, ...], tuple[CopyImage, ...], tuple[StoredImage, ...]]:
+    """Name the stored images of *layers* (top first), base first; adopt what is stored already."""
+    names: list[str] = []
+    copies: list[CopyImage] = []
+    adopted: list[StoredImage] = []
+    for above, image in reversed(tuple(enumerate(layers))):
+        known = _receipt(target, image, under, history) if above else None
+        if known is not None:
+            adopted.append(known)
+            under = known.name
+        else:
+            name = f"{point}-{above}.qcow2" if above else f"{point}.qcow2"
+            copies.append(_copy(target, image, name, under, frozen_already=above > 0))
+            under = name
+        names.append(under)
+    return tuple(reversed(names)), tuple(copies), tuple(reversed(adopted))
+
+
+def _copy(target: str, image: Image, name: str, under: str | None, *, frozen_already: bool) -> CopyImage:
+    return CopyImage(
+        target=target,
+        source=image.path,
+        format=image.format,
+        name=name,
+        backing=under,
+        identity=image.identity if frozen_already else None,
+        estimate_bytes=image.allocated_bytes or 0,
+    )
+
+
+def _receipt(target: str, image: Image, under: str | None, history: History) -> StoredImage | None:
+    """Return the stored image that an unfinished run made of *image*, when it fits here."""
+    for receipt in history.receipts:
+        source = receipt.image.source
+        if (
+            receipt.target == target
+            and source.path == str(image.path)
+            and source.format == image.format
+            and source.identity == image.identity
+            and receipt.image.backing == under
+        ):
+            return receipt.image
+    return None
+
+
+# --- the steps ----------------------------------------------------------------------------------
+
+
+def _plan_freeze(domain: Domain, policy: BackupPolicy) -> _Freeze:
+    if policy.quiesce is Quiesce.OFF:
+        return _Freeze(wanted=False)
+    obstacle = ""
+    if domain.state is DomainState.PAUSED:
+        obstacle = "the domain is paused, the guest agent cannot answer"
+    elif not domain.agent_connected:
+        obstacle = "the guest agent is not connected"
+    required = policy.quiesce is Quiesce.REQUIRE
+    if obstacle and required:
+        raise DomainStateError(
+            domain=domain.name,
+            reason=f"the guest cannot be quiesced: {obstacle}",
+            remedy="start qemu-guest-agent in the guest, or ask for quiesce 'try' or 'off'",
+        )
+    if obstacle:
+        return _Freeze(wanted=False, detail=f"crash-consistent: {obstacle}")
+    return _Freeze(wanted=True, required=required, timeout_seconds=policy.freeze_timeout_seconds)
+
+
+def _warnings(domain: Domain, disks: tuple[_DiskPlan, ...]) -> tuple[str, ...]:
+    out: list[str] = []
+    for disk in disks:
+        target, active = disk.chain.target, str(disk.chain.active.path)
+        depth = disk.chain.depth + 1
+        if depth > DEEP_CHAIN:
+            out.append(f"disk {target} will be {depth} images deep: consolidate soon")
+        config = domain.disk(target).config_source
+        if domain.persistent and config is not None and config != active:
+            out.append(f"disk {target}: the persistent definition names {config}, not {active}")
+    return tuple(out)
+
+
+def _expects(domain: Domain, history: History, disks: tuple[_DiskPlan, ...]) -> Expectation:
+    latest = history.latest
+    return Expectation(
+        disks=tuple(ExpectedDisk.of(disk.chain) for disk in disks),
+        ledger=domain.ledger,
+        sequence=latest.sequence if latest else 0,
+        receipts=tuple(image.name for disk in disks for image in disk.planned.adopted),
+        absent=tuple(disk.overlay for disk in disks),
+        space_bytes=sum(copy.estimate_bytes for disk in disks for copy in disk.copies),
+    )
+
+
+def _steps(
+    domain: Domain,
+    history: History,
+    point: str,
+    disks: tuple[_DiskPlan, ...],
+    skipped: tuple[tuple[str, str], ...],
+    freeze: _Freeze,
+) -> tuple[Step, ...]:
+    snapshot = TakeSnapshot(
+        Snapshot(
+            name=f"fibackup-{point}",
+            overlays=tuple(NewOverlay(d.chain.target, d.chain.active.path, d.overlay) for d in disks),
+            excluded=tuple(target for target, _ in skipped),
+        )
+    )
+    moment: Step = snapshot
+    if freeze.wanted:
+        moment = WhileFrozen((snapshot,), freeze.required, freeze.timeout_seconds)
+    latest = history.latest
+    intent, taken, result = _ledgers(domain, history, point, disks, freezes=freeze.wanted)
+    config = f"{point}.xml"
+    lanes = tuple(disk.copies for disk in disks if disk.copies)
+    return (
+        WriteLedger("the intent, before the snapshot", intent),
+        moment,
+        WriteLedger("what was taken", taken),
+        SaveDomainConfig(config),
+        InParallel(lanes),
+        PublishPoint(
+            point=point,
+            sequence=latest.sequence + 1 if latest else 1,
+            parent=latest.id if latest else None,
+            config=config,
+            disks=tuple(disk.planned for disk in disks),
+            skipped=skipped,
+            consistency_detail=freeze.detail,
+        ),
+        WriteLedger(
+            "the result", result, tuple((disk.chain.target, disk.planned.images[0]) for disk in disks)
+        ),
+    )
+
+
+def _ledgers(
+    domain: Domain, history: History, point: str, disks: tuple[_DiskPlan, ...], *, freezes: bool
+) -> tuple[Ledger, Ledger, Ledger]:
+    """Return the ledger before the snapshot, after it, and at the end."""
+    before = domain.ledger
+    run = Run(point=point, store=history.store, phase=RunPhase.INTENT, frozen=freezes)
+    taken = _with_overlays(before, history.store, point, disks).without_unused(_chains_after(domain, disks))
+    other_stores = tuple(store for store in before.stores if store.uuid != history.store)
+    known = KnownStore(history.store, str(history.path), point)
+    return (
+        evolve(before, run=run),
+        evolve(taken, run=evolve(run, phase=RunPhase.TAKEN, frozen=False)),
+        evolve(taken, run=None, stores=(*other_stores, known)),
+    )
+
+
+def _with_overlays(
+    ledger: Ledger, store: str, point: str, disks: tuple[_DiskPlan, ...]
+) -> Ledger:
+    """
+    Add the new overlays, and every image under them.
+
+    An image that was frozen before keeps the identity that it had then, so that a change between
+    two points cannot slip in; the newly frozen one is measured after the snapshot. An older
+    overlay, of any store, is forgotten when an image under it is written down otherwise than
+    before: its proof is gone, and the new identity must not stand in for it.
+    """
+    before = {entry.path: entry for entry in ledger.images}
+    after = dict(before)
+    new: list[Overlay] = []
+    for disk in disks:
+        active = disk.chain.active
+        new.append(Overlay(disk.chain.target, disk.overlay, active.path, point, store))
+        for image, under in zip(disk.chain.images, (*disk.chain.images[1:], None), strict=True):
+            identity = None if image is active else image.identity
+            backing = under.path if under is not None else None
+            after[image.path] = FrozenImage(image.path, image.format, backing, identity)
+    old = (entry for entry in ledger.overlays if _keeps_its_proof(entry, before, after))
+    return evolve(ledger, overlays=(*old, *new), images=tuple(after.values()))
+
+
+def _keeps_its_proof(
+    overlay: Overlay,
+    before: Mapping[PurePosixPath, FrozenImage],
+    after: Mapping[PurePosixPath, FrozenImage],
+) -> bool:
+    """Tell whether every image under *overlay* is written down as it was."""
+    path: PurePosixPath | None = overlay.below
+    for _ in range(MAX_DEPTH):
+        entry = after.get(path) if path is not None else None
+        if path is None or entry is None:
+            return path is None
+        if before.get(path) != entry:
+            return False
+        path = entry.backing
+    return False
+
+
+def _chains_after(domain: Domain, disks: tuple[_DiskPlan, ...]) -> tuple[BackingChain, ...]:
+    """Return every chain of the domain as it is after the snapshot."""
+    new = {disk.chain.target: disk for disk in disks}
+    out: list[BackingChain] = []
+    for disk in domain.disks:
+        if disk.chain is None:
+            continue
+        plan = new.get(disk.target)
+        if plan is None:
+            out.append(disk.chain)
+            continue
+        out.append(BackingChain(disk.target, (Image(plan.overlay, "qcow2"), *disk.chain.images)))
+    return tuple(out)

@@ -1,0 +1,135 @@
+"""
+Continuity: on which restore point does a live chain still sit, provably?
+
+Three witnesses must agree::
+
+    ledger   overlay disk.bimg-B sits on point B of store S; under it lie exactly these frozen images
+    chain    disk.bimg-B is there, and under it lie those images, each with its inode, size and mtime
+    store    S has point B, and its image of this disk is the one the ledger means
+
+The topmost overlay for which they agree is the parent; all layers from it upwards are new. When
+they agree for none, the disk gets a full, and the sentence that says why goes into the point.
+
+Device numbers and libvirt's image indexes take no part: both change with every restart.
+"""
+
+from __future__ import annotations
+
+from pathlib import PurePosixPath
+
+from attrs import frozen
+
+from fibackup.model.chain import BackingChain, Image
+from fibackup.model.ledger import Ledger, Overlay
+from fibackup.model.point import History, PointDisk, RestorePoint
+
+__all__ = ["Parent", "find_parent"]
+
+
+@frozen
+class Parent:
+    """
+    The point that a disk's next image lies on.
+
+    Attributes:
+        point: The point.
+        disk: The disk in that point.
+        new_layers: Images above the point's content, active layer first; 1 or more.
+    """
+
+    point: RestorePoint
+    disk: PointDisk
+    new_layers: tuple[Image, ...]
+
+
+def find_parent(chain: BackingChain, ledger: Ledger, history: History) -> Parent | str:
+    """
+    Return the newest proven parent of a disk, or the reason why there is none.
+
+    Args:
+        chain: The live chain, with the identities of its images.
+        ledger: The domain's ledger.
+        history: What the store holds of the domain.
+
+    Returns:
+        The parent, or a sentence without a final stop.
+
+    Source:
+        docs/design.md, "Continuity"; ADR 0006.
+    """
+    doubts: list[str] = []
+    for depth, image in enumerate(chain.images):
+        overlay = ledger.overlay(image.path)
+        if overlay is None or overlay.store != history.store:
+            continue
+        found = _witnesses(chain, depth, overlay, ledger, history)
+        if isinstance(found, str):
+            doubts.append(found)
+            continue
+        point, disk = found
+        if chain.active.virtual_size_bytes != disk.virtual_size_bytes:
+            return (
+                f"resized from {disk.virtual_size_bytes} to {chain.active.virtual_size_bytes} bytes "
+                f"since point {point.id}"
+            )
+        return Parent(point, disk, chain.images[: depth + 1])
+    if doubts:
+        return doubts[0]
+    if any(disk.target == chain.target for point in history.points for disk in point.disks):
+        return "no overlay that the ledger knows is in the chain: the disk was replaced or consolidated"
+    return "the first point of this disk in this store"
+
+
+def _witnesses(
+    chain: BackingChain, depth: int, overlay: Overlay, ledger: Ledger, history: History
+) -> tuple[RestorePoint, PointDisk] | str:
+    """Ask store and chain whether *overlay*, found at *depth*, sits on its point."""
+    if overlay.target != chain.target:
+        return f"the overlay {overlay.path} belonged to disk {overlay.target}"
+    point = history.find(overlay.point)
+    disk = next((d for d in point.disks if d.target == chain.target), None) if point else None
+    if point is None or disk is None:
+        return f"the store does not have point {overlay.point} of this disk"
+    changed = _changed_below(chain.images[depth + 1 :], overlay, ledger)
+    if changed is not None:
+        return changed
+    if not _same_image(overlay, disk, ledger):
+        return f"the store's image of point {overlay.point} is not the one in the ledger"
+    damage = history.damage(point.id, chain.target)
+    if damage is not None:
+        return f"the store's image {damage} is missing or has another size"
+    return point, disk
+
+
+def _same_image(overlay: Overlay, disk: PointDisk, ledger: Ledger) -> bool:
+    """
+    Tell whether the store's image is the one that the ledger means.
+
+    By its sha256; a run that ended between publishing and its result left none, then by the
+    identity of the image it was copied from.
+    """
+    if overlay.sha256 is not None:
+        return overlay.sha256 == disk.images[0].sha256
+    source = disk.images[0].source
+    under = ledger.image(overlay.below)
+    return under is not None and source.path == str(under.path) and source.identity == under.identity
+
+
+def _changed_below(images: tuple[Image, ...], overlay: Overlay, ledger: Ledger) -> str | None:
+    """Return what differs under an overlay from what was frozen there, or None."""
+    expected: PurePosixPath | None = overlay.below
+    for image in images:
+        frozen_image = ledger.image(image.path)
+        if image.path != expected:
+            return f"{image.path} lies where {expected or 'nothing'} lay at point {overlay.point}"
+        if frozen_image is None or frozen_image.identity is None or image.identity is None:
+            return f"{image.path} cannot be compared with what it was at point {overlay.point}"
+        if image.format != frozen_image.format:
+            return f"{image.path} was {frozen_image.format} at point {overlay.point}, now {image.format}"
+        differences = image.identity.differences(frozen_image.identity)
+        if differences:
+            return f"{image.path} changed since point {overlay.point}: other {', '.join(differences)}"
+        expected = frozen_image.backing
+    if expected is not None:
+        return f"{expected} is no longer under {overlay.path}"
+    return None

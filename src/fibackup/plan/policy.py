@@ -1,0 +1,51 @@
+"""What a caller wants of a backup: values, checked for contradictions when they are made."""
+
+from __future__ import annotations
+
+from enum import StrEnum
+
+from attrs import frozen
+
+from fibackup.errors import PolicyError
+
+__all__ = ["BackupPolicy", "Quiesce"]
+
+
+class Quiesce(StrEnum):
+    """Whether the guest's file systems are frozen for the snapshot: must be, may be, are not."""
+
+    REQUIRE = "require"
+    TRY = "try"
+    OFF = "off"
+
+
+@frozen
+class BackupPolicy:
+    """
+    What the caller wants.
+
+    Attributes:
+        disks: Targets to back up; empty means all.
+        exclude: Targets to leave out.
+        quiesce: Whether to freeze the guest.
+        freeze_timeout_seconds: Time limit for the guest agent, and again for the thaw.
+        full: True: a full of every disk, even where an increment is proven.
+        skip_unsupported: True: leave out, with a warning, what cannot be backed up; False: refuse.
+        allow_paused: True: a domain that its owner paused is backed up as it stands.
+    """
+
+    disks: tuple[str, ...] = ()
+    exclude: tuple[str, ...] = ()
+    quiesce: Quiesce = Quiesce.TRY
+    freeze_timeout_seconds: float = 60.0
+    full: bool = False
+    skip_unsupported: bool = False
+    allow_paused: bool = False
+
+    def __attrs_post_init__(self) -> None:
+        """Refuse wishes that contradict each other."""
+        both = sorted(set(self.disks) & set(self.exclude))
+        if both:
+            raise PolicyError(reason=f"asked for and excluded: {', '.join(both)}")
+        if self.freeze_timeout_seconds <= 0:
+            raise PolicyError(reason="the time limit of a freeze must be more than 0 seconds")

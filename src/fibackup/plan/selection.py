@@ -1,0 +1,156 @@
+"""
+Which disks take part in a backup, and whether the domain can be backed up at all.
+
+::
+
+    asked for   excluded   skip_reason    unsupported_reason     ->
+    any         yes        any            any                        left out
+    by name     no         some           or some                    UnsupportedDiskError
+    as "all"    no         some           any                        left out
+    as "all"    no         none           some                       UnsupportedDiskError, or left out
+    any         no         none           none                       takes part
+"""
+
+from __future__ import annotations
+
+from attrs import frozen
+
+from fibackup.errors import ChainError, DomainStateError, PolicyError, UnsupportedDiskError
+from fibackup.model.chain import MAX_DEPTH, BackingChain, Image
+from fibackup.model.domain import Disk, Domain, DomainState
+from fibackup.plan.policy import BackupPolicy
+
+__all__ = ["Choice", "chain_of", "check_disk", "check_state", "choose_disks"]
+
+
+@frozen
+class Choice:
+    """Which disks take part, and why others do not."""
+
+    disks: tuple[Disk, ...]
+    skipped: tuple[tuple[str, str], ...]
+    warnings: tuple[str, ...]
+
+
+def check_state(domain: Domain, policy: BackupPolicy) -> None:
+    allowed = {DomainState.RUNNING, DomainState.BLOCKED}
+    if policy.allow_paused:
+        allowed.add(DomainState.PAUSED)
+    if domain.managed_save:
+        raise DomainStateError(
+            domain=domain.name,
+            reason="a managed-save image exists; a snapshot would be lost when it is resumed",
+            remedy=f"start the domain, or: virsh managedsave-remove {domain.uuid}",
+        )
+    if domain.state not in allowed:
+        raise DomainStateError(
+            domain=domain.name, reason=f"the domain is {domain.state}", remedy=_remedy(domain)
+        )
+    if domain.job is not None:
+        raise DomainStateError(
+            domain=domain.name,
+            reason=f"a {domain.job} job is running",
+            remedy=f"wait for it, or: virsh domjobabort {domain.uuid}",
+        )
+
+
+def _remedy(domain: Domain) -> str:
+    remedies = {
+        DomainState.SHUTOFF: f"start it first: virsh start {domain.uuid}",
+        DomainState.PAUSED: f"resume it: virsh resume {domain.uuid}; or allow a paused domain",
+        DomainState.PAUSED_IO_ERROR: f"make room on the storage, then: virsh resume {domain.uuid}",
+        DomainState.CRASHED: f"end it and start it again: virsh destroy {domain.uuid}",
+        DomainState.PMSUSPENDED: f"wake it: virsh dompmwakeup {domain.uuid}",
+        DomainState.SHUTDOWN: "wait until it is off, and start it again",
+    }
+    return remedies.get(domain.state, f"look at it: virsh domstate --reason {domain.uuid}")
+
+
+def choose_disks(domain: Domain, policy: BackupPolicy) -> Choice:
+    known = {disk.target for disk in domain.disks}
+    for target in (*policy.disks, *policy.exclude):
+        if target not in known:
+            raise PolicyError(
+                domain=domain.name, target=target, reason=f"no such disk; it has: {', '.join(sorted(known)) or 'none'}"
+            )
+    chosen: list[Disk] = []
+    skipped: list[tuple[str, str]] = []
+    warnings: list[str] = []
+    for disk in domain.disks:
+        reason = _left_out(domain, disk, policy)
+        if reason is None:
+            chosen.append(disk)
+            continue
+        skipped.append((disk.target, reason))
+        if disk.skip_reason is None and disk.unsupported_reason is not None and disk.target not in policy.exclude:
+            warnings.append(f"disk {disk.target} is not in the backup: {reason}")
+    if not chosen:
+        why = "; ".join(f"{target}: {reason}" for target, reason in skipped) or "it has no disk"
+        raise PolicyError(domain=domain.name, reason=f"no disk is left to back up ({why})")
+    return Choice(tuple(chosen), tuple(skipped), tuple(warnings))
+
+
+def _left_out(domain: Domain, disk: Disk, policy: BackupPolicy) -> str | None:
+    """Return why *disk* is left out, None when it takes part; refuse what cannot be had."""
+    asked = disk.target in policy.disks
+    if disk.target in policy.exclude:
+        return "excluded"
+    if policy.disks and not asked:
+        return "not asked for"
+    if disk.snapshot == "no" and not asked:
+        return "snapshot='no' in the domain's XML"
+    if disk.skip_reason is not None and not asked:
+        return disk.skip_reason
+    reason = disk.skip_reason or disk.unsupported_reason
+    if reason is None:
+        return None
+    if policy.skip_unsupported and not asked:
+        return reason
+    raise UnsupportedDiskError(
+        domain=domain.name, target=disk.target, reason=f"{reason}; exclude the disk, or skip unsupported ones"
+    )
+
+
+def check_disk(domain: Domain, disk: Disk) -> None:
+    if disk.block_job is not None:
+        raise DomainStateError(
+            domain=domain.name,
+            target=disk.target,
+            reason=f"a block job runs on the disk: {disk.block_job}",
+            remedy=f"let it finish, or: virsh blockjob {domain.uuid} {disk.target} --abort",
+        )
+    chain = chain_of(disk)
+    if chain.depth >= MAX_DEPTH:
+        raise ChainError(
+            domain=domain.name,
+            target=disk.target,
+            reason=f"{chain.depth} images deep; libvirt allows {MAX_DEPTH}: consolidate first",
+        )
+    for image, under in zip(chain.images, (*chain.images[1:], None), strict=True):
+        _check_image(domain, disk, image, under)
+
+
+def _check_image(domain: Domain, disk: Disk, image: Image, under: Image | None) -> None:
+    def refuse(reason: str) -> ChainError:
+        return ChainError(domain=domain.name, target=disk.target, path=str(image.path), reason=reason)
+
+    if image.problem is not None:
+        raise refuse(f"the image cannot be trusted: {image.problem}")
+    if image.format not in {"qcow2", "raw"}:
+        raise UnsupportedDiskError(
+            domain=domain.name, target=disk.target, path=str(image.path), reason=f"an image in {image.format} format"
+        )
+    if image.format == "raw" and under is not None:
+        raise refuse("a raw image cannot have a backing file")
+    wanted = str(under.path) if under is not None else ""
+    if image.header_backing is not None and image.header_backing != wanted:
+        raise refuse(
+            f"its header names {image.header_backing or 'no backing file'}, "
+            f"libvirt says {wanted or 'there is none'}"
+        )
+
+
+def chain_of(disk: Disk) -> BackingChain:
+    if disk.chain is None:  # pragma: no cover - such a disk is skipped or unsupported
+        raise ChainError(target=disk.target, reason="the disk has no image")
+    return disk.chain

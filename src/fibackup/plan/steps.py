@@ -1,0 +1,508 @@
+"""
+The steps of a plan, and the plan: values that say what will be done, and why.
+
+::
+
+    Plan
+      expects      what was observed when it was computed; the executor compares first
+      decisions    per disk: full or increment, and the reason
+      steps        WriteLedger            the intent
+                   WhileFrozen            freeze, TakeSnapshot, thaw: no freeze without its thaw
+                   WriteLedger            what was taken
+                   SaveDomainConfig
+                   InParallel             a lane of CopyImage for each disk, base first
+                   PublishPoint           the manifest, after everything that it names
+                   WriteLedger            the result
+
+The set of steps is closed: the executor matches all of them, and `assert_never` guards it.
+"""
+
+from __future__ import annotations
+
+import json
+from pathlib import PurePosixPath
+from typing import TypeAlias
+
+from attrs import field, frozen
+from typing_extensions import Self, assert_never
+
+from fibackup.codec import decode, encode
+from fibackup.errors import ParseError
+from fibackup.model.chain import BackingChain, FileIdentity
+from fibackup.model.domain import Domain, DomainState
+from fibackup.model.ledger import Ledger
+from fibackup.model.point import DiskKind, StoredImage
+from fibackup.model.snapshot import Snapshot
+from fibackup.units import format_bytes, printable
+
+__all__ = [
+    "PLAN_SCHEMA",
+    "CopyImage",
+    "Decision",
+    "Expectation",
+    "ExpectedDisk",
+    "ExpectedImage",
+    "FlattenImage",
+    "InParallel",
+    "Plan",
+    "PlannedDisk",
+    "PublishPoint",
+    "SaveDomainConfig",
+    "Step",
+    "TakeSnapshot",
+    "WhileFrozen",
+    "WriteLedger",
+    "headline",
+]
+
+PLAN_SCHEMA = 1
+"""Version of the JSON form of plans and reports."""
+
+
+@frozen
+class WriteLedger:
+    """
+    Replace the domain's ledger.
+
+    Frozen images without an identity are measured by the executor at that moment.
+
+    Attributes:
+        why: What this writing marks, in words.
+        ledger: The ledger to write.
+        digests: ``(target, name of stored image)``: the overlays of these disks that sit on the
+            point being made get the sha256 of that image.
+    """
+
+    why: str
+    ledger: Ledger
+    digests: tuple[tuple[str, str], ...] = ()
+
+
+@frozen
+class TakeSnapshot:
+    """Put one new overlay on every chosen disk: all at once, or none."""
+
+    snapshot: Snapshot
+
+
+@frozen
+class WhileFrozen:
+    """
+    Freeze the guest's file systems, run the steps, thaw; the thaw is always tried.
+
+    Attributes:
+        steps: What happens while the guest stands still.
+        required: True: a failed freeze ends the run. False: it goes on, crash-consistent.
+        timeout_seconds: Time limit for the agent's answer, and for the thaw.
+    """
+
+    steps: tuple[TakeSnapshot, ...]
+    required: bool
+    timeout_seconds: float
+
+
+@frozen
+class CopyImage:
+    """
+    Copy an image that nobody writes into the store.
+
+    Attributes:
+        target: The disk.
+        source: Path of the image.
+        format: Its declared format; raw becomes qcow2 in the store.
+        name: File name in the store.
+        backing: File name of its backing file in the store, None for a base.
+        identity: What the image must be, or None when the snapshot of this plan freezes it.
+        estimate_bytes: What it is expected to take.
+    """
+
+    target: str
+    source: PurePosixPath
+    format: str
+    name: str
+    backing: str | None
+    identity: FileIdentity | None
+    estimate_bytes: int
+
+
+@frozen
+class InParallel:
+    """
+    Copies that run at the same time: lanes side by side, the steps of a lane one by one.
+
+    Attributes:
+        lanes: One for each disk, base first.
+    """
+
+    lanes: tuple[tuple[CopyImage, ...], ...]
+
+
+@frozen
+class SaveDomainConfig:
+    """
+    Store the domain's XML as libvirt gives it, without secrets.
+
+    Attributes:
+        name: File name in the store.
+    """
+
+    name: str
+
+
+@frozen
+class PlannedDisk:
+    """
+    One disk of the point to publish.
+
+    Attributes:
+        target: The disk.
+        kind: Full or increment.
+        reason: Why.
+        parent: The point it lies on, or None.
+        images: Names of its images, top first.
+        adopted: Images that an earlier, unfinished run has stored already.
+    """
+
+    target: str
+    kind: DiskKind
+    reason: str
+    parent: str | None
+    images: tuple[str, ...]
+    adopted: tuple[StoredImage, ...] = ()
+
+
+@frozen
+class PublishPoint:
+    """
+    Write the manifest: from here on the point exists.
+
+    Attributes:
+        point: Its id.
+        sequence: Its place in the order.
+        parent: The point before it, or None.
+        config: Name of the stored XML.
+        disks: Its disks.
+        skipped: Disks left out: target and reason.
+        consistency_detail: What is to be said when the guest was not frozen.
+    """
+
+    point: str
+    sequence: int
+    parent: str | None
+    config: str
+    disks: tuple[PlannedDisk, ...]
+    skipped: tuple[tuple[str, str], ...] = ()
+    consistency_detail: str = ""
+
+
+@frozen
+class FlattenImage:
+    """
+    Write a disk of a point as one image that needs no other.
+
+    Attributes:
+        target: The disk.
+        images: The stored images, top first; every one is checked against its sha256.
+        destination: The file to write; it must not exist.
+        format: ``"qcow2"`` or ``"raw"``.
+    """
+
+    target: str
+    images: tuple[StoredImage, ...]
+    destination: PurePosixPath
+    format: str
+
+
+Step: TypeAlias = (
+    WriteLedger
+    | TakeSnapshot
+    | WhileFrozen
+    | CopyImage
+    | InParallel
+    | SaveDomainConfig
+    | PublishPoint
+    | FlattenImage
+)
+
+
+@frozen
+class ExpectedImage:
+    """
+    An image of an expected chain.
+
+    Attributes:
+        path: Its path.
+        format: Its declared format.
+        identity: Inode, size and mtime; None for the active layer, which the guest writes.
+    """
+
+    path: PurePosixPath
+    format: str
+    identity: FileIdentity | None
+
+
+@frozen
+class ExpectedDisk:
+    """
+    The chain of a chosen disk when the plan was computed.
+
+    Attributes:
+        target: The disk.
+        images: Path, format and, for all but the active layer, identity; active layer first.
+    """
+
+    target: str
+    images: tuple[ExpectedImage, ...]
+
+    @classmethod
+    def of(cls, chain: BackingChain) -> Self:
+        """Return what is expected of *chain*."""
+        active, *frozen_images = chain.images
+        return cls(
+            chain.target,
+            (
+                ExpectedImage(active.path, active.format, None),
+                *(ExpectedImage(image.path, image.format, image.identity) for image in frozen_images),
+            ),
+        )
+
+
+_NOT_LIVE = frozenset(
+    {
+        DomainState.SHUTOFF,
+        DomainState.SHUTDOWN,
+        DomainState.CRASHED,
+        DomainState.PMSUSPENDED,
+        DomainState.PAUSED_IO_ERROR,
+    }
+)
+
+
+@frozen
+class Expectation:
+    """
+    What was observed when the plan was computed, and must still hold when it is run.
+
+    Attributes:
+        disks: Chains of the chosen disks.
+        ledger: The domain's ledger, None when the plan touches no domain.
+        sequence: Sequence of the store's newest point of the domain, 0 when it has none.
+        receipts: Names of unpublished images that the plan counts on.
+        absent: Paths that must not exist.
+        space_bytes: Free bytes needed in the store.
+    """
+
+    disks: tuple[ExpectedDisk, ...] = ()
+    ledger: Ledger | None = None
+    sequence: int = 0
+    receipts: tuple[str, ...] = ()
+    absent: tuple[PurePosixPath, ...] = ()
+    space_bytes: int = 0
+
+    def difference(self, domain: Domain) -> str | None:
+        """
+        Compare with a domain as it is now.
+
+        Args:
+            domain: The domain, read again.
+
+        Returns:
+            What is different, in words, or None.
+
+        Source:
+            docs/design.md: a plan is checked before its first step.
+        """
+        if self.ledger is not None and domain.state in _NOT_LIVE:
+            return f"the domain is {domain.state}"
+        chains = {disk.target: disk.chain for disk in domain.disks}
+        for expected in self.disks:
+            chain = chains.get(expected.target)
+            found = ExpectedDisk.of(chain) if chain is not None else None
+            if found != expected:
+                return f"disk {expected.target}: its chain is not the one the plan was made for"
+        if self.ledger is not None and domain.ledger != self.ledger:
+            return "another run has written the domain's ledger since the plan was made"
+        return None
+
+
+@frozen
+class Decision:
+    """
+    What the planner decided for one disk, and why.
+
+    Attributes:
+        target: The disk.
+        kind: Full or increment; None when the disk is left out.
+        reason: In words.
+        parent: The point that an increment lies on.
+    """
+
+    target: str
+    kind: DiskKind | None
+    reason: str
+    parent: str | None = None
+
+    def __str__(self) -> str:
+        """Return one line."""
+        what = "left out" if self.kind is None else str(self.kind)
+        on = f" on {self.parent}" if self.parent else ""
+        return f"{self.target}  {what}{on}: {printable(self.reason)}"
+
+
+@frozen
+class Plan:
+    """
+    What will be done, in order, and why; printing it is the dry run.
+
+    Attributes:
+        verb: ``"backup"`` or ``"restore"``.
+        domain: The domain's name.
+        uuid: The domain's UUID.
+        store: UUID of the store.
+        point: The point to make or to read.
+        expects: What must still hold.
+        decisions: Per disk, with reasons.
+        steps: The steps, in order.
+        warnings: What the user should know.
+    """
+
+    verb: str
+    domain: str
+    uuid: str
+    store: str
+    point: str
+    expects: Expectation
+    decisions: tuple[Decision, ...]
+    steps: tuple[Step, ...]
+    warnings: tuple[str, ...] = field(default=())
+
+    @property
+    def cost_bytes(self) -> int:
+        """Bytes that the copies are expected to take."""
+        return sum(copy.estimate_bytes for copy in self.copies)
+
+    @property
+    def copies(self) -> tuple[CopyImage, ...]:
+        """Every copy of the plan, in the order in which a single thread would make them."""
+        return tuple(
+            copy
+            for step in self.steps
+            if isinstance(step, InParallel)
+            for lane in step.lanes
+            for copy in lane
+        )
+
+    def to_json(self) -> str:
+        """
+        Return the plan as JSON text that `Plan.from_json` reads.
+
+        Source:
+            docs/design.md: plans travel as JSON.
+        """
+        return json.dumps({"schema": PLAN_SCHEMA, "plan": encode(self)}, indent=2)
+
+    @classmethod
+    def from_json(cls, text: str) -> Self:
+        """
+        Read a plan, strictly.
+
+        Args:
+            text: What `to_json` returned.
+
+        Returns:
+            An equal plan.
+
+        Raises:
+            ParseError: Not JSON, another schema, or not a plan. Nothing was touched.
+
+        Source:
+            docs/design.md: plans travel as JSON.
+        """
+        return decode(cls, open_document(text, "plan"), "plan")
+
+    def __str__(self) -> str:
+        """Return the decisions, the numbered steps and the cost: the dry run."""
+        lines = [f"{self.verb} of {printable(self.domain)}, point {self.point}, store {self.store}"]
+        lines.extend(f"  {decision}" for decision in self.decisions)
+        lines.append("steps")
+        for number, step in enumerate(self.steps, 1):
+            first, *rest = describe(step)
+            lines.append(f"  {number}. {first}")
+            lines.extend(f"     {line}" for line in rest)
+        lines.append(f"cost: {format_bytes(self.cost_bytes)} to copy")
+        lines.extend(f"warning: {printable(warning)}" for warning in self.warnings)
+        return "\n".join(lines)
+
+
+def open_document(text: str, key: str) -> object:
+    """Return the value under *key* of a JSON document of our schema, or raise `ParseError`."""
+    try:
+        document: object = json.loads(text)
+    except (ValueError, RecursionError) as error:
+        raise ParseError(where=key, reason=f"not JSON: {error}") from None
+    if not isinstance(document, dict) or set(document) != {"schema", key}:
+        raise ParseError(where=key, reason=f'expected an object with "schema" and "{key}"')
+    if document["schema"] != PLAN_SCHEMA:
+        raise ParseError(where="schema", reason=f"schema {document['schema']!r} is not {PLAN_SCHEMA}")
+    return document[key]  # pyright: ignore[reportUnknownVariableType]
+
+
+def headline(step: Step) -> str:
+    """
+    Return a step in one line.
+
+    Args:
+        step: Any step.
+
+    Returns:
+        Text for people, without control characters.
+
+    Source:
+        The step's own fields.
+    """
+    return describe(step)[0]
+
+
+def describe(step: Step) -> tuple[str, ...]:
+    """Return a step's headline, then its details, one a line."""
+    match step:
+        case WriteLedger():
+            return (f"write the domain's ledger: {step.why}",)
+        case TakeSnapshot():
+            return _describe_snapshot(step.snapshot)
+        case WhileFrozen():
+            inner = tuple(f"   {line}" for each in step.steps for line in describe(each))
+            must = "required" if step.required else "or else crash-consistent"
+            return (f"freeze the guest ({must}, {step.timeout_seconds:g} s at most), thaw after:", *inner)
+        case CopyImage():
+            return (_describe_copy(step),)
+        case InParallel():
+            lanes = tuple(f"   {_describe_copy(copy)}" for lane in step.lanes for copy in lane)
+            count = sum(map(len, step.lanes))
+            return (f"copy {count} image{'s' * (count != 1)} of {len(step.lanes)} disk{'s' * (len(step.lanes) != 1)}:", *lanes)
+        case SaveDomainConfig():
+            return (f"store the domain's XML as {step.name}",)
+        case PublishPoint():
+            return (f"publish point {step.point} (number {step.sequence})",)
+        case FlattenImage():
+            count = len(step.images)
+            return (
+                f"{step.target}: write {count} stored image{'s' * (count != 1)} flat as {step.format} to "
+                f"{printable(str(step.destination))}",
+            )
+        case _:  # pragma: no cover - mypy and pyright prove it
+            assert_never(step)
+
+
+def _describe_snapshot(snapshot: Snapshot) -> tuple[str, ...]:
+    targets = ", ".join(new.target for new in snapshot.overlays)
+    lines = tuple(
+        f"   {new.target}: {printable(str(new.source))} <- {printable(str(new.path))}" for new in snapshot.overlays
+    )
+    return (f"take one snapshot of {targets}:", *lines)
+
+
+def _describe_copy(step: CopyImage) -> str:
+    on = f" on {step.backing}" if step.backing else ""
+    size = format_bytes(step.estimate_bytes)
+    return f"{step.target}: copy {printable(str(step.source))} ({step.format}, {size}) to {step.name}{on}"

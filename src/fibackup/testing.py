@@ -1,0 +1,1298 @@
+"""
+A hypervisor and a store in memory: what code that uses fibackup is tested with.
+
+Images hold real content, cluster by cluster, and lie on each other as qcow2 images do; inodes and
+times move exactly when a file is written. So a test can ask what matters: does the store give back
+what the guest had?
+
+::
+
+    host = FakeHost()                        store = FakeStore(host)
+    host.add_domain("web1", {"vda": {0: 7}})
+    plan = plan_backup(host.read_domain("web1"), store.read_history(uuid), now=...)
+    Executor(host, store).run(plan)
+    host.write("web1", "vda", 0, 8)
+    store.restore(uuid, plan.point, "vda")   == {0: 7}
+
+`FakeHost.fail_at` breaks the n-th call that follows, before or after its effect; host and store
+count together. A cluster holds one number; 0 reads as zeros and is left out of what is returned.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import uuid as _uuid
+from collections.abc import Callable, Generator, Iterable, Mapping
+from contextlib import AbstractContextManager, contextmanager
+from datetime import UTC, datetime, timedelta
+from enum import StrEnum
+from pathlib import PurePosixPath
+from threading import RLock
+from types import MappingProxyType
+from typing import TypeAlias
+
+from attrs import define, evolve, field, frozen
+
+from fibackup.codec import decode, encode
+from fibackup.errors import (
+    AgentError,
+    DestinationExistsError,
+    DomainBusyError,
+    HostError,
+    LibvirtError,
+    LockedError,
+    NoSuchDomainError,
+    StoreError,
+    VerifyError,
+)
+from fibackup.host.events import CancelToken, CopyProgress, ImageCopied, OnEvent
+from fibackup.model.chain import BackingChain, FileIdentity, Image
+from fibackup.model.domain import Disk, Domain, DomainState
+from fibackup.model.ledger import Ledger
+from fibackup.model.point import (
+    History,
+    Receipt,
+    RestorePoint,
+    SourceImage,
+    StoredFile,
+    StoredImage,
+    Versions,
+)
+from fibackup.model.snapshot import Snapshot
+from fibackup.plan.report import RestoredImage
+from fibackup.plan.steps import CopyImage, FlattenImage
+
+__all__ = ["CLUSTER_BYTES", "AgentState", "Content", "FakeHost", "FakeStore", "Moment"]
+
+Content: TypeAlias = Mapping[int, int]
+"""What a disk holds: cluster number to a number that stands for the cluster's bytes."""
+
+CLUSTER_BYTES = 65536
+"""Size of a cluster, the default of qcow2."""
+
+_START = datetime(2026, 11, 24, 4, 0, tzinfo=UTC)
+_LOST = "the connection was lost"
+
+
+class AgentState(StrEnum):
+    """
+    How the guest agent behaves.
+
+    `HANGS`: the freeze happens, its answer does not come in time; a thaw is answered.
+    """
+
+    CONNECTED = "connected"
+    ABSENT = "absent"
+    HANGS = "hangs"
+    REFUSES = "refuses"
+
+
+@frozen
+class Moment:
+    """
+    What a guest had at a snapshot: the oracle for a restore.
+
+    Attributes:
+        uuid: The domain.
+        name: Name of the snapshot, ``"fibackup-<point>"`` for one of ours.
+        disks: Content of every disk that has an image.
+        frozen: True when the guest's file systems were frozen.
+    """
+
+    uuid: str
+    name: str
+    disks: Mapping[str, Content]
+    frozen: bool
+
+
+@define
+class _File:
+    """An image on the fake host."""
+
+    path: PurePosixPath
+    format: str
+    clusters_in_size: int
+    clusters: dict[int, int]
+    backing: PurePosixPath | None
+    inode: int
+    mtime_ns: int
+
+    @property
+    def allocated_bytes(self) -> int:
+        return (len(self.clusters) + 1) * CLUSTER_BYTES
+
+    @property
+    def virtual_size_bytes(self) -> int:
+        return self.clusters_in_size * CLUSTER_BYTES
+
+    @property
+    def identity(self) -> FileIdentity:
+        raw = self.format == "raw"
+        size = self.virtual_size_bytes if raw else self.allocated_bytes
+        return FileIdentity(self.inode, size, self.mtime_ns)
+
+    def observed(self) -> Image:
+        backing = str(self.backing) if self.backing is not None else ""
+        return Image(
+            path=self.path,
+            format=self.format,
+            virtual_size_bytes=self.virtual_size_bytes,
+            allocated_bytes=self.allocated_bytes,
+            identity=self.identity,
+            header_backing=None if self.format == "raw" else backing,
+        )
+
+
+@define
+class _Guest:
+    """A domain of the fake host."""
+
+    name: str
+    uuid: str
+    directory: PurePosixPath
+    agent: AgentState
+    disks: dict[str, Disk] = field(factory=dict[str, Disk])
+    active: dict[str, PurePosixPath] = field(factory=dict[str, PurePosixPath])
+    state: DomainState = DomainState.RUNNING
+    frozen: bool = False
+    persistent: bool = True
+    managed_save: bool = False
+    job: str | None = None
+    ledger: Ledger = field(factory=Ledger)
+    ledgers: list[Ledger] = field(factory=list[Ledger])
+
+
+@frozen
+class _Fault:
+    """A call that will fail."""
+
+    at: int
+    error: BaseException | None
+    after: bool
+    lasting: bool
+
+
+def _read(layers: Iterable[tuple[int, Mapping[int, int]]]) -> dict[int, int]:
+    """Return what a chain reads as, top first: size in clusters and clusters of each image."""
+    stack = tuple(layers)
+    found: dict[int, int] = {}
+    for number in range(stack[0][0]):
+        value = _read_cluster(stack, number)
+        if value:
+            found[number] = value
+    return found
+
+
+def _read_cluster(stack: tuple[tuple[int, Mapping[int, int]], ...], number: int) -> int:
+    for size, clusters in stack:
+        if number >= size:
+            return 0
+        if number in clusters:
+            return clusters[number]
+    return 0
+
+
+class FakeHost:
+    """
+    Domains in memory; satisfies `Host`.
+
+    Args:
+        start: What the clock shows at first; it goes on by one second with each snapshot.
+    """
+
+    def __init__(self, *, start: datetime = _START) -> None:
+        """Make a host without domains."""
+        self.calls: list[str] = []
+        self.moments: list[Moment] = []
+        self.now = start
+        self._guests: dict[str, _Guest] = {}
+        self._files: dict[PurePosixPath, _File] = {}
+        self._inode = 100
+        self._ticks = 0
+        self._fault: _Fault | None = None
+        self._lock = RLock()
+
+    # --- faults ---------------------------------------------------------------------------------
+
+    def fail_at(
+        self,
+        number: int,
+        error: BaseException | None = None,
+        *,
+        after: bool = False,
+        lasting: bool = False,
+    ) -> None:
+        """
+        Let the *number*-th following call of this host or one of its stores fail.
+
+        Args:
+            number: 1 for the next call.
+            error: What it raises. Default: `AgentError` for freeze and thaw, else `LibvirtError`.
+            after: True: the call has its effect, and only its answer is lost.
+            lasting: True: all later calls fail too, as after a power cut, until `heal`.
+
+        Source:
+            docs/testing.md.
+        """
+        self._fault = _Fault(len(self.calls) + number, error, after, lasting)
+
+    def heal(self) -> None:
+        """
+        Forget the fault that `fail_at` set.
+
+        Source:
+            docs/testing.md.
+        """
+        self._fault = None
+
+    @contextmanager
+    def call(self, name: str) -> Generator[None]:
+        """
+        Count a call, and let it fail when its time has come; the stores use it too.
+
+        Args:
+            name: Name of the method.
+
+        Raises:
+            HostError: It was told to fail.
+
+        Source:
+            docs/testing.md.
+        """
+        with self._lock:
+            self.calls.append(name)
+            before, after = self._due(name)
+            if before is not None:
+                raise before
+            yield
+            if after is not None:
+                raise after
+
+    def _due(self, name: str) -> tuple[BaseException | None, BaseException | None]:
+        fault, number = self._fault, len(self.calls)
+        if fault is None or number < fault.at or (number > fault.at and not fault.lasting):
+            return None, None
+        first = number == fault.at
+        late = fault.after and first
+        error = fault.error or _default_error(name, maybe_frozen=late)
+        return (None, error) if late else (error, None)
+
+    # --- the test's side: domains and disks -----------------------------------------------------
+
+    def add_domain(
+        self,
+        name: str,
+        disks: Mapping[str, Content] = MappingProxyType({"vda": MappingProxyType({})}),
+        *,
+        size_clusters: int = 16,
+        image_format: str = "qcow2",
+        template: PurePosixPath | str | None = None,
+        directory: PurePosixPath | str = "/images",
+        agent: AgentState = AgentState.CONNECTED,
+    ) -> str:
+        """
+        Add a running domain.
+
+        Args:
+            name: Its name; its UUID is derived from it.
+            disks: Targets and what they hold.
+            size_clusters: Virtual size of each disk.
+            image_format: ``"qcow2"`` or ``"raw"``.
+            template: Image under each disk's own one; made, empty, when there is none.
+            directory: Where its images are.
+            agent: How its guest agent behaves.
+
+        Returns:
+            The UUID.
+
+        Source:
+            docs/testing.md.
+        """
+        uuid = str(_uuid.uuid5(_uuid.NAMESPACE_DNS, name))
+        guest = _Guest(name, uuid, PurePosixPath(directory), AgentState(agent))
+        self._guests[uuid] = guest
+        for target, content in disks.items():
+            self.attach_disk(
+                name,
+                target,
+                content,
+                size_clusters=size_clusters,
+                image_format=image_format,
+                template=template,
+            )
+        return uuid
+
+    def add_image(
+        self,
+        path: PurePosixPath | str,
+        content: Content = MappingProxyType({}),
+        *,
+        size_clusters: int = 16,
+        image_format: str = "qcow2",
+        backing: PurePosixPath | None = None,
+    ) -> PurePosixPath:
+        """
+        Write a new image; one that is there is replaced, with another inode.
+
+        Args:
+            path: Its path.
+            content: Its clusters.
+            size_clusters: Its virtual size.
+            image_format: ``"qcow2"`` or ``"raw"``.
+            backing: The image under it.
+
+        Returns:
+            The path.
+
+        Source:
+            docs/testing.md.
+        """
+        place = PurePosixPath(path)
+        self._inode += 1
+        self._files[place] = _File(
+            place, image_format, size_clusters, dict(content), backing, self._inode, self._tick()
+        )
+        return place
+
+    def attach_disk(
+        self,
+        domain: str,
+        target: str,
+        content: Content = MappingProxyType({}),
+        *,
+        size_clusters: int = 16,
+        image_format: str = "qcow2",
+        template: PurePosixPath | str | None = None,
+        path: PurePosixPath | str | None = None,
+    ) -> PurePosixPath:
+        """
+        Give a domain a disk with a new image, or with the image that is at *path*.
+
+        Args:
+            domain: Name or UUID.
+            target: The disk.
+            content: What a new image holds.
+            size_clusters: Its virtual size.
+            image_format: ``"qcow2"`` or ``"raw"``.
+            template: Image under it; made, empty, when there is none.
+            path: Where it is; a name from domain and target by default.
+
+        Returns:
+            Path of the active layer.
+
+        Source:
+            docs/testing.md.
+        """
+        guest = self._guest(domain)
+        under = PurePosixPath(template) if template is not None else None
+        if under is not None and under not in self._files:
+            self.add_image(under, size_clusters=size_clusters)
+        default = guest.directory / f"{guest.name}-{target}.{image_format}"
+        place = PurePosixPath(path) if path is not None else default
+        if path is None or place not in self._files:
+            self.add_image(
+                place,
+                content,
+                size_clusters=size_clusters,
+                image_format=image_format,
+                backing=under,
+            )
+        guest.disks[target] = Disk(target, bus="virtio")
+        guest.active[target] = place
+        return place
+
+    def detach_disk(self, domain: str, target: str) -> PurePosixPath:
+        """
+        Take a disk away from a domain; its images stay.
+
+        Args:
+            domain: Name or UUID.
+            target: The disk.
+
+        Returns:
+            Path of what was its active layer.
+
+        Source:
+            docs/testing.md.
+        """
+        guest = self._guest(domain)
+        del guest.disks[target]
+        return guest.active.pop(target)
+
+    def set_disk(self, domain: str, disk: Disk) -> None:
+        """
+        Declare a disk as something else: a cdrom, a network disk, one with a block job, ...
+
+        Args:
+            domain: Name or UUID.
+            disk: What `read_domain` shows; the chain is filled in where the disk has an image.
+
+        Source:
+            docs/testing.md.
+        """
+        self._guest(domain).disks[disk.target] = disk
+
+    def set_agent(self, domain: str, agent: AgentState) -> None:
+        """
+        Let the guest agent behave otherwise from now on.
+
+        Args:
+            domain: Name or UUID.
+            agent: How.
+
+        Source:
+            docs/testing.md.
+        """
+        self._guest(domain).agent = AgentState(agent)
+
+    # --- the test's side: the guest and its owner -----------------------------------------------
+
+    def write(self, domain: str, target: str, cluster: int, value: int) -> None:
+        """
+        Write a cluster as the guest does.
+
+        Args:
+            domain: Name or UUID.
+            target: The disk.
+            cluster: Which.
+            value: What; 0 writes zeros.
+
+        Raises:
+            AssertionError: The domain is not running, its guest is frozen, or the disk ends before.
+
+        Source:
+            docs/testing.md.
+        """
+        guest = self._guest(domain)
+        _law(
+            guest.state is DomainState.RUNNING, f"{guest.name} is {guest.state}, it writes nothing"
+        )
+        _law(not guest.frozen, f"{guest.name} is frozen, it writes nothing")
+        self.foreign_write(guest.active[target], cluster, value)
+
+    def foreign_write(self, path: PurePosixPath | str, cluster: int, value: int) -> None:
+        """
+        Write a cluster of an image from outside, wherever it is in a chain.
+
+        Args:
+            path: The image.
+            cluster: Which.
+            value: What; 0 writes zeros.
+
+        Source:
+            docs/testing.md.
+        """
+        file = self._files[PurePosixPath(path)]
+        _law(0 <= cluster < file.clusters_in_size, f"{path} has no cluster {cluster}")
+        file.clusters[cluster] = value
+        file.mtime_ns = self._tick()
+
+    def touch(self, path: PurePosixPath | str) -> None:
+        """
+        Move the time of an image, and change nothing else.
+
+        Args:
+            path: The image.
+
+        Source:
+            docs/testing.md.
+        """
+        self._files[PurePosixPath(path)].mtime_ns = self._tick()
+
+    def guest_sees(self, domain: str, target: str) -> dict[int, int]:
+        """
+        Return what the guest reads from a disk.
+
+        Args:
+            domain: Name or UUID.
+            target: The disk.
+
+        Returns:
+            The clusters that are not zeros.
+
+        Source:
+            docs/testing.md.
+        """
+        files = self._chain(self._guest(domain).active[target])
+        return _read((file.clusters_in_size, file.clusters) for file in files)
+
+    def resize(self, domain: str, target: str, clusters: int) -> None:
+        """
+        Give a disk another size, as ``virsh blockresize`` does; what it grows by reads as zeros.
+
+        Args:
+            domain: Name or UUID.
+            target: The disk.
+            clusters: Its new size.
+
+        Source:
+            QEMU ``block_resize``.
+        """
+        top = self._files[self._guest(domain).active[target]]
+        if clusters > top.clusters_in_size and top.backing is not None:
+            top.clusters |= dict.fromkeys(range(top.clusters_in_size, clusters), 0)
+        top.clusters_in_size = clusters
+        top.clusters = {
+            number: value for number, value in top.clusters.items() if number < clusters
+        }
+        top.mtime_ns = self._tick()
+
+    def restart(self, domain: str) -> None:
+        """
+        Shut a domain off and start it again; its images stay as they are.
+
+        Args:
+            domain: Name or UUID.
+
+        Source:
+            docs/testing.md.
+        """
+        self.shut_off(domain)
+        self.start(domain)
+
+    def shut_off(self, domain: str) -> None:
+        """
+        Shut a domain off.
+
+        Args:
+            domain: Name or UUID.
+
+        Source:
+            docs/testing.md.
+        """
+        self._set_state(domain, DomainState.SHUTOFF)
+
+    def start(self, domain: str) -> None:
+        """
+        Start or resume a domain.
+
+        Args:
+            domain: Name or UUID.
+
+        Source:
+            docs/testing.md.
+        """
+        self._set_state(domain, DomainState.RUNNING)
+
+    def pause(self, domain: str) -> None:
+        """
+        Pause a domain.
+
+        Args:
+            domain: Name or UUID.
+
+        Source:
+            docs/testing.md.
+        """
+        self._set_state(domain, DomainState.PAUSED)
+
+    def set_state(
+        self, domain: str, state: DomainState, *, managed_save: bool = False, job: str | None = None
+    ) -> None:
+        """
+        Put a domain in any state.
+
+        Args:
+            domain: Name or UUID.
+            state: The state.
+            managed_save: True when it has a managed-save image.
+            job: Kind of the domain job that runs.
+
+        Source:
+            docs/testing.md.
+        """
+        self._set_state(domain, state)
+        guest = self._guest(domain)
+        guest.managed_save, guest.job = managed_save, job
+
+    def is_frozen(self, domain: str) -> bool:
+        """
+        Tell whether the guest's file systems are frozen.
+
+        Args:
+            domain: Name or UUID.
+
+        Source:
+            docs/testing.md.
+        """
+        return self._guest(domain).frozen
+
+    def _set_state(self, domain: str, state: DomainState) -> None:
+        guest = self._guest(domain)
+        guest.state = state
+        if state is DomainState.SHUTOFF:
+            guest.frozen = False
+
+    # --- the test's side: what other people do --------------------------------------------------
+
+    def foreign_snapshot(self, domain: str, target: str) -> PurePosixPath:
+        """
+        Put an overlay that is not ours on a disk.
+
+        Args:
+            domain: Name or UUID.
+            target: The disk.
+
+        Returns:
+            Path of the overlay.
+
+        Source:
+            docs/testing.md.
+        """
+        guest = self._guest(domain)
+        active = self._files[guest.active[target]]
+        path = active.path.with_name(f"{guest.name}-{target}.admin-{self._inode + 1}")
+        self.add_image(path, size_clusters=active.clusters_in_size, backing=active.path)
+        guest.active[target] = path
+        return path
+
+    def foreign_commit(
+        self, domain: str, target: str, *, layers: int | None = None
+    ) -> PurePosixPath:
+        """
+        Commit the active layer down and pivot, as an administrator does; the overlays' files stay.
+
+        Args:
+            domain: Name or UUID.
+            target: The disk.
+            layers: How many images go down; all but the base by default.
+
+        Returns:
+            Path of the image that is active now.
+
+        Source:
+            libvirt ``virDomainBlockCommit`` with ``ACTIVE``.
+        """
+        guest = self._guest(domain)
+        files = self._chain(guest.active[target])
+        count = len(files) - 1 if layers is None else min(layers, len(files) - 1)
+        into = files[count]
+        size = files[0].clusters_in_size
+        if count:
+            content = self._merged(files[: count + 1], size)
+            into.clusters, into.clusters_in_size, into.mtime_ns = content, size, self._tick()
+        guest.active[target] = into.path
+        return into.path
+
+    def foreign_pull(self, domain: str, target: str) -> None:
+        """
+        Pull everything into the active layer, which then lies on nothing.
+
+        Args:
+            domain: Name or UUID.
+            target: The disk.
+
+        Source:
+            libvirt ``virDomainBlockPull``.
+        """
+        active = self._files[self._guest(domain).active[target]]
+        active.clusters = self.guest_sees(domain, target)
+        active.backing = None
+        active.mtime_ns = self._tick()
+
+    def replace_disk(
+        self,
+        domain: str,
+        target: str,
+        content: Content = MappingProxyType({}),
+        *,
+        same_path: bool = False,
+    ) -> PurePosixPath:
+        """
+        Put another image in the place of a disk's chain, as a restore by hand does.
+
+        Args:
+            domain: Name or UUID.
+            target: The disk.
+            content: What the new image holds.
+            same_path: True: it has the path of the active layer before.
+
+        Returns:
+            Path of the new image.
+
+        Source:
+            docs/testing.md.
+        """
+        guest = self._guest(domain)
+        old = self._files[guest.active[target]]
+        new = guest.directory / f"{guest.name}-{target}-{self._inode + 1}.qcow2"
+        path = old.path if same_path else new
+        self.add_image(path, content, size_clusters=old.clusters_in_size)
+        guest.active[target] = path
+        return path
+
+    def _merged(self, files: list[_File], size: int) -> dict[int, int]:
+        content: dict[int, int] = {}
+        for number in range(size):
+            for file in files:
+                if number >= file.clusters_in_size:
+                    content[number] = 0
+                    break
+                if number in file.clusters:
+                    content[number] = file.clusters[number]
+                    break
+        return content
+
+    # --- the test's side: looking ---------------------------------------------------------------
+
+    def moment(self, uuid: str, point: str) -> Moment:
+        """
+        Return what the guest had when the snapshot of a point was taken.
+
+        Args:
+            uuid: The domain.
+            point: Id of the point.
+
+        Raises:
+            KeyError: No such snapshot was taken.
+
+        Source:
+            docs/testing.md.
+        """
+        for moment in self.moments:
+            if moment.uuid == uuid and moment.name == f"fibackup-{point}":
+                return moment
+        raise KeyError(point)
+
+    def images(self) -> dict[PurePosixPath, tuple[FileIdentity, dict[int, int]]]:
+        """
+        Return identity and clusters of every image, copied: to compare before and after.
+
+        Source:
+            docs/testing.md.
+        """
+        return {path: (file.identity, dict(file.clusters)) for path, file in self._files.items()}
+
+    def active_layers(self) -> frozenset[PurePosixPath]:
+        """
+        Return the images that guests of domains that are not off write.
+
+        Source:
+            docs/testing.md.
+        """
+        off = {DomainState.SHUTOFF}
+        guests = [guest for guest in self._guests.values() if guest.state not in off]
+        return frozenset(path for guest in guests for path in guest.active.values())
+
+    def ledgers(self, domain: str) -> tuple[Ledger, ...]:
+        """
+        Return every ledger that was written to a domain, oldest first.
+
+        Args:
+            domain: Name or UUID.
+
+        Source:
+            docs/testing.md.
+        """
+        return tuple(self._guest(domain).ledgers)
+
+    def image(self, path: PurePosixPath | str) -> tuple[Image, PurePosixPath | None, Content]:
+        """
+        Return an image, the path of the one under it, and its own clusters.
+
+        Args:
+            path: Its path.
+
+        Raises:
+            HostError: There is none.
+
+        Source:
+            docs/testing.md.
+        """
+        file = self._files.get(PurePosixPath(path))
+        if file is None:
+            raise HostError(reason="no such file", path=str(path))
+        return file.observed(), file.backing, MappingProxyType(dict(file.clusters))
+
+    def _tick(self) -> int:
+        self._ticks += 1
+        return self._ticks
+
+    def _guest(self, domain: str) -> _Guest:
+        for guest in self._guests.values():
+            if domain in {guest.name, guest.uuid}:
+                return guest
+        raise NoSuchDomainError(reason="no domain has this name or UUID", domain=domain, code=42)
+
+    def _chain(self, path: PurePosixPath | None) -> list[_File]:
+        files: list[_File] = []
+        while path is not None:
+            files.append(self._files[path])
+            path = files[-1].backing
+        return files
+
+    def _observed(self, guest: _Guest, disk: Disk) -> Disk:
+        active = guest.active.get(disk.target)
+        if active is None or disk.source_type != "file":
+            return disk
+        images = tuple(file.observed() for file in self._chain(active))
+        return evolve(disk, chain=BackingChain(disk.target, images), config_source=str(active))
+
+    # --- the protocol ---------------------------------------------------------------------------
+
+    def read_domain(self, name: str) -> Domain:
+        """See `Host.read_domain`."""
+        with self.call("read_domain"):
+            guest = self._guest(name)
+            return Domain(
+                name=guest.name,
+                uuid=guest.uuid,
+                state=guest.state,
+                disks=tuple(self._observed(guest, disk) for disk in guest.disks.values()),
+                persistent=guest.persistent,
+                ledger=guest.ledger,
+                managed_save=guest.managed_save,
+                job=guest.job,
+                agent_connected=guest.agent is not AgentState.ABSENT,
+            )
+
+    def versions(self) -> Versions:
+        """See `Host.versions`."""
+        with self.call("versions"):
+            return Versions(fibackup="fake", libvirt="0.0.0", qemu="0.0.0")
+
+    def domain_config(self, uuid: str) -> str:
+        """See `Host.domain_config`."""
+        with self.call("domain_config"):
+            guest = self._guest(uuid)
+            return f"<domain><name>{guest.name}</name><uuid>{guest.uuid}</uuid></domain>\n"
+
+    def write_ledger(self, uuid: str, ledger: Ledger) -> None:
+        """See `Host.write_ledger`."""
+        with self.call("write_ledger"):
+            guest = self._guest(uuid)
+            guest.ledger = ledger
+            guest.ledgers.append(ledger)
+
+    def occupied(self, paths: tuple[PurePosixPath, ...]) -> tuple[PurePosixPath, ...]:
+        """See `Host.occupied`."""
+        with self.call("occupied"):
+            return tuple(path for path in paths if path in self._files)
+
+    def take_snapshot(self, uuid: str, snapshot: Snapshot) -> datetime:
+        """See `Host.take_snapshot`."""
+        with self.call("take_snapshot"):
+            guest = self._guest(uuid)
+            self._check_snapshot(guest, snapshot)
+            seen = {target: self.guest_sees(uuid, target) for target in guest.active}
+            self.moments.append(Moment(uuid, snapshot.name, MappingProxyType(seen), guest.frozen))
+            for new in snapshot.overlays:
+                size = self._files[new.source].clusters_in_size
+                self.add_image(new.path, size_clusters=size, backing=new.source)
+                guest.active[new.target] = new.path
+            self.now += timedelta(seconds=1)
+            return self.now
+
+    def _check_snapshot(self, guest: _Guest, snapshot: Snapshot) -> None:
+        named = {*(new.target for new in snapshot.overlays), *snapshot.excluded}
+        _law(
+            named == set(guest.disks),
+            f"libvirt snapshots what is not named: {set(guest.disks) - named}",
+        )
+        if guest.state is DomainState.SHUTOFF:
+            raise LibvirtError(reason="the domain is not running", domain=guest.name, code=55)
+        for new in snapshot.overlays:
+            if guest.active.get(new.target) != new.source:
+                raise LibvirtError(
+                    reason=f"{new.source} is not active", domain=guest.name, target=new.target
+                )
+            if new.path in self._files:
+                raise LibvirtError(reason="the file exists", domain=guest.name, path=str(new.path))
+
+    def freeze(self, uuid: str, timeout_seconds: float) -> int:
+        """See `Host.freeze`."""
+        with self.call("freeze"):
+            guest = self._guest(uuid)
+            _law(timeout_seconds > 0, "a freeze without a time limit")
+            if guest.frozen:
+                raise AgentError(reason="frozen already", domain=guest.name, maybe_frozen=True)
+            if guest.agent in {AgentState.ABSENT, AgentState.REFUSES}:
+                raise AgentError(reason=f"the guest agent is: {guest.agent}", domain=guest.name)
+            guest.frozen = True
+            if guest.agent is AgentState.HANGS:
+                raise AgentError(
+                    reason="the guest agent does not answer", domain=guest.name, maybe_frozen=True
+                )
+            return 2
+
+    def thaw(self, uuid: str, timeout_seconds: float) -> int:
+        """See `Host.thaw`."""
+        with self.call("thaw"):
+            guest = self._guest(uuid)
+            _law(timeout_seconds > 0, "a thaw without a time limit")
+            if guest.agent is AgentState.ABSENT:
+                raise AgentError(
+                    reason="the guest agent is not connected",
+                    domain=guest.name,
+                    maybe_frozen=guest.frozen,
+                )
+            was, guest.frozen = guest.frozen, False
+            return 2 if was else 0
+
+
+def _default_error(name: str, *, maybe_frozen: bool) -> BaseException:
+    if name in {"freeze", "thaw"}:
+        return AgentError(
+            reason="the guest agent does not answer", maybe_frozen=maybe_frozen or name == "thaw"
+        )
+    return LibvirtError(reason=_LOST, code=38)
+
+
+def _law(holds: bool, text: str) -> None:  # noqa: FBT001 - it reads like assert
+    if not holds:
+        raise AssertionError(text)
+
+
+@define
+class _Kept:
+    """An image of the fake store."""
+
+    record: StoredImage
+    clusters_in_size: int
+    clusters: dict[int, int]
+
+
+@define
+class _Shelf:
+    """A domain's part of the fake store."""
+
+    images: dict[tuple[str, str], _Kept] = field(factory=dict[tuple[str, str], _Kept])
+    receipts: dict[tuple[str, str], Receipt] = field(factory=dict[tuple[str, str], Receipt])
+    files: dict[str, str] = field(factory=dict[str, str])
+    manifests: dict[str, str] = field(factory=dict[str, str])
+    readers: int = 0
+    written: bool = False
+
+
+def _sha256(text: str) -> str:
+    return hashlib.sha256(text.encode()).hexdigest()
+
+
+def _fingerprint(size: int, backing: str | None, clusters: Mapping[int, int]) -> str:
+    return _sha256(json.dumps([size, backing, sorted(clusters.items())]))
+
+
+class FakeStore:
+    """
+    A store in memory; satisfies `PointStore`.
+
+    Args:
+        host: Whose images it copies, and whose calls it counts with.
+        uuid: UUID of the store.
+        path: Where it says that it is.
+        free_bytes: Free space it says that it has.
+    """
+
+    def __init__(
+        self,
+        host: FakeHost,
+        *,
+        uuid: str = "5702e000-0000-4000-8000-000000000001",
+        path: PurePosixPath | str = "/backup",
+        free_bytes: int = 1 << 40,
+    ) -> None:
+        """Make an empty store."""
+        self.path = PurePosixPath(path)
+        self.space_bytes = free_bytes
+        self.while_copying: Callable[[CopyImage], object] | None = None
+        self.restored: dict[PurePosixPath, dict[int, int]] = {}
+        self._host = host
+        self._uuid = uuid
+        self._shelves: dict[str, _Shelf] = {}
+
+    @property
+    def uuid(self) -> str:
+        """The store's UUID."""
+        return self._uuid
+
+    # --- the test's side ------------------------------------------------------------------------
+
+    def restore(self, uuid: str, point: str, target: str) -> dict[int, int]:
+        """
+        Return what a disk of a point holds, by the backing names in the stored images alone.
+
+        Args:
+            uuid: The domain.
+            point: Id of a published point.
+            target: The disk.
+
+        Returns:
+            The clusters that are not zeros.
+
+        Raises:
+            AssertionError: A backing file is not in the store.
+
+        Source:
+            qcow2: a cluster that an image does not have is read from its backing file.
+        """
+        shelf = self._shelf(uuid)
+        name = _parse(shelf.manifests[point]).disk(target).images[0].name
+        return _read(self._resolve(shelf, target, name))
+
+    def image_names(self, uuid: str) -> tuple[tuple[str, str], ...]:
+        """
+        Return target and name of every stored image of a domain.
+
+        Args:
+            uuid: The domain.
+
+        Source:
+            docs/testing.md.
+        """
+        return tuple(self._shelf(uuid).images)
+
+    def stored(self, uuid: str, target: str, name: str) -> StoredImage:
+        """
+        Return the record of a stored image.
+
+        Args:
+            uuid: The domain.
+            target: The disk.
+            name: The image.
+
+        Raises:
+            KeyError: There is none.
+
+        Source:
+            docs/testing.md.
+        """
+        return self._shelf(uuid).images[target, name].record
+
+    def damage(self, uuid: str, target: str, name: str) -> None:
+        """
+        Flip bits in a stored image; its record stays.
+
+        Args:
+            uuid: The domain.
+            target: The disk.
+            name: The image.
+
+        Source:
+            docs/testing.md.
+        """
+        kept = self._shelf(uuid).images[target, name]
+        kept.clusters[0] = kept.clusters.get(0, 0) + 1_000_003
+
+    def lose(self, uuid: str, target: str, name: str) -> None:
+        """
+        Lose a stored image; the manifests that name it stay.
+
+        Args:
+            uuid: The domain.
+            target: The disk.
+            name: The image.
+
+        Source:
+            docs/testing.md.
+        """
+        del self._shelf(uuid).images[target, name]
+        self._shelf(uuid).receipts.pop((target, name), None)
+
+    def forget(self, uuid: str, point: str) -> None:
+        """
+        Lose the manifest of a point, as a store that came back from an older copy has.
+
+        Args:
+            uuid: The domain.
+            point: Id of the point.
+
+        Source:
+            docs/testing.md.
+        """
+        del self._shelf(uuid).manifests[point]
+
+    def _shelf(self, uuid: str) -> _Shelf:
+        return self._shelves.setdefault(uuid, _Shelf())
+
+    def _resolve(
+        self, shelf: _Shelf, target: str, name: str | None
+    ) -> Generator[tuple[int, Mapping[int, int]]]:
+        while name is not None:
+            kept = shelf.images.get((target, name))
+            if kept is None:
+                raise AssertionError(f"{name} of {target} is not in the store")
+            yield kept.clusters_in_size, kept.clusters
+            name = kept.record.backing
+
+    # --- the protocol ---------------------------------------------------------------------------
+
+    @contextmanager
+    def _locked(self, uuid: str, *, exclusive: bool) -> Generator[None]:
+        shelf = self._shelf(uuid)
+        with self._host.call("locked"):
+            if shelf.written or (exclusive and shelf.readers):
+                raise LockedError(
+                    reason="another run holds the lock", owner="pid 1", path=str(self.path)
+                )
+        shelf.written = exclusive
+        shelf.readers += not exclusive
+        try:
+            yield
+        finally:
+            shelf.written = False
+            shelf.readers -= not exclusive
+
+    def locked(self, uuid: str, name: str, *, exclusive: bool) -> AbstractContextManager[None]:
+        """See `PointStore.locked`."""
+        _law(bool(name), "a domain without a name")
+        return self._locked(uuid, exclusive=exclusive)
+
+    def read_history(self, uuid: str) -> History:
+        """See `PointStore.read_history`."""
+        with self._host.call("read_history"):
+            shelf = self._shelf(uuid)
+            points = sorted(map(_parse, shelf.manifests.values()), key=lambda point: point.sequence)
+            names = [*(name for _, name in shelf.images), *shelf.files, *shelf.manifests]
+            return History(
+                store=self._uuid,
+                path=self.path,
+                uuid=uuid,
+                points=tuple(points),
+                receipts=tuple(shelf.receipts.values()),
+                taken_ids=frozenset(name[:16] for name in names),
+                damaged=frozenset(
+                    f"{disk.target}/{image.name}"
+                    for point in points
+                    for disk in point.disks
+                    for image in disk.images
+                    if (disk.target, image.name) not in shelf.images
+                ),
+            )
+
+    def occupied(self, paths: tuple[PurePosixPath, ...]) -> tuple[PurePosixPath, ...]:
+        """See `PointStore.occupied`."""
+        with self._host.call("store.occupied"):
+            return tuple(path for path in paths if path in self.restored)
+
+    def free_bytes(self) -> int:
+        """See `PointStore.free_bytes`."""
+        with self._host.call("free_bytes"):
+            return self.space_bytes
+
+    def copy_image(
+        self, uuid: str, step: CopyImage, on_event: OnEvent, cancel: CancelToken
+    ) -> StoredImage:
+        """See `PointStore.copy_image`."""
+        with self._host.call("copy_image"):
+            shelf = self._shelf(uuid)
+            self._check_copy(shelf, step)
+            image, _, clusters = self._host.image(step.source)
+            self._check_source(step, image)
+            on_event(CopyProgress(step.target, step.name, 0, image.allocated_bytes or 0))
+            if self.while_copying is not None:
+                self.while_copying(step)
+            cancel.check()
+            self._check_source(
+                evolve(step, identity=image.identity), self._host.image(step.source)[0]
+            )
+            kept = _copied(step, image, clusters)
+            shelf.images[step.target, step.name] = kept
+            shelf.receipts[step.target, step.name] = Receipt(step.target, kept.record)
+            record = kept.record
+            on_event(CopyProgress(step.target, step.name, record.size_bytes, record.size_bytes))
+            on_event(ImageCopied(step.target, step.name, record.size_bytes, record.sha256))
+            return record
+
+    def _check_copy(self, shelf: _Shelf, step: CopyImage) -> None:
+        if (step.target, step.name) in shelf.images:
+            raise DestinationExistsError(
+                reason="the image exists", target=step.target, path=step.name
+            )
+        stored = step.backing is None or (step.target, step.backing) in shelf.images
+        _law(stored, f"{step.name} would lie on {step.backing}, which is not in the store")
+
+    def _check_source(self, step: CopyImage, found: Image) -> None:
+        if step.source in self._host.active_layers():
+            raise DomainBusyError(
+                reason="a domain writes the image", target=step.target, path=str(step.source)
+            )
+        if step.identity is not None and step.identity != found.identity:
+            raise DomainBusyError(
+                reason="the image changed", target=step.target, path=str(step.source)
+            )
+
+    def save_config(self, uuid: str, name: str, text: str) -> StoredFile:
+        """See `PointStore.save_config`."""
+        with self._host.call("save_config"):
+            shelf = self._shelf(uuid)
+            if name in shelf.files:
+                raise DestinationExistsError(reason="the file exists", path=name)
+            shelf.files[name] = text
+            return StoredFile(name, len(text.encode()), _sha256(text))
+
+    def publish(self, point: RestorePoint) -> None:
+        """See `PointStore.publish`."""
+        with self._host.call("publish"):
+            shelf = self._shelf(point.uuid)
+            if point.id in shelf.manifests:
+                raise DestinationExistsError(reason="the manifest exists", path=f"{point.id}.json")
+            self._check_complete(shelf, point)
+            shelf.manifests[point.id] = _render(point)
+            for disk in point.disks:
+                for image in disk.images:
+                    shelf.receipts.pop((disk.target, image.name), None)
+
+    def _check_complete(self, shelf: _Shelf, point: RestorePoint) -> None:
+        if point.config.name not in shelf.files:
+            raise StoreError(reason="the XML is not in the store", path=point.config.name)
+        for disk in point.disks:
+            for image in disk.images:
+                kept = shelf.images.get((disk.target, image.name))
+                if kept is None or kept.record != image:
+                    raise StoreError(reason="an image is not in the store", path=image.name)
+            tuple(self._resolve(shelf, disk.target, disk.images[0].name))
+
+    def flatten(
+        self, uuid: str, step: FlattenImage, on_event: OnEvent, cancel: CancelToken
+    ) -> RestoredImage:
+        """See `PointStore.flatten`."""
+        with self._host.call("flatten"):
+            shelf = self._shelf(uuid)
+            if step.destination in self.restored:
+                raise DestinationExistsError(reason="the file exists", path=str(step.destination))
+            for image in step.images:
+                _verify(image, shelf.images.get((step.target, image.name)))
+            cancel.check()
+            content = _read(self._resolve(shelf, step.target, step.images[0].name))
+            self.restored[step.destination] = content
+            size = (len(content) + 1) * CLUSTER_BYTES
+            on_event(CopyProgress(step.target, step.destination.name, size, size))
+            return RestoredImage(
+                target=step.target,
+                path=step.destination,
+                format=step.format,
+                virtual_size_bytes=step.images[0].virtual_size_bytes,
+                size_bytes=size,
+            )
+
+
+def _copied(step: CopyImage, image: Image, clusters: Content) -> _Kept:
+    size = (image.virtual_size_bytes or 0) // CLUSTER_BYTES
+    if image.identity is None or image.format != step.format:
+        raise HostError(reason=f"not an image in {step.format} format", path=str(step.source))
+    record = StoredImage(
+        name=step.name,
+        format="qcow2",
+        size_bytes=(len(clusters) + 1) * CLUSTER_BYTES,
+        sha256=_fingerprint(size, step.backing, clusters),
+        virtual_size_bytes=size * CLUSTER_BYTES,
+        backing=step.backing,
+        source=SourceImage(str(step.source), step.format, image.identity),
+    )
+    return _Kept(record, size, dict(clusters))
+
+
+def _verify(image: StoredImage, kept: _Kept | None) -> None:
+    if kept is None:
+        raise VerifyError(reason="the image is not in the store", path=image.name)
+    if _fingerprint(kept.clusters_in_size, kept.record.backing, kept.clusters) != image.sha256:
+        raise VerifyError(reason="the image is not what was recorded", path=image.name)
+
+
+def _render(point: RestorePoint) -> str:
+    return json.dumps(encode(point))
+
+
+def _parse(text: str) -> RestorePoint:
+    return decode(RestorePoint, json.loads(text))

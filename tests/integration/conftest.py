@@ -1,0 +1,85 @@
+"""Fixtures with real domains; each one leaves nothing behind, also when a test fails."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import pytest
+
+from hypervisor import (
+    TWO_DISKS,
+    BlockDomain,
+    DiskSpec,
+    Embedded,
+    GuestOptions,
+    Hypervisor,
+    LinuxGuest,
+    MakeBlockDomain,
+    MakeLinuxGuest,
+    PrivateDaemon,
+)
+
+
+@pytest.fixture(scope="session")
+def hypervisor() -> Iterator[Embedded]:
+    """Give the embedded QEMU driver of this session."""
+    with Embedded() as opened:
+        yield opened
+
+
+@pytest.fixture(scope="session")
+def private_daemon() -> Iterator[PrivateDaemon]:
+    """Give a libvirtd of this session's own."""
+    with PrivateDaemon() as daemon:
+        yield daemon
+
+
+@pytest.fixture
+def block_domain(request: pytest.FixtureRequest) -> Iterator[MakeBlockDomain]:
+    """Give a factory of paused domains, which end with the test."""
+    made: list[BlockDomain] = []
+
+    def make(
+        *disks: DiskSpec, devices_xml: str = "", start: bool = True, on: Hypervisor | None = None
+    ) -> BlockDomain:
+        home = on or _embedded(request)
+        made.append(BlockDomain.create(home, *disks, devices_xml=devices_xml, start=False))
+        if start:
+            made[-1].start()
+        return made[-1]
+
+    yield make
+    for domain in made:
+        domain.close()
+
+
+@pytest.fixture(scope="module")
+def linux_guest(request: pytest.FixtureRequest) -> Iterator[MakeLinuxGuest]:
+    """Give a factory of Linux guests, which end with the module."""
+    made: list[LinuxGuest] = []
+
+    def make(
+        *disks: DiskSpec,
+        options: GuestOptions = GuestOptions(),  # noqa: B008 - a frozen value
+        devices_xml: str = "",
+        wait: bool = True,
+        on: Hypervisor | None = None,
+    ) -> LinuxGuest:
+        home = on or _embedded(request)
+        chosen = disks or TWO_DISKS
+        guest = LinuxGuest.start(
+            home, disks=chosen, options=options, devices_xml=devices_xml, wait=False
+        )
+        made.append(guest)
+        if wait:
+            guest.wait_ready()
+        return guest
+
+    yield make
+    for guest in made:
+        guest.close()
+
+
+def _embedded(request: pytest.FixtureRequest) -> Embedded:
+    opened: Embedded = request.getfixturevalue("hypervisor")
+    return opened

@@ -1,0 +1,385 @@
+"""
+The laws of a backup, over histories that nobody would write by hand.
+
+::
+
+    guest writes | owner restarts | an administrator commits, pulls, replaces, resizes
+         `------- backups to two stores, of some disks, with a fault at any call -------'
+                                     |
+                 every published point reads as the guest did at its snapshot, for ever
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from datetime import timedelta
+from pathlib import PurePosixPath
+
+import pytest
+from attrs import field, frozen
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
+
+from fibackup.errors import DomainStateError, FibackupError, NoSuchPointError, StepError
+from fibackup.host.executor import Executor
+from fibackup.model import DiskKind, format_point_id, parse_point_id
+from fibackup.model.domain import DomainState
+from fibackup.plan import BackupPolicy, Plan, Quiesce, Report, plan_backup, plan_restore
+from fibackup.plan.steps import CopyImage, TakeSnapshot, WhileFrozen
+from fibackup.testing import AgentState, FakeHost, FakeStore
+
+pytestmark = pytest.mark.property
+
+STORES = ("5702e000-0000-4000-8000-00000000000a", "5702e000-0000-4000-8000-00000000000b")
+DOMAIN = "web1"
+TARGETS = ("vda", "vdb")
+CLUSTERS = 6
+TEMPLATE = PurePosixPath("/images/template.qcow2")
+
+
+@frozen
+class Fault:
+    """One call that fails."""
+
+    at: int
+    after: bool = False
+    lasting: bool = False
+    error: BaseException | None = field(default=None, eq=False)
+
+
+class World:
+    """A domain whose two disks lie on one template, two stores, and all that was promised."""
+
+    def __init__(self) -> None:
+        """Make the domain; it has written something."""
+        self.host = FakeHost()
+        self.host.add_image(TEMPLATE, {0: 1, 1: 2}, size_clusters=CLUSTERS)
+        self.uuid = self.host.add_domain(
+            DOMAIN, {"vda": {2: 3}, "vdb": {}}, size_clusters=CLUSTERS, template=TEMPLATE
+        )
+        self.stores = tuple(
+            FakeStore(self.host, uuid=uuid, path=f"/backup{number}")
+            for number, uuid in enumerate(STORES)
+        )
+        for store in self.stores:
+            store.while_copying = lambda step, store=store: self._not_copied_before(store, step)
+
+    # --- acts -----------------------------------------------------------------------------------
+
+    def plan(self, store: int = 0, policy: BackupPolicy | None = None) -> Plan:
+        """Plan, and hold the plan to the laws of plans."""
+        history = self.stores[store].read_history(self.uuid)
+        domain = self.host.read_domain(DOMAIN)
+        plan = plan_backup(domain, history, now=self.host.now, policy=policy)
+        assert Plan.from_json(plan.to_json()) == plan
+        self._every_backing_is_stored(plan, store)
+        return plan
+
+    def run(self, plan: Plan, store: int = 0) -> Report:
+        """Run a plan; whatever happens, no image that was there is written."""
+        with self._no_image_is_written():
+            report = Executor(self.host, self.stores[store]).run(plan)
+        assert Report.from_json(report.to_json()) == report
+        history = self.stores[store].read_history(self.uuid)
+        for disk in history.point(plan.point).disks:
+            assert history.damage(plan.point, disk.target) is None
+        return report
+
+    def backup(
+        self, store: int = 0, policy: BackupPolicy | None = None, fault: Fault | None = None
+    ) -> Report | None:
+        """Plan and run, with a fault or without; None when it failed, as it may only with a fault."""
+        begin = len(self.host.calls)
+        if fault is not None:
+            self.host.fail_at(fault.at, fault.error, after=fault.after, lasting=fault.lasting)
+        try:
+            return self.run(self.plan(store, policy), store)
+        except (FibackupError, KeyboardInterrupt):
+            if fault is None:
+                raise
+            return None
+        finally:
+            self.host.heal()
+            self._no_guest_is_left_frozen(begin, fault)
+
+    def finish(self, store: int = 0) -> None:
+        """Recover from whatever there was: plan again, finish, and need one copy for each disk."""
+        targets = tuple(disk.target for disk in self.host.read_domain(DOMAIN).disks)
+        self.backup(store, BackupPolicy(quiesce=Quiesce.OFF))
+        assert sorted(copy.target for copy in self.plan(store).copies) == sorted(targets)
+        assert self.plan(store).cost_bytes > 0
+        self.every_point_reads_as_the_guest_did()
+
+    # --- laws -----------------------------------------------------------------------------------
+
+    def every_point_reads_as_the_guest_did(self) -> None:
+        """Law (d): each disk of each published point holds what it held at the snapshot."""
+        for store in self.stores:
+            history = store.read_history(self.uuid)
+            for point in history.points:
+                moment = self.host.moment(self.uuid, point.id)
+                for disk in point.disks:
+                    if history.damage(point.id, disk.target) is None:
+                        found = store.restore(self.uuid, point.id, disk.target)
+                        assert found == moment.disks[disk.target], (point.id, disk)
+
+    def _every_backing_is_stored(self, plan: Plan, store: int) -> None:
+        """Law (a) and (b): at every prefix of the plan, and no name twice."""
+        stored = set(self.stores[store].image_names(self.uuid))
+        for copy in plan.copies:
+            assert copy.backing is None or (copy.target, copy.backing) in stored, str(plan)
+            assert (copy.target, copy.name) not in stored, str(plan)
+            stored.add((copy.target, copy.name))
+
+    def _not_copied_before(self, store: FakeStore, step: CopyImage) -> None:
+        """Law (g): no receipt says that this very image is in the store, on the same backing."""
+        identity = self.host.image(step.source)[0].identity
+        for target, name in store.image_names(self.uuid):
+            record = store.stored(self.uuid, target, name)
+            known = any(r.image == record for r in store._shelf(self.uuid).receipts.values())
+            same = (target, record.source.path) == (step.target, str(step.source))
+            same = same and record.source.identity == identity and record.backing == step.backing
+            assert not (same and known), f"{step.source} is copied again"
+
+    @contextmanager
+    def _no_image_is_written(self) -> Iterator[None]:
+        """Law (c): a run makes overlays and writes no image that was there before."""
+        before = self.host.images()
+        try:
+            yield
+        finally:
+            after = self.host.images()
+            assert {path: after[path] for path in before} == before
+
+    def _no_guest_is_left_frozen(self, begin: int, fault: Fault | None) -> None:
+        """Law (h): a frozen guest means that the thaw was tried, and was what failed."""
+        if not self.host.is_frozen(DOMAIN):
+            return
+        calls = self.host.calls[begin:]
+        assert "thaw" in calls
+        assert fault is not None
+        assert fault.lasting or calls[fault.at - 1] == "thaw"
+
+
+# --- plain laws ---------------------------------------------------------------------------------
+
+
+def _two_points() -> World:
+    world = World()
+    world.backup()
+    world.host.write(DOMAIN, "vda", 1, 10)
+    world.backup()
+    world.host.write(DOMAIN, "vdb", 2, 11)
+    return world
+
+
+def _calls_of_a_backup() -> list[str]:
+    world = _two_points()
+    begin = len(world.host.calls)
+    world.backup()
+    return world.host.calls[begin:]
+
+
+CALLS = _calls_of_a_backup()
+
+
+def _errors() -> list[BaseException | None]:
+    return [None, KeyboardInterrupt()]
+
+
+@pytest.mark.parametrize("after", [False, True], ids=["before", "after"])
+@pytest.mark.parametrize("lasting", [False, True], ids=["once", "lasting"])
+@pytest.mark.parametrize("number", range(1, len(CALLS) + 1))
+@pytest.mark.parametrize("interrupt", [False, True], ids=["error", "interrupt"])
+def test_a_backup_that_fails_at_any_call_is_finished_by_the_next(
+    *, number: int, after: bool, lasting: bool, interrupt: bool
+) -> None:
+    """Fail at any call, plan again, finish: every point reads as the guest did, no exception."""
+    world = _two_points()
+    error = KeyboardInterrupt() if interrupt else None
+    world.backup(fault=Fault(number, after, lasting, error))
+    if world.host.is_frozen(DOMAIN):
+        world.host.thaw(world.uuid, 1)
+    world.host.write(DOMAIN, "vda", 3, 12)
+    world.finish()
+
+
+@pytest.mark.parametrize("number", range(1, len(CALLS) + 1))
+def test_a_base_that_changes_before_a_failure_never_ends_in_a_wrong_increment(number: int) -> None:
+    """A foreign commit, then a run that fails at any call: no later point reads wrong."""
+    world = _two_points()
+    world.host.foreign_write(TEMPLATE, 4, 77)
+    world.backup(fault=Fault(number, after=True))
+    if world.host.is_frozen(DOMAIN):
+        world.host.thaw(world.uuid, 1)
+    world.finish()
+
+
+@given(
+    times=st.lists(st.integers(0, 3), min_size=1, max_size=6),
+    full=st.booleans(),
+)
+def test_two_points_never_share_an_id(times: list[int], full: bool) -> None:  # noqa: FBT001
+    """However the clock jumps, ids differ, and sequence numbers count up."""
+    world = World()
+    start = world.host.now
+    for seconds in times:
+        world.host.now = start + timedelta(seconds=seconds)
+        world.backup(policy=BackupPolicy(full=full))
+    points = world.stores[0].read_history(world.uuid).points
+    assert len({point.id for point in points}) == len(times)
+    assert [point.sequence for point in points] == list(range(1, len(times) + 1))
+    world.every_point_reads_as_the_guest_did()
+
+
+@given(st.datetimes().map(lambda time: time.replace(microsecond=0)))
+def test_a_point_id_is_a_time(time: object) -> None:
+    """Reading an id gives the time that it was made from."""
+    from datetime import UTC, datetime
+
+    assert isinstance(time, datetime)
+    aware = time.replace(tzinfo=UTC)
+    if aware.year >= 1000:
+        assert parse_point_id(format_point_id(aware)) == aware
+
+
+# --- histories ----------------------------------------------------------------------------------
+
+targets = st.sampled_from(TARGETS)
+stores = st.sampled_from((0, 1))
+clusters = st.integers(0, CLUSTERS - 1)
+values = st.integers(0, 200)
+faults = st.none() | st.builds(Fault, st.integers(1, 26), st.booleans(), st.booleans())
+policies = st.builds(
+    BackupPolicy,
+    disks=st.sampled_from([(), (), ("vda",), ("vdb",)]),
+    quiesce=st.sampled_from([Quiesce.TRY, Quiesce.OFF]),
+    full=st.sampled_from([False, False, False, True]),
+)
+
+
+class Histories(RuleBasedStateMachine):
+    """Anything may happen to the domain, and anything may fail."""
+
+    def __init__(self) -> None:
+        """Make a world without points."""
+        super().__init__()
+        self.world = World()
+        self.host = self.world.host
+
+    def thawed(self) -> bool:
+        """Tell whether the guest can write."""
+        return not self.host.is_frozen(DOMAIN)
+
+    @precondition(lambda self: self.thawed())
+    @rule(target_=targets, cluster=clusters, value=values)
+    def guest_writes(self, target_: str, cluster: int, value: int) -> None:
+        """The guest writes a cluster, of the disk as large as it is now."""
+        size = self._size(target_)
+        self.host.write(DOMAIN, target_, cluster % size, value)
+
+    @rule(store=stores, policy=policies, fault=faults)
+    def backup(self, store: int, policy: BackupPolicy, fault: Fault | None) -> None:
+        """A backup runs, or fails somewhere."""
+        self.world.backup(store, policy, fault)
+
+    @precondition(lambda self: not self.thawed())
+    @rule()
+    def thaw(self) -> None:
+        """The owner thaws a guest that a failed thaw left frozen."""
+        self.host.thaw(self.world.uuid, 1)
+
+    @rule(agent=st.sampled_from(AgentState))
+    def agent_changes(self, agent: AgentState) -> None:
+        """The guest agent comes, goes, hangs or refuses; one that goes leaves nothing frozen."""
+        if self.thawed():
+            self.host.set_agent(DOMAIN, agent)
+
+    @rule()
+    def restart(self) -> None:
+        """The owner restarts the domain."""
+        self.host.restart(DOMAIN)
+
+    @rule(target_=targets)
+    def foreign_snapshot(self, target_: str) -> None:
+        """An administrator takes a snapshot."""
+        self.host.foreign_snapshot(DOMAIN, target_)
+
+    @rule(target_=targets, layers=st.integers(1, 4))
+    def foreign_commit(self, target_: str, layers: int) -> None:
+        """An administrator commits some layers down, never into the template."""
+        depth = self.host.read_domain(DOMAIN).disk(target_).chain
+        assert depth is not None
+        keep = 2 if TEMPLATE in depth.paths else 1
+        if depth.depth > keep:
+            self.host.foreign_commit(DOMAIN, target_, layers=min(layers, depth.depth - keep))
+
+    @rule(target_=targets)
+    def foreign_pull(self, target_: str) -> None:
+        """An administrator pulls everything into the active layer."""
+        self.host.foreign_pull(DOMAIN, target_)
+
+    @rule(target_=targets, same_path=st.booleans(), value=values)
+    def replace(self, target_: str, same_path: bool, value: int) -> None:  # noqa: FBT001
+        """An administrator puts another image in place."""
+        self.host.replace_disk(DOMAIN, target_, {0: value}, same_path=same_path)
+
+    @rule(target_=targets, size=st.integers(2, 9))
+    def resize(self, target_: str, size: int) -> None:
+        """The owner makes a disk larger or smaller."""
+        self.host.resize(DOMAIN, target_, size)
+
+    @rule(target_=targets, depth=st.integers(0, 6), value=st.none() | values)
+    def foreign_write(self, target_: str, depth: int, value: int | None) -> None:
+        """Somebody touches or writes an image, wherever it is in the chain."""
+        chain = self.host.read_domain(DOMAIN).disk(target_).chain
+        assert chain is not None
+        path = chain.images[depth % chain.depth].path
+        if value is None:
+            self.host.touch(path)
+        else:
+            self.host.foreign_write(path, 0, value)
+
+    @rule(store=stores)
+    def store_loses_its_newest_point(self, store: int) -> None:
+        """A store comes back without its newest manifest."""
+        latest = self.world.stores[store].read_history(self.world.uuid).latest
+        if latest is not None:
+            self.world.stores[store].forget(self.world.uuid, latest.id)
+
+    @rule(store=stores, target_=targets)
+    def store_loses_an_image(self, store: int, target_: str) -> None:
+        """A store loses the image of a disk in its newest point."""
+        history = self.world.stores[store].read_history(self.world.uuid)
+        for disk in history.latest.disks if history.latest else ():
+            name = f"{disk.target}/{disk.images[0].name}"
+            if disk.target == target_ and name not in history.damaged:
+                self.world.stores[store].lose(self.world.uuid, target_, disk.images[0].name)
+
+    @rule(target_=targets)
+    def disk_leaves_and_comes_back(self, target_: str) -> None:
+        """A disk is detached, a backup of the rest runs, and the disk comes back."""
+        path = self.host.detach_disk(DOMAIN, target_)
+        self.world.backup(0, BackupPolicy(quiesce=Quiesce.OFF))
+        self.host.attach_disk(DOMAIN, target_, path=path)
+
+    @invariant()
+    def points_read_as_the_guest_did(self) -> None:
+        """Law (d), after every act."""
+        self.world.every_point_reads_as_the_guest_did()
+
+    def teardown(self) -> None:
+        """In the end, both stores can be brought up to date."""
+        for store in range(len(STORES)):
+            self.world.finish(store)
+
+    def _size(self, target_: str) -> int:
+        chain = self.host.read_domain(DOMAIN).disk(target_).chain
+        assert chain is not None
+        assert chain.active.virtual_size_bytes is not None
+        return chain.active.virtual_size_bytes // 65536
+
+
+TestHistories = Histories.TestCase
