@@ -9,116 +9,138 @@ Five words do a backup::
         report = fibackup.Executor(host, store).run(plan)                                # run
         print(report)                                                                    # report
 
-`import fibackup` does not import libvirt; `LibvirtHost` does when it is first used.
+`import fibackup` imports nothing else; each name is imported when it is first used, and only
+`LibvirtHost` needs libvirt.
 """
 
 from __future__ import annotations
 
-import logging
 from typing import TYPE_CHECKING
 
-from fibackup.errors import (
-    AgentError,
-    BlockJobError,
-    CancelledError,
-    ChainError,
-    DestinationExistsError,
-    DomainBusyError,
-    DomainStateError,
-    FibackupError,
-    FormatTooNewError,
-    HostError,
-    LibvirtError,
-    LockedError,
-    ManifestError,
-    ModelError,
-    NoSpaceError,
-    NoSuchDomainError,
-    NoSuchPointError,
-    NotAStoreError,
-    ParseError,
-    PermissionDeniedError,
-    PlanError,
-    PolicyError,
-    QemuImgError,
-    RequirementError,
-    SharedBaseError,
-    StalePlanError,
-    StepError,
-    StoreError,
-    UnsupportedDiskError,
-    VerifyError,
-)
-from fibackup.host.api import Host, PointStore
-from fibackup.host.events import (
-    CancelToken,
-    CopyProgress,
-    Event,
-    ImageCopied,
-    OnEvent,
-    StepFinished,
-    StepStarted,
-    Warned,
-    ignore_events,
-)
-from fibackup.host.executor import Executor
-from fibackup.host.store import Store
-from fibackup.model import (
-    BackingChain,
-    Consistency,
-    Disk,
-    DiskKind,
-    Domain,
-    DomainState,
-    FileIdentity,
-    FrozenImage,
-    History,
-    Image,
-    KnownStore,
-    Ledger,
-    NewOverlay,
-    Overlay,
-    PointDisk,
-    Receipt,
-    RestorePoint,
-    Run,
-    RunPhase,
-    Snapshot,
-    SourceImage,
-    StoredFile,
-    StoredImage,
-    Versions,
-    format_point_id,
-    parse_point_id,
-)
-from fibackup.parse import parse_domain_xml
-from fibackup.plan import (
-    BackupPolicy,
-    CopyImage,
-    Decision,
-    Expectation,
-    FlattenImage,
-    ImageFormat,
-    InParallel,
-    Plan,
-    PublishPoint,
-    Quiesce,
-    Report,
-    RestoredImage,
-    SaveDomainConfig,
-    Step,
-    StepOutcome,
-    TakeSnapshot,
-    WhileFrozen,
-    WriteLedger,
-    plan_backup,
-    plan_restore,
-)
-from fibackup.render import draw_chains, draw_history
-from fibackup.units import format_bytes, format_seconds
-
-if TYPE_CHECKING:
-    from fibackup.host.libvirt_host import LibvirtHost
+if TYPE_CHECKING:  # for type checkers; at run time __getattr__ below does it
+    from fibackup.codec import (
+        JsonValue,
+        decode,
+        encode,
+    )
+    from fibackup.errors import (
+        AgentError,
+        BlockJobError,
+        CancelledError,
+        ChainError,
+        DestinationExistsError,
+        DomainBusyError,
+        DomainStateError,
+        FibackupError,
+        FormatTooNewError,
+        HostError,
+        LibvirtError,
+        LockedError,
+        ManifestError,
+        ModelError,
+        NoSpaceError,
+        NoSuchDomainError,
+        NoSuchPointError,
+        NotAStoreError,
+        ParseError,
+        PermissionDeniedError,
+        PlanError,
+        PolicyError,
+        QemuImgError,
+        RequirementError,
+        SharedBaseError,
+        StalePlanError,
+        StepError,
+        StoreError,
+        UnsupportedDiskError,
+        VerifyError,
+    )
+    from fibackup.host.api import (
+        Host,
+        PointStore,
+    )
+    from fibackup.host.events import (
+        CancelToken,
+        CopyProgress,
+        Event,
+        ImageCopied,
+        OnEvent,
+        StepFinished,
+        StepStarted,
+        Warned,
+        ignore_events,
+    )
+    from fibackup.host.executor import (
+        Executor,
+    )
+    from fibackup.host.libvirt_host import (
+        LibvirtHost,
+    )
+    from fibackup.host.store import (
+        Store,
+    )
+    from fibackup.model import (
+        BackingChain,
+        Consistency,
+        Disk,
+        DiskKind,
+        Domain,
+        DomainState,
+        FileIdentity,
+        FrozenImage,
+        History,
+        Image,
+        KnownStore,
+        Ledger,
+        NewOverlay,
+        Overlay,
+        PointDisk,
+        Receipt,
+        RestorePoint,
+        Run,
+        RunPhase,
+        Snapshot,
+        SourceImage,
+        StoredFile,
+        StoredImage,
+        Versions,
+        format_point_id,
+        parse_point_id,
+    )
+    from fibackup.parse import (
+        parse_domain_xml,
+    )
+    from fibackup.plan import (
+        BackupPolicy,
+        CopyImage,
+        Decision,
+        Expectation,
+        FlattenImage,
+        ImageFormat,
+        InParallel,
+        Plan,
+        PublishPoint,
+        Quiesce,
+        Report,
+        RestoredImage,
+        SaveDomainConfig,
+        Step,
+        StepOutcome,
+        TakeSnapshot,
+        WhileFrozen,
+        WriteLedger,
+        plan_backup,
+        plan_restore,
+    )
+    from fibackup.render import (
+        draw_chains,
+        draw_history,
+    )
+    from fibackup.units import (
+        format_bytes,
+        format_seconds,
+        printable,
+    )
 
 __all__ = [
     # Open a host, read a domain, plan, run, report.
@@ -193,6 +215,10 @@ __all__ = [
     "format_seconds",
     "draw_chains",
     "draw_history",
+    "printable",
+    "encode",
+    "decode",
+    "JsonValue",
     # Errors; the tree is drawn in fibackup.errors.
     "FibackupError",
     "ModelError",
@@ -226,22 +252,152 @@ __all__ = [
     "StepError",
 ]
 
-logging.getLogger("fibackup").addHandler(logging.NullHandler())
+# Where each name lives. A module is imported when a name of it is first used (PEP 562), so that
+# `import fibackup` costs next to nothing and works where libvirt is not installed.
+_HOMES: dict[str, tuple[str, ...]] = {
+    "fibackup.codec": (
+        "JsonValue",
+        "decode",
+        "encode",
+    ),
+    "fibackup.errors": (
+        "AgentError",
+        "BlockJobError",
+        "CancelledError",
+        "ChainError",
+        "DestinationExistsError",
+        "DomainBusyError",
+        "DomainStateError",
+        "FibackupError",
+        "FormatTooNewError",
+        "HostError",
+        "LibvirtError",
+        "LockedError",
+        "ManifestError",
+        "ModelError",
+        "NoSpaceError",
+        "NoSuchDomainError",
+        "NoSuchPointError",
+        "NotAStoreError",
+        "ParseError",
+        "PermissionDeniedError",
+        "PlanError",
+        "PolicyError",
+        "QemuImgError",
+        "RequirementError",
+        "SharedBaseError",
+        "StalePlanError",
+        "StepError",
+        "StoreError",
+        "UnsupportedDiskError",
+        "VerifyError",
+    ),
+    "fibackup.host.api": (
+        "Host",
+        "PointStore",
+    ),
+    "fibackup.host.events": (
+        "CancelToken",
+        "CopyProgress",
+        "Event",
+        "ImageCopied",
+        "OnEvent",
+        "StepFinished",
+        "StepStarted",
+        "Warned",
+        "ignore_events",
+    ),
+    "fibackup.host.executor": (
+        "Executor",
+    ),
+    "fibackup.host.libvirt_host": (
+        "LibvirtHost",
+    ),
+    "fibackup.host.store": (
+        "Store",
+    ),
+    "fibackup.model": (
+        "BackingChain",
+        "Consistency",
+        "Disk",
+        "DiskKind",
+        "Domain",
+        "DomainState",
+        "FileIdentity",
+        "FrozenImage",
+        "History",
+        "Image",
+        "KnownStore",
+        "Ledger",
+        "NewOverlay",
+        "Overlay",
+        "PointDisk",
+        "Receipt",
+        "RestorePoint",
+        "Run",
+        "RunPhase",
+        "Snapshot",
+        "SourceImage",
+        "StoredFile",
+        "StoredImage",
+        "Versions",
+        "format_point_id",
+        "parse_point_id",
+    ),
+    "fibackup.parse": (
+        "parse_domain_xml",
+    ),
+    "fibackup.plan": (
+        "BackupPolicy",
+        "CopyImage",
+        "Decision",
+        "Expectation",
+        "FlattenImage",
+        "ImageFormat",
+        "InParallel",
+        "Plan",
+        "PublishPoint",
+        "Quiesce",
+        "Report",
+        "RestoredImage",
+        "SaveDomainConfig",
+        "Step",
+        "StepOutcome",
+        "TakeSnapshot",
+        "WhileFrozen",
+        "WriteLedger",
+        "plan_backup",
+        "plan_restore",
+    ),
+    "fibackup.render": (
+        "draw_chains",
+        "draw_history",
+    ),
+    "fibackup.units": (
+        "format_bytes",
+        "format_seconds",
+        "printable",
+    ),
+}
 
 
 def __getattr__(name: str) -> object:
-    """Import the libvirt side when it is first asked for (PEP 562)."""
-    if name == "LibvirtHost":
-        try:
-            from fibackup.host.libvirt_host import LibvirtHost
-        except ModuleNotFoundError as error:
-            if error.name != "libvirt":
-                raise
-            raise RequirementError(
-                reason="libvirt-python is missing; on Debian: apt install python3-libvirt"
-            ) from error
-        return LibvirtHost
-    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    """Import a public name when it is first asked for."""
+    home = next((module for module, names in _HOMES.items() if name in names), None)
+    if home is None:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    from importlib import import_module
+
+    try:
+        value: object = getattr(import_module(home), name)
+    except ModuleNotFoundError as error:
+        if error.name != "libvirt":
+            raise
+        from fibackup.errors import RequirementError
+
+        raise RequirementError(reason="libvirt-python is missing; on Debian: apt install python3-libvirt") from error
+    globals()[name] = value
+    return value
 
 
 def __dir__() -> list[str]:

@@ -34,7 +34,6 @@ from typing import TypeAlias
 
 from attrs import define, evolve, field, frozen
 
-from fibackup.codec import decode, encode
 from fibackup.errors import (
     AgentError,
     DestinationExistsError,
@@ -60,6 +59,8 @@ from fibackup.model.point import (
     Versions,
 )
 from fibackup.model.snapshot import Snapshot
+from fibackup.parse.ledger_xml import parse_ledger, render_ledger
+from fibackup.parse.manifest import parse_manifest, render_manifest
 from fibackup.plan.report import RestoredImage
 from fibackup.plan.steps import CopyImage, FlattenImage
 
@@ -862,8 +863,8 @@ class FakeHost:
         """See `Host.write_ledger`."""
         with self.call("write_ledger"):
             guest = self._guest(uuid)
-            guest.ledger = ledger
-            guest.ledgers.append(ledger)
+            guest.ledger = parse_ledger(render_ledger(ledger))
+            guest.ledgers.append(guest.ledger)
 
     def occupied(self, paths: tuple[PurePosixPath, ...]) -> tuple[PurePosixPath, ...]:
         """See `Host.occupied`."""
@@ -1027,7 +1028,7 @@ class FakeStore:
             qcow2: a cluster that an image does not have is read from its backing file.
         """
         shelf = self._shelf(uuid)
-        name = _parse(shelf.manifests[point]).disk(target).images[0].name
+        name = parse_manifest(shelf.manifests[point]).disk(target).images[0].name
         return _read(self._resolve(shelf, target, name))
 
     def image_names(self, uuid: str) -> tuple[tuple[str, str], ...]:
@@ -1142,7 +1143,9 @@ class FakeStore:
         """See `PointStore.read_history`."""
         with self._host.call("read_history"):
             shelf = self._shelf(uuid)
-            points = sorted(map(_parse, shelf.manifests.values()), key=lambda point: point.sequence)
+            points = sorted(
+                map(parse_manifest, shelf.manifests.values()), key=lambda point: point.sequence
+            )
             names = [*(name for _, name in shelf.images), *shelf.files, *shelf.manifests]
             return History(
                 store=self._uuid,
@@ -1228,7 +1231,7 @@ class FakeStore:
             if point.id in shelf.manifests:
                 raise DestinationExistsError(reason="the manifest exists", path=f"{point.id}.json")
             self._check_complete(shelf, point)
-            shelf.manifests[point.id] = _render(point)
+            shelf.manifests[point.id] = render_manifest(point)
             for disk in point.disks:
                 for image in disk.images:
                     shelf.receipts.pop((disk.target, image.name), None)
@@ -1239,8 +1242,11 @@ class FakeStore:
         for disk in point.disks:
             for image in disk.images:
                 kept = shelf.images.get((disk.target, image.name))
-                if kept is None or kept.record != image:
+                if kept is None:
                     raise StoreError(reason="an image is not in the store", path=image.name)
+                receipt = shelf.receipts.get((disk.target, image.name))
+                if receipt != Receipt(disk.target, image):
+                    raise StoreError(reason="the receipt says otherwise", path=image.name)
             tuple(self._resolve(shelf, disk.target, disk.images[0].name))
 
     def flatten(
@@ -1288,11 +1294,3 @@ def _verify(image: StoredImage, kept: _Kept | None) -> None:
         raise VerifyError(reason="the image is not in the store", path=image.name)
     if _fingerprint(kept.clusters_in_size, kept.record.backing, kept.clusters) != image.sha256:
         raise VerifyError(reason="the image is not what was recorded", path=image.name)
-
-
-def _render(point: RestorePoint) -> str:
-    return json.dumps(encode(point))
-
-
-def _parse(text: str) -> RestorePoint:
-    return decode(RestorePoint, json.loads(text))

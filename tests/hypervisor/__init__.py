@@ -22,7 +22,7 @@ from hypervisor.events import ensure_event_loop
 from hypervisor.factories import MakeBlockDomain, MakeLinuxGuest
 from hypervisor.guest import TWO_DISKS, AgentMode, GuestOptions, LinuxGuest, make_ext4
 from hypervisor.guest_kit import GuestKit, guest_kit
-from hypervisor.host import HarnessError
+from hypervisor.host import HarnessError, missing_tools
 from hypervisor.images import (
     MIB,
     DiskSpec,
@@ -65,6 +65,7 @@ __all__ = [
     "fsck_clean",
     "guest_kit",
     "make_ext4",
+    "missing_tools",
     "monitor_command",
     "processes_of",
     "qemu_io",

@@ -1,6 +1,5 @@
 """
-A capability cache that outlives the hypervisor roots: probing QEMU takes seconds, reading the
-result does not.
+A capability cache that outlives the hypervisor roots: probing QEMU takes seconds.
 
 libvirt validates each file by itself (versions and times of QEMU and of libvirt), so a stale one
 costs a new probe and nothing else.

@@ -38,7 +38,7 @@ class Embedded:
     """`qemu:///embed` below a directory that is removed at the end."""
 
     def __init__(self, root: Path | None = None) -> None:
-        """Open the driver at `root`, or in a temporary directory if that is too long or not given."""
+        """Open the driver at `root`, or in a temporary directory if that is too long or absent."""
         self._owned = OwnedRoot(root)
         self.root = self._owned.path
         self.uri = f"qemu:///embed?root={self.root}"

@@ -201,9 +201,9 @@ class LinuxGuest:
             f"<cmdline>{self.options.command_line(list(self.disks))}</cmdline>"
         )
         devices = [disk_xml(disk, disk.path_in(self.directory)) for disk in self.disks.values()]
+        console = quoteattr(str(self.console))
         devices += [
-            f"<serial type='file'>"
-            f"<source path={quoteattr(str(self.console))} append='on'/></serial>",
+            f"<serial type='file'><source path={console} append='on'/></serial>",
             f"<channel type='unix'><target type='virtio' name='{_AGENT}'/></channel>",
             devices_xml,
         ]

@@ -12,6 +12,19 @@ from typing import Final
 CLONE: Final = Path(__file__).resolve().parents[2]
 CACHE: Final = CLONE / ".cache"
 _EXTRA_PATH: Final = "/usr/local/sbin:/usr/sbin:/sbin"
+_NEEDED: Final = (
+    "qemu-system-x86_64",
+    "qemu-img",
+    "qemu-io",
+    "libvirtd",
+    "mkfs.ext4",
+    "e2fsck",
+    "debugfs",
+    "dumpe2fs",
+    "apt-get",
+    "dpkg-deb",
+    "ldd",
+)
 
 
 class HarnessError(RuntimeError):
@@ -20,10 +33,15 @@ class HarnessError(RuntimeError):
 
 def tool(name: str) -> str:
     """Return the path of a command, also of those that live in the sbin directories."""
-    path = shutil.which(name, path=os.pathsep.join([os.environ.get("PATH", ""), _EXTRA_PATH]))
+    path = shutil.which(name, path=_search_path())
     if path is None:
         raise HarnessError(f"the command {name!r} is missing: run scripts/setup")
     return path
+
+
+def missing_tools() -> list[str]:
+    """Return the commands that the hypervisors need and the machine lacks."""
+    return [name for name in _NEEDED if shutil.which(name, path=_search_path()) is None]
 
 
 def run(
@@ -49,6 +67,10 @@ def run(
         output = (done.stderr + done.stdout).strip()
         raise HarnessError(f"{' '.join(argv)}: exit {done.returncode}: {output}")
     return done.stdout
+
+
+def _search_path() -> str:
+    return os.pathsep.join([os.environ.get("PATH", os.defpath), _EXTRA_PATH])
 
 
 def is_root() -> bool:

@@ -81,9 +81,13 @@ class PrivateDaemon:
         ensure_reaper()
         with (self.root / "daemon.err").open("ab") as errors:
             self._process = subprocess.Popen(
-                self._command(), env=self._environment(), stdin=subprocess.DEVNULL, stdout=errors, stderr=errors,
+                self._command(),
+                env=self._environment(),
+                stdin=subprocess.DEVNULL,
+                stdout=errors,
+                stderr=errors,
                 start_new_session=True,
-            )  # fmt: skip
+            )
         self.connection = self._connect()
 
     def stop(self) -> None:

@@ -32,7 +32,7 @@ def processes_of(root: Path) -> list[int]:
 
 
 def end_processes_of(root: Path, *, patience_seconds: float = 5) -> list[int]:
-    """End every process of `root`: ask first, kill after a while; return the pids that were found."""
+    """End every process of `root`, first politely; return the pids that were found."""
     found = processes_of(root)
     for number in (signal.SIGTERM, signal.SIGKILL):
         for pid in processes_of(root):

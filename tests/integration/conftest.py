@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator
 
 import pytest
@@ -17,12 +18,14 @@ from hypervisor import (
     MakeBlockDomain,
     MakeLinuxGuest,
     PrivateDaemon,
+    missing_tools,
 )
 
 
 @pytest.fixture(scope="session")
 def hypervisor() -> Iterator[Embedded]:
     """Give the embedded QEMU driver of this session."""
+    require_tools()
     with Embedded() as opened:
         yield opened
 
@@ -30,6 +33,7 @@ def hypervisor() -> Iterator[Embedded]:
 @pytest.fixture(scope="session")
 def private_daemon() -> Iterator[PrivateDaemon]:
     """Give a libvirtd of this session's own."""
+    require_tools()
     with PrivateDaemon() as daemon:
         yield daemon
 
@@ -78,6 +82,15 @@ def linux_guest(request: pytest.FixtureRequest) -> Iterator[MakeLinuxGuest]:
     yield make
     for guest in made:
         guest.close()
+
+
+def require_tools() -> None:
+    """Skip a test that lacks its tools; fail it, with their names, where they are required."""
+    absent = missing_tools()
+    if absent and os.environ.get("FIBACKUP_REQUIRE"):
+        pytest.fail(f"missing: {', '.join(absent)}; run scripts/setup")
+    if absent:
+        pytest.skip(f"missing: {', '.join(absent)}")
 
 
 def _embedded(request: pytest.FixtureRequest) -> Embedded:

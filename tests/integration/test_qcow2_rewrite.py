@@ -120,6 +120,7 @@ def test_a_new_backing_file_is_the_one_that_qemu_finds(
 ) -> None:
     """After rewriting, qemu-img names the new backing file and format; the image is sound."""
     image = make(tmp_path / "top.qcow2", options)
+    make(tmp_path / "base.qcow2", "compat=1.1")
     cluster, _ = read_header(image)
     write_header(image, rewrite_backing(cluster, name="base.qcow2", format=backing_format))
     said = info(image)
@@ -170,6 +171,7 @@ def test_what_qemu_img_rebases_is_what_we_write(tmp_path: Path) -> None:
 def test_bitmaps_survive(tmp_path: Path) -> None:
     """Dirty bitmaps and internal snapshots are there after the rewriting."""
     image = make(tmp_path / "top.qcow2", "compat=1.1")
+    make(tmp_path / "base.qcow2", "compat=1.1")
     qemu_img("bitmap", "--add", "-f", "qcow2", image, "bitmap0")
     qemu_img("snapshot", "-c", "inner", image)
     cluster, header = read_header(image)

@@ -13,21 +13,20 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-from datetime import timedelta
+from datetime import UTC, datetime, timedelta
 from pathlib import PurePosixPath
 
 import pytest
 from attrs import field, frozen
-from hypothesis import HealthCheck, given, settings
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 
-from fibackup.errors import DomainStateError, FibackupError, NoSuchPointError, StepError
+from fibackup.errors import FibackupError, ManifestError
 from fibackup.host.executor import Executor
-from fibackup.model import DiskKind, format_point_id, parse_point_id
-from fibackup.model.domain import DomainState
-from fibackup.plan import BackupPolicy, Plan, Quiesce, Report, plan_backup, plan_restore
-from fibackup.plan.steps import CopyImage, TakeSnapshot, WhileFrozen
+from fibackup.model import History, format_point_id, parse_point_id
+from fibackup.plan import BackupPolicy, Plan, Quiesce, Report, plan_backup
+from fibackup.plan.steps import CopyImage
 from fibackup.testing import AgentState, FakeHost, FakeStore
 
 pytestmark = pytest.mark.property
@@ -84,13 +83,13 @@ class World:
         assert Report.from_json(report.to_json()) == report
         history = self.stores[store].read_history(self.uuid)
         for disk in history.point(plan.point).disks:
-            assert history.damage(plan.point, disk.target) is None
+            assert _is_whole(history, plan.point, disk.target)
         return report
 
     def backup(
         self, store: int = 0, policy: BackupPolicy | None = None, fault: Fault | None = None
     ) -> Report | None:
-        """Plan and run, with a fault or without; None when it failed, as it may only with a fault."""
+        """Plan and run; None when it failed, as it may only with a fault."""
         begin = len(self.host.calls)
         if fault is not None:
             self.host.fail_at(fault.at, fault.error, after=fault.after, lasting=fault.lasting)
@@ -121,7 +120,7 @@ class World:
             for point in history.points:
                 moment = self.host.moment(self.uuid, point.id)
                 for disk in point.disks:
-                    if history.damage(point.id, disk.target) is None:
+                    if _is_whole(history, point.id, disk.target):
                         found = store.restore(self.uuid, point.id, disk.target)
                         assert found == moment.disks[disk.target], (point.id, disk)
 
@@ -163,6 +162,13 @@ class World:
         assert fault.lasting or calls[fault.at - 1] == "thaw"
 
 
+def _is_whole(history: History, point: str, target: str) -> bool:
+    try:
+        return history.damage(point, target) is None
+    except ManifestError:
+        return False
+
+
 # --- plain laws ---------------------------------------------------------------------------------
 
 
@@ -183,10 +189,6 @@ def _calls_of_a_backup() -> list[str]:
 
 
 CALLS = _calls_of_a_backup()
-
-
-def _errors() -> list[BaseException | None]:
-    return [None, KeyboardInterrupt()]
 
 
 @pytest.mark.parametrize("after", [False, True], ids=["before", "after"])
@@ -217,6 +219,7 @@ def test_a_base_that_changes_before_a_failure_never_ends_in_a_wrong_increment(nu
     world.finish()
 
 
+@settings(max_examples=20)
 @given(
     times=st.lists(st.integers(0, 3), min_size=1, max_size=6),
     full=st.booleans(),
@@ -234,15 +237,11 @@ def test_two_points_never_share_an_id(times: list[int], full: bool) -> None:  # 
     world.every_point_reads_as_the_guest_did()
 
 
-@given(st.datetimes().map(lambda time: time.replace(microsecond=0)))
-def test_a_point_id_is_a_time(time: object) -> None:
+@given(st.datetimes(min_value=datetime(1970, 1, 1)).map(lambda time: time.replace(microsecond=0)))  # noqa: DTZ001
+def test_a_point_id_is_a_time(time: datetime) -> None:
     """Reading an id gives the time that it was made from."""
-    from datetime import UTC, datetime
-
-    assert isinstance(time, datetime)
     aware = time.replace(tzinfo=UTC)
-    if aware.year >= 1000:
-        assert parse_point_id(format_point_id(aware)) == aware
+    assert parse_point_id(format_point_id(aware)) == aware
 
 
 # --- histories ----------------------------------------------------------------------------------
@@ -342,12 +341,12 @@ class Histories(RuleBasedStateMachine):
         else:
             self.host.foreign_write(path, 0, value)
 
-    @rule(store=stores)
-    def store_loses_its_newest_point(self, store: int) -> None:
-        """A store comes back without its newest manifest."""
-        latest = self.world.stores[store].read_history(self.world.uuid).latest
-        if latest is not None:
-            self.world.stores[store].forget(self.world.uuid, latest.id)
+    @rule(store=stores, which=st.integers(0, 9))
+    def store_loses_a_manifest(self, store: int, which: int) -> None:
+        """A store loses the manifest of a point; what lies on that point is lost with it."""
+        points = self.world.stores[store].read_history(self.world.uuid).points
+        if points:
+            self.world.stores[store].forget(self.world.uuid, points[which % len(points)].id)
 
     @rule(store=stores, target_=targets)
     def store_loses_an_image(self, store: int, target_: str) -> None:

@@ -65,6 +65,7 @@ from fibackup.plan.steps import (
 
 __all__ = ["Executor"]
 
+logging.getLogger("fibackup").addHandler(logging.NullHandler())
 _log = logging.getLogger("fibackup.executor")
 
 

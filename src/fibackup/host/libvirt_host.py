@@ -175,6 +175,24 @@ class LibvirtHost:
             disks=tuple(_examine_disk(handle, disk, active=active) for disk in domain.disks),
         )
 
+    def list_domains(self, *, running: bool = False) -> tuple[str, ...]:
+        """
+        Return the UUIDs of the domains, sorted by name.
+
+        Args:
+            running: True: only those that run.
+
+        Raises:
+            LibvirtError: libvirt refused.
+
+        Source:
+            libvirt ``virConnectListAllDomains``.
+        """
+        flags = libvirt.VIR_CONNECT_LIST_DOMAINS_ACTIVE if running else 0
+        with libvirt_errors("virConnectListAllDomains"):
+            handles = self._connection.listAllDomains(flags)
+            return tuple(uuid for _, uuid in sorted((each.name(), each.UUIDString()) for each in handles))
+
     def domain_config(self, uuid: str) -> str:
         """See `Host.domain_config`."""
         handle = self._lookup(uuid)

@@ -19,6 +19,7 @@ from pathlib import PurePosixPath
 
 from attrs import frozen
 
+from fibackup.errors import ManifestError
 from fibackup.model.chain import BackingChain, Image
 from fibackup.model.ledger import Ledger, Overlay
 from fibackup.model.point import History, PointDisk, RestorePoint
@@ -95,10 +96,17 @@ def _witnesses(
         return changed
     if not _same_image(overlay, disk, ledger):
         return f"the store's image of point {overlay.point} is not the one in the ledger"
-    damage = history.damage(point.id, chain.target)
-    if damage is not None:
-        return f"the store's image {damage} is missing or has another size"
-    return point, disk
+    damage = _damage(history, point.id, chain.target)
+    return damage if damage is not None else (point, disk)
+
+
+def _damage(history: History, point: str, target: str) -> str | None:
+    """Return what is wrong with the stored images of a disk at a point, or None."""
+    try:
+        damage = history.damage(point, target)
+    except ManifestError as error:
+        return f"the store's images of point {point} reach no base: {error.reason}"
+    return f"the store's image {damage} is missing or has another size" if damage else None
 
 
 def _same_image(overlay: Overlay, disk: PointDisk, ledger: Ledger) -> bool:

@@ -1,0 +1,52 @@
+"""
+Exit codes, in one table; an unknown code means failure.
+
+::
+
+    0 ok      1 failed     2 usage     3 requirements not met     4 warnings (--strict)
+    5 some domains failed, others done            10 not a store  11 locked
+    12 verification failed   13 domain busy, or its chain is not what we left
+    128 + N ended by signal N (130: Ctrl-C)
+"""
+
+from __future__ import annotations
+
+import fibackup as fb
+
+__all__ = ["FAILED", "INTERRUPTED", "OK", "SOME_FAILED", "USAGE", "WARNINGS", "exit_code"]
+
+OK, FAILED, USAGE, WARNINGS, SOME_FAILED, INTERRUPTED = 0, 1, 2, 4, 5, 130
+
+_CODES: dict[type[BaseException], int] = {
+    fb.RequirementError: 3,
+    fb.NotAStoreError: 10,
+    fb.LockedError: 11,
+    fb.VerifyError: 12,
+    fb.ManifestError: 12,
+    fb.DomainStateError: 13,
+    fb.DomainBusyError: 13,
+    fb.BlockJobError: 13,
+    fb.StalePlanError: 13,
+    fb.ChainError: 13,
+    fb.CancelledError: INTERRUPTED,
+}
+
+
+def exit_code(error: BaseException) -> int:
+    """
+    Return the exit code for an error; a `StepError` has the one of its cause.
+
+    Args:
+        error: What was raised.
+
+    Returns:
+        1 to 130.
+
+    Source:
+        docs/errors.md.
+    """
+    cause = error.__cause__ if isinstance(error, fb.StepError) else None
+    for kind in type(cause or error).__mro__:
+        if kind in _CODES:
+            return _CODES[kind]
+    return FAILED
