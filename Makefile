@@ -10,7 +10,7 @@ PYTHON ?= .venv/bin/python
 PURE := src/fibackup/model/*,src/fibackup/parse/*,src/fibackup/plan/*
 
 # mypy, pyright, the tests and their children all find the hypervisor of the tests.
-export PYTHONPATH := tests
+export PYTHONPATH := $(CURDIR)/tests
 export PYTHONDONTWRITEBYTECODE := 1
 export COVERAGE_FILE := $(CURDIR)/.cache/coverage
 

@@ -3,11 +3,11 @@ fibackup: forward-incremental backups of libvirt/KVM domains, for ever, as plain
 
 Five words do a backup::
 
-    with fibackup.LibvirtHost.open() as host, fibackup.Store.open("/backup") as store:   # open
-        web1 = host.read_domain("web1")                                                  # read
-        plan = fibackup.plan_backup(web1, store.read_history(web1.uuid), now=now)        # plan
-        report = fibackup.Executor(host, store).run(plan)                                # run
-        print(report)                                                                    # report
+    with fibackup.LibvirtHost.open() as host, fibackup.Store.open("/backup") as store:  # open
+        web1 = host.read_domain("web1")  # read
+        plan = fibackup.plan_backup(web1, store.read_history(web1.uuid), now=now)  # plan
+        report = fibackup.Executor(host, store).run(plan)  # run
+        print(report)  # report
 
 `import fibackup` imports nothing else; each name is imported when it is first used, and only
 `LibvirtHost` needs libvirt.
@@ -307,15 +307,9 @@ _HOMES: dict[str, tuple[str, ...]] = {
         "Warned",
         "ignore_events",
     ),
-    "fibackup.host.executor": (
-        "Executor",
-    ),
-    "fibackup.host.libvirt_host": (
-        "LibvirtHost",
-    ),
-    "fibackup.host.store": (
-        "Store",
-    ),
+    "fibackup.host.executor": ("Executor",),
+    "fibackup.host.libvirt_host": ("LibvirtHost",),
+    "fibackup.host.store": ("Store",),
     "fibackup.model": (
         "BackingChain",
         "Consistency",
@@ -344,9 +338,7 @@ _HOMES: dict[str, tuple[str, ...]] = {
         "format_point_id",
         "parse_point_id",
     ),
-    "fibackup.parse": (
-        "parse_domain_xml",
-    ),
+    "fibackup.parse": ("parse_domain_xml",),
     "fibackup.plan": (
         "BackupPolicy",
         "CopyImage",
@@ -395,7 +387,9 @@ def __getattr__(name: str) -> object:
             raise
         from fibackup.errors import RequirementError
 
-        raise RequirementError(reason="libvirt-python is missing; on Debian: apt install python3-libvirt") from error
+        raise RequirementError(
+            reason="libvirt-python is missing; on Debian: apt install python3-libvirt"
+        ) from error
     globals()[name] = value
     return value
 

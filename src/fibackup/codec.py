@@ -11,11 +11,11 @@ from __future__ import annotations
 
 import types
 from collections.abc import Mapping
-from datetime import datetime, timezone
+from datetime import UTC, datetime
 from enum import Enum
 from functools import cache
 from pathlib import PurePosixPath
-from typing import TypeVar, Union, cast, get_args, get_origin, get_type_hints
+from typing import TypeAlias, TypeVar, Union, cast, get_args, get_origin, get_type_hints
 
 from attrs import fields, has
 
@@ -23,7 +23,8 @@ from fibackup.errors import FibackupError, ParseError
 
 __all__ = ["JsonValue", "decode", "encode"]
 
-JsonValue = Union[str, int, float, bool, None, list["JsonValue"], dict[str, "JsonValue"]]
+JsonValue: TypeAlias = "str | int | float | bool | list[JsonValue] | dict[str, JsonValue] | None"
+"""What `json` reads and writes."""
 
 _T = TypeVar("_T")
 _TAG = "kind_of"
@@ -56,7 +57,7 @@ def encode(value: object) -> JsonValue:
     if value is None or isinstance(value, (str, int, float)):
         return value
     if isinstance(value, datetime):
-        return value.astimezone(timezone.utc).isoformat().replace("+00:00", "Z")
+        return value.astimezone(UTC).isoformat().replace("+00:00", "Z")
     if isinstance(value, PurePosixPath):
         return str(value)
     if isinstance(value, (tuple, list)):
@@ -192,7 +193,7 @@ def _decode_time(text: str) -> datetime:
     if time.tzinfo is None:
         raise ValueError(f"{text!r} has no time zone")
     try:
-        return time.astimezone(timezone.utc)
+        return time.astimezone(UTC)
     except OverflowError:
         raise ValueError(f"{text!r} is not a year that UTC has") from None
 

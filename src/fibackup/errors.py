@@ -140,7 +140,7 @@ class ParseError(ModelError):
     Text or bytes that cannot be understood.
 
     Attributes:
-        where: Path of the bad node, such as ``"disk[2]/source"`` or ``"disks.vda.images[0].sha256"``.
+        where: Path of the bad node, such as ``"disk[2]/source"`` or ``"point.disks[0].kind"``.
     """
 
     where: str = ""

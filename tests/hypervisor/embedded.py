@@ -16,7 +16,8 @@ that crashed.
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Sequence
+import os
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import Self
@@ -79,7 +80,8 @@ class Embedded:
         capabilities.seed("embed", self._capabilities)
         ensure_event_loop()
         ensure_reaper()
-        return libvirt.open(self.uri)
+        with _runtime_directory(self.root / "user"):
+            return libvirt.open(self.uri)
 
     def __enter__(self) -> Self:
         return self
@@ -91,3 +93,20 @@ class Embedded:
         trace: TracebackType | None,
     ) -> None:
         self.close()
+
+
+@contextlib.contextmanager
+def _runtime_directory(directory: Path) -> Iterator[None]:
+    """Keep libvirt's host device state out of the user's home; as root it is in /run/libvirt."""
+    if is_root():
+        yield
+        return
+    directory.mkdir(mode=0o700)
+    before = os.environ.get("XDG_RUNTIME_DIR")
+    os.environ["XDG_RUNTIME_DIR"] = str(directory)
+    try:
+        yield
+    finally:
+        del os.environ["XDG_RUNTIME_DIR"]
+        if before is not None:
+            os.environ["XDG_RUNTIME_DIR"] = before

@@ -11,7 +11,8 @@ As root, in a mount and a network namespace of its own::
     ROOT/socket/libvirt-sock   <---- qemu+unix:///system?socket=...
     ROOT/images                      the same for client and daemon
 
-As another user it is a session daemon with its own HOME and XDG directories below ROOT.
+As another user it is a session daemon with its own HOME and XDG directories below ROOT; the one
+with the agents' sockets has a short name, see `roots`.
 """
 
 from __future__ import annotations
@@ -105,9 +106,6 @@ class PrivateDaemon:
 
     def close(self) -> None:
         """End the domains and the daemon, remove all files."""
-        if self._process is None:
-            with contextlib.suppress(HarnessError):
-                self.start()
         if self._process is not None:
             remove_domains(self.connection)
             capabilities.save("daemon", self._capabilities)
@@ -142,7 +140,7 @@ class PrivateDaemon:
         return base / "qemu" / "capabilities"
 
     def _prepare(self) -> None:
-        configuration = self._private("etc") if is_root() else self.root / "home/.config/libvirt"
+        configuration = self._private("etc") if is_root() else self.root / "c/libvirt"
         for directory in (
             *map(self._private, _PRIVATE),
             configuration,
@@ -193,7 +191,7 @@ class PrivateDaemon:
         own = {} if is_root() else {
             "HOME": str(home),
             "XDG_RUNTIME_DIR": str(home / "run"),
-            "XDG_CONFIG_HOME": str(home / ".config"),
+            "XDG_CONFIG_HOME": str(self.root / "c"),
             "XDG_CACHE_HOME": str(home / ".cache"),
             "XDG_DATA_HOME": str(home / ".local/share"),
         }  # fmt: skip
@@ -231,7 +229,11 @@ class PrivateDaemon:
         with contextlib.suppress(libvirt.libvirtError):
             self.connection.close()
         self._process.send_signal(number)
-        self._process.wait(_PATIENCE_SECONDS)
+        try:
+            self._process.wait(_PATIENCE_SECONDS)
+        except subprocess.TimeoutExpired:
+            self._process.kill()
+            self._process.wait()
         self._process = None
 
     def qemus(self) -> list[int]:

@@ -17,7 +17,7 @@ import os
 import shutil
 import tempfile
 from pathlib import Path
-from typing import Final
+from typing import Final, TypeGuard
 
 from hypervisor.host import HarnessError
 from hypervisor.processes import end_processes_of
@@ -32,12 +32,7 @@ class OwnedRoot:
 
     def __init__(self, wanted: Path | None = None) -> None:
         sweep()
-        self.path = _short(wanted)
-        self.path.mkdir(mode=0o755, parents=True, exist_ok=True)
-        held = _lock(self.path)
-        if held is None:
-            raise HarnessError(f"another process uses {self.path}")
-        self._lock = held
+        self.path, self._lock = _own(wanted) if _is_short(wanted) else _own_temporary()
         end_processes_of(self.path)
         _empty(self.path)
 
@@ -51,24 +46,43 @@ class OwnedRoot:
 def sweep() -> None:
     """Remove the temporary roots whose owner is gone."""
     for root in Path(tempfile.gettempdir()).glob(f"{_PREFIX}*"):
-        if root.stat().st_uid != os.geteuid():
-            continue
-        held = _lock(root)
+        held = _lock(root) if _is_ours(root) else None
         if held is not None:
             end_processes_of(root)
             shutil.rmtree(root, ignore_errors=True)
             os.close(held)
 
 
-def _short(wanted: Path | None) -> Path:
-    if wanted is not None and len(str(wanted.absolute())) <= LONGEST_ROOT:
-        return wanted.absolute()
+def _is_ours(root: Path) -> bool:
+    try:
+        return root.lstat().st_uid == os.geteuid() and not root.is_symlink()
+    except FileNotFoundError:
+        return False
+
+
+def _is_short(wanted: Path | None) -> TypeGuard[Path]:
+    return wanted is not None and len(str(wanted.absolute())) <= LONGEST_ROOT
+
+
+def _own(wanted: Path) -> tuple[Path, int]:
+    root = wanted.absolute()
+    root.mkdir(mode=0o755, parents=True, exist_ok=True)
+    held = _lock(root)
+    if held is None:
+        raise HarnessError(f"another process uses {root}")
+    return root, held
+
+
+def _own_temporary() -> tuple[Path, int]:
     parent = tempfile.gettempdir()
     if len(parent) + len(_PREFIX) + 10 > LONGEST_ROOT:
         parent = "/tmp"  # noqa: S108 - a long TMPDIR leaves no room for sockets
-    root = Path(tempfile.mkdtemp(prefix=_PREFIX, dir=parent))
-    root.chmod(0o755)
-    return root
+    while True:
+        root = Path(tempfile.mkdtemp(prefix=_PREFIX, dir=parent))
+        held = _lock(root)
+        if held is not None:  # else another process has swept it away, ownerless as it was
+            root.chmod(0o755)
+            return root, held
 
 
 def _lock(root: Path) -> int | None:
@@ -79,6 +93,9 @@ def _lock(root: Path) -> int | None:
     try:
         fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:
+        os.close(handle)
+        return None
+    if os.fstat(handle).st_nlink == 0:
         os.close(handle)
         return None
     return handle

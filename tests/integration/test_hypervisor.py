@@ -330,9 +330,9 @@ import os, sys
 from pathlib import Path
 from hypervisor import Embedded, PrivateDaemon
 kind = {"embedded": Embedded, "daemon": PrivateDaemon}[sys.argv[1]]
-opened = kind(Path(sys.argv[2]))
+opened = kind(Path(sys.argv[2]) if sys.argv[2] else None)
 domain = opened.block_domain()
-print(domain.name, flush=True)
+print(opened.root, flush=True)
 if sys.argv[3] == "crash":
     os._exit(9)
 opened.close()
@@ -366,6 +366,15 @@ def test_a_crashed_run_is_cleaned_by_the_next(kind: str) -> None:
     assert not root.exists()
 
 
+def test_a_crashed_run_in_a_temporary_root_is_swept() -> None:
+    """A temporary root without an owner is removed by whoever comes next."""
+    root = Path(run_other("embedded", None, "crash").strip())
+    assert processes_of(root) != []
+    run_other("embedded", None, "close")
+    assert processes_of(root) == []
+    assert not root.exists()
+
+
 def test_two_processes_do_not_share_a_root(hypervisor: Embedded) -> None:
     """A root that is in use is refused and stays."""
     done = run_other("embedded", hypervisor.root, "close", accept=1)
@@ -373,13 +382,13 @@ def test_two_processes_do_not_share_a_root(hypervisor: Embedded) -> None:
     assert hypervisor.root.exists()
 
 
-def run_other(kind: str, root: Path, end: str, accept: int | None = None) -> str:
-    """Run a hypervisor in a process of its own."""
+def run_other(kind: str, root: Path | None, end: str, accept: int | None = None) -> str:
+    """Run a hypervisor in a process of its own; return what it says, root or error."""
     tests = Path(__file__).parents[1]
     done = subprocess.run(
-        [sys.executable, "-c", OTHER_PROCESS, kind, str(root), end],
+        [sys.executable, "-c", OTHER_PROCESS, kind, str(root or ""), end],
         check=False, cwd=tests, capture_output=True, text=True,
     )  # fmt: skip
     expected = accept if accept is not None else 9 if end == "crash" else 0
     assert done.returncode == expected, done.stderr
-    return done.stderr
+    return done.stdout + done.stderr

@@ -71,7 +71,7 @@ def write_header(path: Path, cluster: bytes) -> None:
         file.write(cluster)
 
 
-def info(path: Path) -> Any:
+def info(path: Path) -> Any:  # noqa: ANN401 - JSON of another program
     """Return what `qemu-img info` says of one image."""
     return json.loads(qemu_img("info", "--output=json", "-f", "qcow2", path))
 
@@ -95,9 +95,8 @@ def test_a_header_says_what_qemu_img_says(tmp_path: Path, options: str) -> None:
     """Version, sizes, compression and backing file are those of `qemu-img info`."""
     make(tmp_path / "base.qcow2", "compat=1.1")
     image = tmp_path / "top.qcow2"
-    backing = ("-b", "base.qcow2", "-F", "qcow2")
-    if "preallocation" in options:
-        backing = ()
+    alone = "preallocation" in options
+    backing = () if alone else ("-b", "base.qcow2", "-F", "qcow2")
     qemu_img("create", "-q", "-f", "qcow2", "-o", options, *backing, image, "4M")
     _, header = read_header(image)
     said = info(image)
@@ -162,7 +161,7 @@ def test_any_file_name_works(tmp_path: Path, name: str) -> None:
 def test_what_qemu_img_rebases_is_what_we_write(tmp_path: Path) -> None:
     """`qemu-img rebase -u` and `rewrite_backing` leave the same bytes behind."""
     ours = make(tmp_path / "ours.qcow2", "compat=1.1")
-    theirs = shutil.copy(ours, tmp_path / "theirs.qcow2")
+    theirs = Path(shutil.copy(ours, tmp_path / "theirs.qcow2"))
     qemu_img("rebase", "-u", "-f", "qcow2", "-b", "base.qcow2", "-F", "raw", theirs)
     cluster, _ = read_header(ours)
     assert rewrite_backing(cluster, name="base.qcow2", format="raw") == read_header(theirs)[0]

@@ -77,9 +77,7 @@ digests = st.text("0123456789abcdef", min_size=64, max_size=64)
 times = st.datetimes(
     min_value=datetime(1970, 1, 2),  # noqa: DTZ001 - hypothesis wants naive limits
     max_value=datetime(9999, 1, 1),  # noqa: DTZ001 - same
-    timezones=st.builds(
-        lambda hours: timezone(timedelta(hours=hours)), st.integers(-12, 14)
-    ),
+    timezones=st.builds(lambda hours: timezone(timedelta(hours=hours)), st.integers(-12, 14)),
 )
 point_ids = times.map(format_point_id)
 
@@ -143,21 +141,14 @@ def disks(draw: DrawFn, target: SearchStrategy[str] = targets) -> Disk:
     )
 
 
-overlays = st.builds(
-    Overlay, targets, paths, paths, point_ids, uuids, sha256=st.none() | digests
-)
-frozen_images = st.builds(
-    FrozenImage, paths, formats, st.none() | paths, st.none() | identities
-)
+overlays = st.builds(Overlay, targets, paths, paths, point_ids, uuids, sha256=st.none() | digests)
+frozen_images = st.builds(FrozenImage, paths, formats, st.none() | paths, st.none() | identities)
 ledgers = st.builds(
     Ledger,
     overlays=st.lists(overlays, max_size=3).map(tuple),
     images=st.lists(frozen_images, max_size=3).map(tuple),
-    stores=st.lists(
-        st.builds(KnownStore, uuids, paths.map(str), point_ids), max_size=2
-    ).map(tuple),
-    run=st.none()
-    | st.builds(Run, point_ids, uuids, st.sampled_from(RunPhase), st.booleans()),
+    stores=st.lists(st.builds(KnownStore, uuids, paths.map(str), point_ids), max_size=2).map(tuple),
+    run=st.none() | st.builds(Run, point_ids, uuids, st.sampled_from(RunPhase), st.booleans()),
 )
 
 

@@ -24,10 +24,10 @@ from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, 
 
 from fibackup.errors import FibackupError, ManifestError
 from fibackup.host.executor import Executor
-from fibackup.model import History, format_point_id, parse_point_id
+from fibackup.model import History, Image, format_point_id, parse_point_id
 from fibackup.plan import BackupPolicy, Plan, Quiesce, Report, plan_backup
 from fibackup.plan.steps import CopyImage
-from fibackup.testing import AgentState, FakeHost, FakeStore
+from fibackup.testing import CLUSTER_BYTES, AgentState, FakeHost, FakeStore
 
 pytestmark = pytest.mark.property
 
@@ -249,7 +249,6 @@ def test_a_point_id_is_a_time(time: datetime) -> None:
 targets = st.sampled_from(TARGETS)
 stores = st.sampled_from((0, 1))
 clusters = st.integers(0, CLUSTERS - 1)
-values = st.integers(0, 200)
 faults = st.none() | st.builds(Fault, st.integers(1, 26), st.booleans(), st.booleans())
 policies = st.builds(
     BackupPolicy,
@@ -267,17 +266,23 @@ class Histories(RuleBasedStateMachine):
         super().__init__()
         self.world = World()
         self.host = self.world.host
+        self.value = 100
 
     def thawed(self) -> bool:
         """Tell whether the guest can write."""
         return not self.host.is_frozen(DOMAIN)
 
     @precondition(lambda self: self.thawed())
-    @rule(target_=targets, cluster=clusters, value=values)
-    def guest_writes(self, target_: str, cluster: int, value: int) -> None:
-        """The guest writes a cluster, of the disk as large as it is now."""
-        size = self._size(target_)
-        self.host.write(DOMAIN, target_, cluster % size, value)
+    @rule(target_=targets, cluster=clusters, zeros=st.booleans())
+    def guest_writes(self, target_: str, cluster: int, zeros: bool) -> None:  # noqa: FBT001
+        """The guest writes a cluster, something new or zeros."""
+        size = (self._image(target_, 0).virtual_size_bytes or 0) // CLUSTER_BYTES
+        self.host.write(DOMAIN, target_, cluster % size, 0 if zeros else self._new_value())
+
+    @rule(store=stores)
+    def backup_as_usual(self, store: int) -> None:
+        """A backup of all disks runs."""
+        self.world.backup(store, BackupPolicy(quiesce=Quiesce.OFF))
 
     @rule(store=stores, policy=policies, fault=faults)
     def backup(self, store: int, policy: BackupPolicy, fault: Fault | None) -> None:
@@ -320,26 +325,27 @@ class Histories(RuleBasedStateMachine):
         """An administrator pulls everything into the active layer."""
         self.host.foreign_pull(DOMAIN, target_)
 
-    @rule(target_=targets, same_path=st.booleans(), value=values)
-    def replace(self, target_: str, same_path: bool, value: int) -> None:  # noqa: FBT001
+    @rule(target_=targets, same_path=st.booleans())
+    def replace(self, target_: str, same_path: bool) -> None:  # noqa: FBT001
         """An administrator puts another image in place."""
-        self.host.replace_disk(DOMAIN, target_, {0: value}, same_path=same_path)
+        self.host.replace_disk(DOMAIN, target_, {0: self._new_value()}, same_path=same_path)
 
     @rule(target_=targets, size=st.integers(2, 9))
     def resize(self, target_: str, size: int) -> None:
         """The owner makes a disk larger or smaller."""
         self.host.resize(DOMAIN, target_, size)
 
-    @rule(target_=targets, depth=st.integers(0, 6), value=st.none() | values)
-    def foreign_write(self, target_: str, depth: int, value: int | None) -> None:
-        """Somebody touches or writes an image, wherever it is in the chain."""
-        chain = self.host.read_domain(DOMAIN).disk(target_).chain
-        assert chain is not None
-        path = chain.images[depth % chain.depth].path
-        if value is None:
-            self.host.touch(path)
-        else:
-            self.host.foreign_write(path, 0, value)
+    @rule(target_=targets, depth=st.integers(0, 6), cluster=clusters)
+    def foreign_write(self, target_: str, depth: int, cluster: int) -> None:
+        """Somebody writes an image, wherever it is in the chain."""
+        image = self._image(target_, depth)
+        size = (image.virtual_size_bytes or 0) // CLUSTER_BYTES
+        self.host.foreign_write(image.path, cluster % size, self._new_value())
+
+    @rule(target_=targets, depth=st.integers(0, 6))
+    def touch(self, target_: str, depth: int) -> None:
+        """Somebody touches an image."""
+        self.host.touch(self._image(target_, depth).path)
 
     @rule(store=stores, which=st.integers(0, 9))
     def store_loses_a_manifest(self, store: int, which: int) -> None:
@@ -374,11 +380,14 @@ class Histories(RuleBasedStateMachine):
         for store in range(len(STORES)):
             self.world.finish(store)
 
-    def _size(self, target_: str) -> int:
+    def _image(self, target_: str, depth: int) -> Image:
         chain = self.host.read_domain(DOMAIN).disk(target_).chain
         assert chain is not None
-        assert chain.active.virtual_size_bytes is not None
-        return chain.active.virtual_size_bytes // 65536
+        return chain.images[depth % chain.depth]
+
+    def _new_value(self) -> int:
+        self.value += 1
+        return self.value
 
 
 TestHistories = Histories.TestCase

@@ -14,7 +14,7 @@ import os
 import signal
 import sys
 from collections.abc import Callable, Sequence
-from datetime import datetime, timezone
+from datetime import UTC, datetime
 from pathlib import PurePosixPath
 from types import FrameType
 from uuid import UUID
@@ -65,7 +65,11 @@ class _Failure:
             "exit_code": self.code,
         }
         if isinstance(error, fb.StepError):
-            found |= {"state": error.state, "next_command": error.next_command, "done": list(error.done)}
+            found |= {
+                "state": error.state,
+                "next_command": error.next_command,
+                "done": list(error.done),
+            }
         return {"domain": self.domain, "ok": False, "error": found}
 
 
@@ -173,9 +177,11 @@ def _backup_one(
         allow_paused=arguments.allow_paused,
     )
     domain = host.read_domain(name)
-    now = datetime.now(timezone.utc)
+    now = datetime.now(UTC)
     if arguments.dry_run:
-        plan = fb.plan_backup(domain, _history_for_dry_run(arguments.store, domain), now=now, policy=policy)
+        plan = fb.plan_backup(
+            domain, _history_for_dry_run(arguments.store, domain), now=now, policy=policy
+        )
         if not arguments.json:
             print(plan)
         return {"plan": fb.encode(plan)}, bool(plan.warnings)
@@ -210,12 +216,14 @@ def _open_store(path: str, domain: fb.Domain) -> fb.Store:
     try:
         return fb.Store.open(path)
     except fb.NotAStoreError as error:
-        known = next((each for each in domain.ledger.stores if each.path == str(_absolute(path))), None)
+        known = next(
+            (each for each in domain.ledger.stores if each.path == str(_absolute(path))), None
+        )
         if known is not None:
             raise fb.NotAStoreError(
                 domain=domain.name,
-                reason=f"the domain has point {known.point} in a store at this path, and it is not there: "
-                "is its disk mounted?",
+                reason=f"the domain has point {known.point} in a store at this path, "
+                "and it is not there: is its disk mounted?",
                 path=path,
             ) from error
         return fb.Store.create(path)
@@ -226,7 +234,9 @@ def _history_for_dry_run(path: str, domain: fb.Domain) -> fb.History:
         with fb.Store.open(path) as store:
             return store.read_history(domain.uuid)
     if not os.path.isdir(path) or set(os.listdir(path)) - {"lost+found"}:
-        raise fb.NotAStoreError(reason="the directory is missing, or neither empty nor a store", path=path)
+        raise fb.NotAStoreError(
+            reason="the directory is missing, or neither empty nor a store", path=path
+        )
     return fb.History(store=_NO_STORE, path=_absolute(path), uuid=domain.uuid)
 
 
@@ -253,7 +263,9 @@ def _list(arguments: argparse.Namespace, _: _Signals) -> int:
             histories = [store.read_history(uuid) for uuid in store.domains()]
         else:
             histories = [_find_history(store, arguments.domain)]
-    points = sorted((point for each in histories for point in each.points), key=lambda p: (p.time, p.sequence))
+    points = sorted(
+        (point for each in histories for point in each.points), key=lambda p: (p.time, p.sequence)
+    )
     if arguments.json:
         _print_json({"points": [_point_document(point) for point in points]})
         return OK
@@ -271,7 +283,7 @@ def _point_document(point: fb.RestorePoint) -> dict[str, object]:
         "id": point.id,
         "domain": point.domain,
         "uuid": point.uuid,
-        "time": point.time.astimezone(timezone.utc).isoformat().replace("+00:00", "Z"),
+        "time": point.time.astimezone(UTC).isoformat().replace("+00:00", "Z"),
         "sequence": point.sequence,
         "kind": str(point.kind),
         "consistency": str(point.consistency),
@@ -300,8 +312,12 @@ def _find_history(store: fb.Store, name: str) -> fb.History:
         return found[0]
     if found:
         uuids = ", ".join(each.uuid for each in found)
-        raise fb.NoSuchPointError(reason=f"several domains have had this name; say which: {uuids}", domain=name)
-    raise fb.NoSuchPointError(reason="the store has no point of this domain", domain=name, path=str(store.path))
+        raise fb.NoSuchPointError(
+            reason=f"several domains have had this name; say which: {uuids}", domain=name
+        )
+    raise fb.NoSuchPointError(
+        reason="the store has no point of this domain", domain=name, path=str(store.path)
+    )
 
 
 def _restore(arguments: argparse.Namespace, signals: _Signals) -> int:
@@ -316,7 +332,9 @@ def _restore(arguments: argparse.Namespace, signals: _Signals) -> int:
         )
         if arguments.dry_run:
             if arguments.json:
-                _print_json({"results": [{"domain": plan.domain, "ok": True, "plan": fb.encode(plan)}]})
+                _print_json(
+                    {"results": [{"domain": plan.domain, "ok": True, "plan": fb.encode(plan)}]}
+                )
             else:
                 print(plan)
             return OK

@@ -72,7 +72,10 @@ def build_parser() -> argparse.ArgumentParser:
 def _common() -> argparse.ArgumentParser:
     common = argparse.ArgumentParser(add_help=False)
     common.add_argument(
-        "-c", "--connect", metavar="URI", help="libvirt URI (default: $LIBVIRT_DEFAULT_URI, else qemu:///system)"
+        "-c",
+        "--connect",
+        metavar="URI",
+        help="libvirt URI (default: $LIBVIRT_DEFAULT_URI, else qemu:///system)",
     )
     common.add_argument("--json", action="store_true", help="print one JSON document to stdout")
     common.add_argument("-v", "--verbose", action="count", default=0, help="say more; twice: debug")
@@ -82,13 +85,19 @@ def _common() -> argparse.ArgumentParser:
 
 
 def _store(parser: argparse.ArgumentParser, *, required: bool = True) -> None:
-    parser.add_argument("-s", "--store", metavar="DIR", required=required, help="the backup directory")
+    parser.add_argument(
+        "-s", "--store", metavar="DIR", required=required, help="the backup directory"
+    )
 
 
 def _backup(parser: argparse.ArgumentParser) -> None:
     _store(parser)
-    parser.add_argument("--disk", metavar="T", action="append", default=[], help="only this disk, such as vda")
-    parser.add_argument("--exclude", metavar="T", action="append", default=[], help="all disks but this one")
+    parser.add_argument(
+        "--disk", metavar="T", action="append", default=[], help="only this disk, such as vda"
+    )
+    parser.add_argument(
+        "--exclude", metavar="T", action="append", default=[], help="all disks but this one"
+    )
     parser.add_argument(
         "--quiesce",
         choices=[str(each) for each in fb.Quiesce],
@@ -96,13 +105,25 @@ def _backup(parser: argparse.ArgumentParser) -> None:
         help="freeze the guest's file systems by the guest agent (default: try)",
     )
     parser.add_argument(
-        "--freeze-timeout", metavar="SECONDS", type=float, default=60.0, help="time limit of the freeze (default: 60)"
+        "--freeze-timeout",
+        metavar="SECONDS",
+        type=float,
+        default=60.0,
+        help="time limit of the freeze (default: 60)",
     )
-    parser.add_argument("--full", action="store_true", help="a full, even where an increment is proven")
-    parser.add_argument("--skip-unsupported", action="store_true", help="leave out disks that cannot be backed up")
-    parser.add_argument("--allow-paused", action="store_true", help="take a paused domain as it stands")
+    parser.add_argument(
+        "--full", action="store_true", help="a full, even where an increment is proven"
+    )
+    parser.add_argument(
+        "--skip-unsupported", action="store_true", help="leave out disks that cannot be backed up"
+    )
+    parser.add_argument(
+        "--allow-paused", action="store_true", help="take a paused domain as it stands"
+    )
     parser.add_argument("--strict", action="store_true", help="exit 4 when there was a warning")
-    parser.add_argument("-n", "--dry-run", action="store_true", help="print the plan, change nothing")
+    parser.add_argument(
+        "-n", "--dry-run", action="store_true", help="print the plan, change nothing"
+    )
     parser.add_argument("--all", action="store_true", help="every domain")
     parser.add_argument("--running", action="store_true", help="every running domain")
     parser.add_argument("domains", metavar="DOMAIN", nargs="*", help="name or UUID")
@@ -115,20 +136,30 @@ def _chain(parser: argparse.ArgumentParser) -> None:
 
 def _list(parser: argparse.ArgumentParser) -> None:
     _store(parser)
-    parser.add_argument("domain", metavar="DOMAIN", nargs="?", help="name or UUID (default: every domain)")
+    parser.add_argument(
+        "domain", metavar="DOMAIN", nargs="?", help="name or UUID (default: every domain)"
+    )
 
 
 def _restore(parser: argparse.ArgumentParser) -> None:
     _store(parser)
     parser.add_argument("domain", metavar="DOMAIN", help="name or UUID")
-    parser.add_argument("--point", metavar="POINT", default="latest", help="id of the point (default: latest)")
+    parser.add_argument(
+        "--point", metavar="POINT", default="latest", help="id of the point (default: latest)"
+    )
     parser.add_argument("--into", metavar="DIR", required=True, help="directory for the images")
-    parser.add_argument("--disk", metavar="T", action="append", default=[], help="only this disk, such as vda")
-    parser.add_argument("--as", dest="form", choices=["flat"], default="flat", help="flat: needs no other file")
+    parser.add_argument(
+        "--disk", metavar="T", action="append", default=[], help="only this disk, such as vda"
+    )
+    parser.add_argument(
+        "--as", dest="form", choices=["flat"], default="flat", help="flat: needs no other file"
+    )
     parser.add_argument(
         "--format",
         choices=[str(each) for each in fb.ImageFormat],
         default=str(fb.ImageFormat.QCOW2),
         help="format of the images (default: qcow2)",
     )
-    parser.add_argument("-n", "--dry-run", action="store_true", help="print the plan, change nothing")
+    parser.add_argument(
+        "-n", "--dry-run", action="store_true", help="print the plan, change nothing"
+    )

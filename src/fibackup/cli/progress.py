@@ -8,25 +8,18 @@ from __future__ import annotations
 
 import sys
 import time
-from contextlib import AbstractContextManager, nullcontext
-from typing import TYPE_CHECKING, Protocol
+from collections.abc import Generator
+from contextlib import contextmanager
+from typing import TYPE_CHECKING
 
 import fibackup as fb
 
 if TYPE_CHECKING:
     from rich.progress import Progress, TaskID
 
-__all__ = ["Listener", "progress_for"]
+__all__ = ["progress_for"]
 
 _LINE_SECONDS = 5.0
-
-
-class Listener(Protocol):
-    """What a command does with events."""
-
-    def __call__(self, event: fb.Event) -> None:
-        """Take one event."""
-        ...
 
 
 class _Lines:
@@ -57,55 +50,55 @@ class _Bars:
         if isinstance(event, fb.CopyProgress):
             key = (event.target, event.name)
             if key not in self._tasks:
-                self._tasks[key] = self._progress.add_task(f"{event.target} {fb.printable(event.name)}", total=None)
-            self._progress.update(self._tasks[key], completed=event.done_bytes, total=event.total_bytes)
+                self._tasks[key] = self._progress.add_task(
+                    f"{event.target} {fb.printable(event.name)}", total=None
+                )
+            self._progress.update(
+                self._tasks[key], completed=event.done_bytes, total=event.total_bytes
+            )
         elif isinstance(event, (fb.StepStarted, fb.ImageCopied, fb.Warned)):
             self._progress.print(str(event), markup=False, highlight=False)
 
 
-def _ignore(_: fb.Event) -> None:
-    """Take an event and say nothing."""
-
-
-def progress_for(*, quiet: bool) -> AbstractContextManager[Listener]:
+@contextmanager
+def progress_for(*, quiet: bool) -> Generator[fb.OnEvent]:
     """
-    Return a context manager that gives the listener for a run.
+    Give the listener for a run.
 
     Args:
         quiet: True: no progress at all.
 
+    Yields:
+        What `Executor.run` takes as ``on_event``.
+
     Source:
         docs/design.md, "Command line".
     """
+    bars = None if quiet or not sys.stderr.isatty() else _rich_progress()
     if quiet:
-        return nullcontext(_ignore)
-    if sys.stderr.isatty():
-        try:
-            return _rich_bars()
-        except ModuleNotFoundError:
-            pass
-    return nullcontext(_Lines())
+        yield fb.ignore_events
+    elif bars is None:
+        yield _Lines()
+    else:
+        with bars:
+            yield _Bars(bars)
 
 
-def _rich_bars() -> AbstractContextManager[Listener]:
-    from rich.console import Console  # noqa: PLC0415 - optional, and slow to import
-    from rich.progress import (  # noqa: PLC0415
-        BarColumn,
-        DownloadColumn,
-        Progress,
-        TextColumn,
-        TimeRemainingColumn,
-        TransferSpeedColumn,
-    )
-
-    class Bars(Progress):
-        """Progress whose context manager gives our listener."""
-
-        def __enter__(self) -> Listener:  # type: ignore[override]
-            super().__enter__()
-            return _Bars(self)
-
-    return Bars(  # type: ignore[return-value]
+def _rich_progress() -> Progress | None:
+    """Return bars with rate and time left, None when rich is not installed."""
+    try:
+        from rich.console import Console
+        from rich.progress import (
+            BarColumn,
+            DownloadColumn,
+            Progress,
+            TextColumn,
+            TimeRemainingColumn,
+            TransferSpeedColumn,
+        )
+    except ModuleNotFoundError:
+        return None
+    return Progress(
         TextColumn("{task.description}", markup=False),
         BarColumn(),
         DownloadColumn(binary_units=True),

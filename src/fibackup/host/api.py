@@ -223,7 +223,9 @@ class PointStore(Protocol):
         """
         ...
 
-    def copy_image(self, uuid: str, step: CopyImage, on_event: OnEvent, cancel: CancelToken) -> StoredImage:
+    def copy_image(
+        self, uuid: str, step: CopyImage, on_event: OnEvent, cancel: CancelToken
+    ) -> StoredImage:
         """
         Copy a frozen image into the store and leave a receipt; thread-safe.
 
@@ -275,7 +277,9 @@ class PointStore(Protocol):
         """
         ...
 
-    def flatten(self, uuid: str, step: FlattenImage, on_event: OnEvent, cancel: CancelToken) -> RestoredImage:
+    def flatten(
+        self, uuid: str, step: FlattenImage, on_event: OnEvent, cancel: CancelToken
+    ) -> RestoredImage:
         """
         Write a disk of a point as one image; thread-safe.
 

@@ -106,7 +106,13 @@ class _Cache:
 
 
 def copy_and_hash(
-    source: int, destination: int, size_bytes: int, *, head: bytes, on_bytes: OnBytes, cancel: CancelToken
+    source: int,
+    destination: int,
+    size_bytes: int,
+    *,
+    head: bytes,
+    on_bytes: OnBytes,
+    cancel: CancelToken,
 ) -> str:
     """
     Copy an open file into an empty one, with *head* in place of its first bytes.
@@ -137,7 +143,9 @@ def copy_and_hash(
     with ThreadPoolExecutor(1, "fibackup-hash") as hasher:
         for is_data, start, end in _after(extents(source, size_bytes), len(head)):
             if is_data:
-                _copy_data(source, destination, start, end, digest.update, hasher, cache, on_bytes, cancel)
+                _copy_data(
+                    source, destination, start, end, digest.update, hasher, cache, on_bytes, cancel
+                )
             else:
                 _hash_zeros(digest.update, end - start, cancel)
             on_bytes(end)
@@ -146,7 +154,9 @@ def copy_and_hash(
     return digest.hexdigest()
 
 
-def _after(parts: Iterator[tuple[bool, int, int]], position: int) -> Iterator[tuple[bool, int, int]]:
+def _after(
+    parts: Iterator[tuple[bool, int, int]], position: int
+) -> Iterator[tuple[bool, int, int]]:
     for is_data, start, end in parts:
         if end > position:
             yield is_data, max(start, position), end

@@ -25,7 +25,12 @@ from fibackup.host.lock import hold_image_lock
 from fibackup.host.qemu_img import convert
 from fibackup.model.chain import FileIdentity
 from fibackup.model.point import SourceImage, StoredImage
-from fibackup.parse.qcow2_header import Qcow2Header, needed_bytes, parse_qcow2_header, rewrite_backing
+from fibackup.parse.qcow2_header import (
+    Qcow2Header,
+    needed_bytes,
+    parse_qcow2_header,
+    rewrite_backing,
+)
 from fibackup.plan.steps import CopyImage
 
 __all__ = ["copy_image", "read_qcow2_head"]
@@ -59,7 +64,9 @@ def copy_image(
         fd = os.open(source, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
     try:
         if not stat.S_ISREG(os.fstat(fd).st_mode):
-            raise HostError(target=step.target, reason="the image is not a regular file", path=source)
+            raise HostError(
+                target=step.target, reason="the image is not a regular file", path=source
+            )
         hold_image_lock(fd, source)
         before = identity_of(fd)
         _refuse_change(step, step.identity, before)
@@ -84,7 +91,8 @@ def _refuse_change(step: CopyImage, wanted: FileIdentity | None, found: FileIden
     if differences:
         raise DomainBusyError(
             target=step.target,
-            reason=f"the image is not frozen: other {', '.join(differences)} than after the snapshot",
+            reason=f"the image is not frozen: it has another {', '.join(differences)} "
+            "than after the snapshot",
             path=str(step.source),
         )
 
@@ -115,7 +123,12 @@ def read_qcow2_head(fd: int, path: str) -> tuple[Qcow2Header, bytes]:
 
 
 def _copy_qcow2(
-    step: CopyImage, fd: int, temp: int, before: FileIdentity, on_event: OnEvent, cancel: CancelToken
+    step: CopyImage,
+    fd: int,
+    temp: int,
+    before: FileIdentity,
+    on_event: OnEvent,
+    cancel: CancelToken,
 ) -> StoredImage:
     header, head = read_qcow2_head(fd, str(step.source))
     new_head = rewrite_backing(head, name=step.backing, format="qcow2" if step.backing else None)
@@ -123,7 +136,9 @@ def _copy_qcow2(
     def progress(position: int) -> None:
         on_event(CopyProgress(step.target, step.name, position, before.size_bytes))
 
-    sha256 = copy_and_hash(fd, temp, before.size_bytes, head=new_head, on_bytes=progress, cancel=cancel)
+    sha256 = copy_and_hash(
+        fd, temp, before.size_bytes, head=new_head, on_bytes=progress, cancel=cancel
+    )
     return _stored(step, before.size_bytes, sha256, header.virtual_size_bytes, before)
 
 
@@ -137,10 +152,16 @@ def _convert_raw(
     cancel: CancelToken,
 ) -> StoredImage:
     if step.backing is not None:
-        raise HostError(target=step.target, reason="a raw image has no backing file", path=str(step.source))
+        raise HostError(
+            target=step.target, reason="a raw image has no backing file", path=str(step.source)
+        )
 
     def progress(percent: float) -> None:
-        on_event(CopyProgress(step.target, step.name, int(before.size_bytes * percent / 100), before.size_bytes))
+        on_event(
+            CopyProgress(
+                step.target, step.name, int(before.size_bytes * percent / 100), before.size_bytes
+            )
+        )
 
     written = disk_path / f".{step.name}{TEMP_SUFFIX}"
     convert(step.source, "raw", written, "qcow2", on_percent=progress, cancel=cancel)
@@ -152,7 +173,9 @@ def _convert_raw(
     return _stored(step, size, sha256, header.virtual_size_bytes, before)
 
 
-def _stored(step: CopyImage, size: int, sha256: str, virtual_size: int, source: FileIdentity) -> StoredImage:
+def _stored(
+    step: CopyImage, size: int, sha256: str, virtual_size: int, source: FileIdentity
+) -> StoredImage:
     return StoredImage(
         name=step.name,
         format="qcow2",

@@ -17,11 +17,11 @@ from __future__ import annotations
 import logging
 import time
 from concurrent.futures import ThreadPoolExecutor
-from datetime import datetime, timezone
+from datetime import UTC, datetime
 from threading import Lock
+from typing import assert_never
 
 from attrs import evolve
-from typing_extensions import assert_never
 
 from fibackup.errors import (
     AgentError,
@@ -88,7 +88,9 @@ class Executor:
         self._store = store
         self._threads = threads
 
-    def run(self, plan: Plan, *, on_event: OnEvent = ignore_events, cancel: CancelToken | None = None) -> Report:
+    def run(
+        self, plan: Plan, *, on_event: OnEvent = ignore_events, cancel: CancelToken | None = None
+    ) -> Report:
         """
         Run *plan*.
 
@@ -119,7 +121,13 @@ class _Run:
     """The state of one run: what was measured and stored so far."""
 
     def __init__(
-        self, host: Host | None, store: PointStore, plan: Plan, on_event: OnEvent, cancel: CancelToken, threads: int
+        self,
+        host: Host | None,
+        store: PointStore,
+        plan: Plan,
+        on_event: OnEvent,
+        cancel: CancelToken,
+        threads: int,
     ) -> None:
         self._host_or_none = host
         self._store = store
@@ -150,7 +158,7 @@ class _Run:
         return self._host_or_none
 
     def execute(self) -> Report:
-        started, clock = datetime.now(timezone.utc), time.monotonic()
+        started, clock = datetime.now(UTC), time.monotonic()
         self._check()
         self._cancel.check()
         for index, step in enumerate(self._plan.steps):
@@ -187,7 +195,7 @@ class _Run:
         with self._listening:
             try:
                 self._listener(event)
-            except Exception:
+            except Exception:  # noqa: BLE001 - a listener must not end a backup
                 _log.exception("the listener failed on %s", event)
 
     # --- before the first step ------------------------------------------------------------------
@@ -203,18 +211,27 @@ class _Run:
             latest = history.latest
             if (latest.sequence if latest else 0) != self._plan.expects.sequence:
                 raise self._stale("the store has other points than when the plan was made")
-            if not set(self._plan.expects.receipts) <= {receipt.image.name for receipt in history.receipts}:
+            if not set(self._plan.expects.receipts) <= {
+                receipt.image.name for receipt in history.receipts
+            }:
                 raise self._stale("an image that the plan counts on is no longer in the store")
             self._check_backup()
 
     def _check_restore(self) -> None:
         history = self._store.read_history(self._plan.uuid)
         for step in self._plan.steps:
-            if isinstance(step, FlattenImage) and history.images(self._plan.point, step.target) != step.images:
-                raise self._stale(f"point {self._plan.point} has other images than when the plan was made")
+            if (
+                isinstance(step, FlattenImage)
+                and history.images(self._plan.point, step.target) != step.images
+            ):
+                raise self._stale(
+                    f"point {self._plan.point} has other images than when the plan was made"
+                )
         for path in self._store.occupied(self._plan.expects.absent):
             raise DestinationExistsError(
-                domain=self._plan.domain, reason="the destination exists; nothing is ever overwritten", path=str(path)
+                domain=self._plan.domain,
+                reason="the destination exists; nothing is ever overwritten",
+                path=str(path),
             )
 
     def _check_backup(self) -> None:
@@ -228,7 +245,8 @@ class _Run:
         if free < expects.space_bytes:
             raise NoSpaceError(
                 domain=self._plan.domain,
-                reason=f"the store has {free} bytes free, the copies need about {expects.space_bytes}",
+                reason=f"the store has {free} bytes free, "
+                f"the copies need about {expects.space_bytes}",
                 path=self._store_path,
                 needed_bytes=expects.space_bytes,
                 free_bytes=free,
@@ -258,19 +276,30 @@ class _Run:
             case PublishPoint():
                 self._publish(step)
             case FlattenImage():
-                self._restored.append(self._store.flatten(self._plan.uuid, step, self._emit, self._cancel))
+                self._restored.append(
+                    self._store.flatten(self._plan.uuid, step, self._emit, self._cancel)
+                )
             case _:
                 assert_never(step)
 
     def _write_ledger(self, step: WriteLedger) -> None:
         digests = {target: self._stored[target, name].sha256 for target, name in step.digests}
-        measured = {} if self._after is None else {
-            image.path: image.identity for disk in self._after.disks if disk.chain for image in disk.chain
-        }
+        measured = (
+            {}
+            if self._after is None
+            else {
+                image.path: image.identity
+                for disk in self._after.disks
+                if disk.chain
+                for image in disk.chain
+            }
+        )
         ledger = evolve(
             step.ledger,
             images=tuple(
-                evolve(image, identity=measured.get(image.path)) if image.identity is None else image
+                evolve(image, identity=measured.get(image.path))
+                if image.identity is None
+                else image
                 for image in step.ledger.images
             ),
             overlays=tuple(
@@ -323,7 +352,9 @@ class _Run:
         """Return how many file systems were frozen, and whether a thaw is due."""
         try:
             frozen = self._host.freeze(self._plan.uuid, step.timeout_seconds)
-            error = AgentError(domain=self._plan.domain, reason="the guest agent froze no file system")
+            error = AgentError(
+                domain=self._plan.domain, reason="the guest agent froze no file system"
+            )
         except AgentError as refusal:
             frozen, error = 0, refusal
         if frozen:
@@ -357,7 +388,9 @@ class _Run:
             self._copy(copy)
 
     def _copy(self, step: CopyImage) -> None:
-        image = self._store.copy_image(self._plan.uuid, self._with_identity(step), self._emit, self._cancel)
+        image = self._store.copy_image(
+            self._plan.uuid, self._with_identity(step), self._emit, self._cancel
+        )
         with self._listening:
             self._stored[step.target, step.name] = image
             self._copied_bytes += image.size_bytes
@@ -372,7 +405,10 @@ class _Run:
 
     def _publish(self, step: PublishPoint) -> None:
         if self._config is None or self._moment is None:
-            raise HostError(domain=self._plan.domain, reason="a point is published after its snapshot and its XML")
+            raise HostError(
+                domain=self._plan.domain,
+                reason="a point is published after its snapshot and its XML",
+            )
         point = RestorePoint(
             id=step.point,
             sequence=step.sequence,
@@ -452,7 +488,7 @@ class _Run:
             return f"virsh domfsthaw {self._plan.uuid}"
         if self._plan.verb == "restore" or isinstance(error, StoreError):
             return f"fibackup list --store {self._store_path}"
-        return f"fibackup backup --store {self._store_path} {self._plan.uuid} (it picks up what was frozen)"
+        return f"fibackup backup --store {self._store_path} {self._plan.uuid}"
 
 
 def _is_above(found: ExpectedDisk, before: ExpectedDisk, new: NewOverlay) -> bool:

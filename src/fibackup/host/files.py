@@ -17,7 +17,7 @@ from __future__ import annotations
 import errno
 import os
 import stat
-from collections.abc import Iterator
+from collections.abc import Generator
 from contextlib import contextmanager, suppress
 
 from fibackup.errors import (
@@ -49,7 +49,7 @@ _NEW = os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
 
 
 @contextmanager
-def os_errors(path: str) -> Iterator[None]:
+def os_errors(path: str) -> Generator[None]:
     """
     Turn each OSError into one of ours.
 
@@ -67,7 +67,9 @@ def os_errors(path: str) -> Iterator[None]:
     try:
         yield
     except OSError as error:
-        where = error.filename if isinstance(error.filename, str) and "/" in error.filename else path
+        where = (
+            error.filename if isinstance(error.filename, str) and "/" in error.filename else path
+        )
         words = error.strerror or str(error)
         if error.errno in _FULL:
             raise NoSpaceError(reason=words, path=where) from error
@@ -80,7 +82,8 @@ def _who(path: str) -> str:
     with suppress(OSError):
         found = os.stat(path)
         mode = stat.S_IMODE(found.st_mode)
-        return f"owner {found.st_uid}:{found.st_gid}, mode {mode:04o}, we are {os.geteuid()}:{os.getegid()}"
+        owner = f"owner {found.st_uid}:{found.st_gid}, mode {mode:04o}"
+        return f"{owner}, we are {os.geteuid()}:{os.getegid()}"
     return f"we are {os.geteuid()}:{os.getegid()}"
 
 
@@ -91,7 +94,7 @@ def identity_of(fd: int) -> FileIdentity:
 
 
 @contextmanager
-def open_directory(name: str, dir_fd: int | None = None) -> Iterator[int]:
+def open_directory(name: str, dir_fd: int | None = None) -> Generator[int]:
     """
     Open a directory, not through a link.
 
@@ -130,7 +133,7 @@ def fsync_directory(fd: int) -> None:
 
 
 @contextmanager
-def temporary_file(name: str, dir_fd: int) -> Iterator[int]:
+def temporary_file(name: str, dir_fd: int) -> Generator[int]:
     """
     Open the temporary file of *name*; it is gone afterwards, whatever happens.
 
@@ -169,7 +172,9 @@ def publish_file(name: str, dir_fd: int) -> None:
     try:
         os.link(temp, name, src_dir_fd=dir_fd, dst_dir_fd=dir_fd, follow_symlinks=False)
     except FileExistsError:
-        raise DestinationExistsError(reason="the file exists; nothing is ever overwritten", path=name) from None
+        raise DestinationExistsError(
+            reason="the file exists; nothing is ever overwritten", path=name
+        ) from None
     except OSError as error:
         if error.errno not in _NO_LINKS:
             raise
@@ -182,7 +187,9 @@ def publish_file(name: str, dir_fd: int) -> None:
 def _rename(temp: str, name: str, dir_fd: int) -> None:
     with suppress(FileNotFoundError):
         os.stat(name, dir_fd=dir_fd, follow_symlinks=False)
-        raise DestinationExistsError(reason="the file exists; nothing is ever overwritten", path=name)
+        raise DestinationExistsError(
+            reason="the file exists; nothing is ever overwritten", path=name
+        )
     os.rename(temp, name, src_dir_fd=dir_fd, dst_dir_fd=dir_fd)
 
 

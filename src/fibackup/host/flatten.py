@@ -15,7 +15,7 @@ from __future__ import annotations
 import fcntl
 import os
 import stat
-from collections.abc import Iterator
+from collections.abc import Generator
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager, suppress
 from pathlib import PurePosixPath
@@ -47,7 +47,11 @@ class _Linked(CancelToken):
 
 
 def flatten(
-    step: FlattenImage, disk_fd: int, disk_path: PurePosixPath, on_event: OnEvent, cancel: CancelToken
+    step: FlattenImage,
+    disk_fd: int,
+    disk_path: PurePosixPath,
+    on_event: OnEvent,
+    cancel: CancelToken,
 ) -> RestoredImage:
     """
     Write the images of a step as one.
@@ -68,7 +72,8 @@ def flatten(
     """
     with ExitStack() as stack:
         files = tuple(
-            (image, stack.enter_context(_opened(image, disk_fd, disk_path))) for image in step.images
+            (image, stack.enter_context(_opened(image, disk_fd, disk_path)))
+            for image in step.images
         )
         for image, fd in files:
             _refuse_header(image, fd, disk_path)
@@ -93,10 +98,12 @@ def _wrong(image: StoredImage, path: PurePosixPath, reason: str) -> VerifyError:
 
 
 @contextmanager
-def _opened(image: StoredImage, disk_fd: int, path: PurePosixPath) -> Iterator[int]:
+def _opened(image: StoredImage, disk_fd: int, path: PurePosixPath) -> Generator[int]:
     """Open a stored image under QEMU's reader lock; its type and size must be right."""
     try:
-        fd = os.open(image.name, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC | os.O_NONBLOCK, dir_fd=disk_fd)
+        fd = os.open(
+            image.name, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC | os.O_NONBLOCK, dir_fd=disk_fd
+        )
     except FileNotFoundError:
         raise _wrong(image, path, "the file is missing") from None
     try:
@@ -116,11 +123,13 @@ def _refuse_header(image: StoredImage, fd: int, path: PurePosixPath) -> None:
     except ParseError as error:
         raise _wrong(image, path, error.reason) from error
     if header.has_data_file or header.backing_name != image.backing:
-        raise _wrong(image, path, f"its header names {header.backing_name!r}, the manifest {image.backing!r}")
+        raise _wrong(
+            image, path, f"its header names {header.backing_name!r}, the manifest {image.backing!r}"
+        )
 
 
 @contextmanager
-def _destination(path: PurePosixPath) -> Iterator[int]:
+def _destination(path: PurePosixPath) -> Generator[int]:
     with os_errors(str(path.parent)):
         os.makedirs(path.parent, mode=0o700, exist_ok=True)
         fd = os.open(path.parent, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
@@ -131,8 +140,8 @@ def _destination(path: PurePosixPath) -> Iterator[int]:
 
 
 @contextmanager
-def _temporary(name: str, directory: int) -> Iterator[int]:
-    """Open the temporary file; one that a killed restore has left is removed, a live one respected."""
+def _temporary(name: str, directory: int) -> Generator[int]:
+    """Open the temporary file; one that a killed restore left is removed, a live one respected."""
     _remove_stale(name, directory)
     with temporary_file(name, directory) as fd:
         fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -164,13 +173,17 @@ def _convert_and_verify(
     linked = _Linked(cancel)
 
     def progress(percent: float) -> None:
-        on_event(CopyProgress(step.target, step.destination.name, int(total * percent / 100), total))
+        on_event(
+            CopyProgress(step.target, step.destination.name, int(total * percent / 100), total)
+        )
 
     def verify(image: StoredImage, fd: int) -> None:
         try:
             found = hash_file(fd, image.size_bytes, on_bytes=lambda _: None, cancel=linked)
             if found != image.sha256:
-                raise _wrong(image, disk_path, f"sha256 is {found}, {image.sha256} recorded")
+                raise _wrong(  # noqa: TRY301 - the handler is for every failure, this one too
+                    image, disk_path, f"sha256 is {found}, {image.sha256} recorded"
+                )
         except BaseException:
             linked.cancel()
             raise

@@ -1,5 +1,11 @@
 """
-Look at the files of a chain: identity, sizes, and what each header says, without opening its backing.
+Look at the files of a chain: identity, sizes, and what each header says.
+
+::
+
+    Image(path, format)  --stat, first cluster-->  Image(..., identity, header_backing)
+
+No backing file is opened because a header names it: only what libvirt lists is looked at.
 """
 
 from __future__ import annotations
@@ -39,7 +45,9 @@ def examine_chain(chain: BackingChain) -> BackingChain:
     following = (*chain.images[1:], None)
     return evolve(
         chain,
-        images=tuple(_examine(image, under) for image, under in zip(chain.images, following, strict=True)),
+        images=tuple(
+            _examine(image, under) for image, under in zip(chain.images, following, strict=True)
+        ),
     )
 
 
@@ -83,7 +91,7 @@ def _refuse_features(header: Qcow2Header) -> None:
 
 
 def _backing(header: Qcow2Header, path: PurePosixPath, under: Image | None) -> str:
-    """Return the backing file as libvirt names it when it is the same file, else as the header does."""
+    """Return the backing file, as libvirt names it where that is the same file."""
     if header.backing_name is None:
         return ""
     named = resolve_backing(header.backing_name, path.parent)

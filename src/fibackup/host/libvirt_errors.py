@@ -6,7 +6,7 @@ Source: libvirt ``virErrorNumber``; the fragments are the ones of libvirt 9 and 
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Generator
 from contextlib import contextmanager
 
 import libvirt
@@ -73,7 +73,9 @@ def translate(error: libvirt.libvirtError, *, domain: str | None = None, doing: 
     if code == OPERATION_TIMEOUT:
         return DomainBusyError(reason=reason, domain=domain)
     if code in _ACCESS:
-        return PermissionDeniedError(reason=f"{reason}; is the user in the group libvirt?", domain=domain)
+        return PermissionDeniedError(
+            reason=f"{reason}; is the user in the group libvirt?", domain=domain
+        )
     for fragment, kind in _FRAGMENTS:
         if fragment in words:
             return kind(reason=reason, domain=domain)
@@ -88,7 +90,7 @@ def _maybe_frozen(code: int, words: str) -> bool:
 
 
 @contextmanager
-def libvirt_errors(doing: str, domain: str | None = None) -> Iterator[None]:
+def libvirt_errors(doing: str, domain: str | None = None) -> Generator[None]:
     """
     Turn each libvirtError into one of ours.
 

@@ -19,16 +19,15 @@ import threading
 import time
 import xml.etree.ElementTree as ET
 from collections.abc import Callable
-from datetime import datetime, timezone
+from datetime import UTC, datetime
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import PurePosixPath
 from types import TracebackType
-from typing import TypeVar
+from typing import Self, TypeVar
 from urllib.parse import urlsplit
 
 import libvirt
 from attrs import evolve
-from typing_extensions import Self
 
 from fibackup.errors import AgentError, LibvirtError, RequirementError
 from fibackup.host.images import examine_chain
@@ -137,7 +136,10 @@ class LibvirtHost:
         return self
 
     def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
     ) -> None:
         """Close the connection."""
         self.close()
@@ -191,7 +193,9 @@ class LibvirtHost:
         flags = libvirt.VIR_CONNECT_LIST_DOMAINS_ACTIVE if running else 0
         with libvirt_errors("virConnectListAllDomains"):
             handles = self._connection.listAllDomains(flags)
-            return tuple(uuid for _, uuid in sorted((each.name(), each.UUIDString()) for each in handles))
+            return tuple(
+                uuid for _, uuid in sorted((each.name(), each.UUIDString()) for each in handles)
+            )
 
     def domain_config(self, uuid: str) -> str:
         """See `Host.domain_config`."""
@@ -227,7 +231,11 @@ class LibvirtHost:
             flags = libvirt.VIR_DOMAIN_AFFECT_LIVE if handle.isActive() else 0
             flags |= libvirt.VIR_DOMAIN_AFFECT_CONFIG if handle.isPersistent() else 0
             handle.setMetadata(
-                libvirt.VIR_DOMAIN_METADATA_ELEMENT, render_ledger(ledger), LEDGER_PREFIX, LEDGER_URI, flags
+                libvirt.VIR_DOMAIN_METADATA_ELEMENT,
+                render_ledger(ledger),
+                LEDGER_PREFIX,
+                LEDGER_URI,
+                flags,
             )
 
     def take_snapshot(self, uuid: str, snapshot: Snapshot) -> datetime:
@@ -235,7 +243,7 @@ class LibvirtHost:
         handle = self._lookup(uuid)
         with libvirt_errors("virDomainSnapshotCreateXML", uuid):
             handle.snapshotCreateXML(_snapshot_xml(snapshot), _SNAPSHOT_FLAGS)
-        return datetime.now(timezone.utc)
+        return datetime.now(UTC)
 
     def freeze(self, uuid: str, timeout_seconds: float) -> int:
         """See `Host.freeze`."""
@@ -254,7 +262,9 @@ class LibvirtHost:
             except AgentError as error:
                 if time.monotonic() + _THAW_PAUSE_SECONDS > deadline:
                     raise AgentError(
-                        reason=f"the guest may be frozen still: {error.reason}", domain=uuid, maybe_frozen=True
+                        reason=f"the guest may be frozen still: {error.reason}",
+                        domain=uuid,
+                        maybe_frozen=True,
                     ) from error
             time.sleep(_THAW_PAUSE_SECONDS)
 
@@ -266,9 +276,16 @@ def _ignore_error(_: object, __: object) -> None:
 def _refuse_remote(uri: str) -> None:
     parts = urlsplit(uri)
     transport = parts.scheme.partition("+")[2]
-    if parts.hostname not in {None, "", "localhost"} or transport in {"ssh", "libssh", "libssh2", "tcp", "tls"}:
+    if parts.hostname not in {None, "", "localhost"} or transport in {
+        "ssh",
+        "libssh",
+        "libssh2",
+        "tcp",
+        "tls",
+    }:
         raise RequirementError(
-            reason="the hypervisor is on another machine; fibackup reads the image files, run it there", path=uri
+            reason="the hypervisor is on another machine; run fibackup there, it reads the images",
+            path=uri,
         )
 
 
@@ -297,7 +314,7 @@ def _examine_disk(handle: libvirt.virDomain, disk: Disk, *, active: bool) -> Dis
     if active and job is None:
         with libvirt_errors("virDomainGetBlockJobInfo"):
             info = handle.blockJobInfo(disk.target, 0)
-        job = _BLOCK_JOBS.get(int(info["type"]), "unknown") if info else None
+        job = _BLOCK_JOBS.get(int(info.get("type", 0)), "unknown") if info else None
     return evolve(disk, chain=examine_chain(disk.chain), block_job=job)
 
 
@@ -330,10 +347,12 @@ def _refuse_foreign_freeze(handle: libvirt.virDomain, uuid: str) -> None:
         handle.fsInfo(0)
     except libvirt.libvirtError as error:
         if "frozen" in str(error):
-            raise AgentError(reason="the guest is frozen already, by somebody else", domain=uuid) from error
-        if isinstance(found := translate(error, domain=uuid, doing="virDomainGetFSInfo"), AgentError):
-            if "unable to execute" not in found.reason:
-                raise _harmless(found) from error
+            raise AgentError(
+                reason="the guest is frozen already, by somebody else", domain=uuid
+            ) from error
+        found = translate(error, domain=uuid, doing="virDomainGetFSInfo")
+        if isinstance(found, AgentError) and "unable to execute" not in found.reason:
+            raise _harmless(found) from error
 
 
 def _harmless(error: AgentError) -> AgentError:

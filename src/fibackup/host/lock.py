@@ -18,7 +18,7 @@ import json
 import os
 import socket
 import struct
-from collections.abc import Iterator
+from collections.abc import Generator
 from contextlib import contextmanager
 
 from fibackup.errors import DomainBusyError, LockedError
@@ -65,11 +65,13 @@ def hold_image_lock(fd: int, path: str) -> None:
             if _FLOCK.unpack(answer)[0] != fcntl.F_UNLCK:
                 raise DomainBusyError(reason=f"{what}: it is not frozen", path=path)
     except OSError as error:
-        raise DomainBusyError(reason=f"QEMU's image lock cannot be had ({error.strerror})", path=path) from error
+        raise DomainBusyError(
+            reason=f"QEMU's image lock cannot be had ({error.strerror})", path=path
+        ) from error
 
 
 @contextmanager
-def hold_store_lock(name: str, dir_fd: int, *, exclusive: bool) -> Iterator[None]:
+def hold_store_lock(name: str, dir_fd: int, *, exclusive: bool) -> Generator[None]:
     """
     Hold the lock file *name* in an open directory; it is made when missing and never removed.
 
@@ -94,7 +96,9 @@ def hold_store_lock(name: str, dir_fd: int, *, exclusive: bool) -> Iterator[None
             fcntl.flock(fd, (fcntl.LOCK_EX if exclusive else fcntl.LOCK_SH) | fcntl.LOCK_NB)
         except BlockingIOError:
             owner = _owner(fd)
-            raise LockedError(reason=f"another run holds the lock ({owner})", path=name, owner=owner) from None
+            raise LockedError(
+                reason=f"another run holds the lock ({owner})", path=name, owner=owner
+            ) from None
         if exclusive:
             _sign(fd)
         yield

@@ -46,7 +46,9 @@ def find_qemu_img() -> str:
     """
     found = os.environ.get("FIBACKUP_QEMU_IMG") or shutil.which("qemu-img")
     if not found:
-        raise RequirementError(reason="qemu-img is missing; on Debian it is in the package qemu-utils")
+        raise RequirementError(
+            reason="qemu-img is missing; on Debian it is in the package qemu-utils"
+        )
     return found
 
 
@@ -118,7 +120,8 @@ def _run(argv: Sequence[str], on_percent: OnPercent, cancel: CancelToken) -> Non
                 cancel.check()
                 if time.monotonic() - moved[0] > _STALL_SECONDS:
                     raise QemuImgError(
-                        reason=f"qemu-img made no progress for {_STALL_SECONDS:g} s", argv=tuple(argv)
+                        reason=f"qemu-img made no progress for {_STALL_SECONDS:g} s",
+                        argv=tuple(argv),
                     ) from None
     finally:
         if child.poll() is None:

@@ -18,15 +18,14 @@ from __future__ import annotations
 import os
 import re
 import stat
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
 from contextlib import contextmanager, suppress
-from datetime import datetime, timezone
+from datetime import UTC, datetime
 from hashlib import sha256
 from pathlib import PurePosixPath
 from types import TracebackType
+from typing import Self
 from uuid import uuid4
-
-from typing_extensions import Self
 
 from fibackup.errors import ManifestError, NotAStoreError, ParseError, StoreError
 from fibackup.host.copy_image import copy_image
@@ -41,7 +40,14 @@ from fibackup.host.files import (
 from fibackup.host.flatten import flatten
 from fibackup.host.lock import hold_store_lock
 from fibackup.model.domain import UUID_PATTERN
-from fibackup.model.point import POINT_PATTERN, History, Receipt, RestorePoint, StoredFile, StoredImage
+from fibackup.model.point import (
+    POINT_PATTERN,
+    History,
+    Receipt,
+    RestorePoint,
+    StoredFile,
+    StoredImage,
+)
 from fibackup.parse.manifest import (
     parse_manifest,
     parse_receipt,
@@ -108,9 +114,9 @@ class Store:
             fd = os.open(where, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
         except (FileNotFoundError, NotADirectoryError):
             raise NotAStoreError(reason="there is no such directory", path=str(where)) from None
-        except OSError as error:
+        except OSError:
             with os_errors(str(where)):
-                raise error
+                raise
         try:
             return cls(where, _read_store_file(fd, where), fd)
         except BaseException:
@@ -143,10 +149,11 @@ class Store:
                 raise NotAStoreError(reason="there is no such directory", path=str(where)) from None
             if names:
                 raise NotAStoreError(
-                    reason=f"the directory is neither empty nor a store; it has {sorted(names)[0]!r}", path=str(where)
+                    reason=f"the directory is neither empty nor a store; it has {min(names)!r}",
+                    path=str(where),
                 )
             with open_directory(str(where)) as fd:
-                text = render_store_file(str(uuid4()), datetime.now(timezone.utc))
+                text = render_store_file(str(uuid4()), datetime.now(UTC))
                 write_once(STORE_FILE, text.encode(), fd)
         return cls.open(where)
 
@@ -190,7 +197,10 @@ class Store:
         return self
 
     def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
     ) -> None:
         """Close the directory."""
         self.close()
@@ -208,7 +218,9 @@ class Store:
         Source:
             docs/store-format.md, "Directories".
         """
-        return tuple(sorted(uuid for name in self._list(self._fd) if (uuid := _uuid_of(name)) is not None))
+        return tuple(
+            sorted(uuid for name in self._list(self._fd) if (uuid := _uuid_of(name)) is not None)
+        )
 
     def read_history(self, uuid: str) -> History:
         """See `PointStore.read_history`."""
@@ -224,7 +236,12 @@ class Store:
                 )
             )
             sizes = {each: self._disk_files(fd, each) for each in files if _is_directory(fd, each)}
-            named = {f"{disk.target}/{image.name}" for point in points for disk in point.disks for image in disk.images}
+            named = {
+                f"{disk.target}/{image.name}"
+                for point in points
+                for disk in point.disks
+                for image in disk.images
+            }
             return History(
                 store=self._uuid,
                 path=self.path,
@@ -248,13 +265,16 @@ class Store:
         path = str(self.path / directory / file)
         point = parse_manifest(_read_text(fd, file, path), path=path)
         if point.id + _MANIFEST != file:
-            raise ManifestError(reason=f"the manifest of point {point.id} is in a file of another name", path=path)
+            raise ManifestError(
+                reason=f"the manifest of point {point.id} is in a file of another name", path=path
+            )
         return point
 
     def _disk_files(self, fd: int, target: str) -> dict[str, int]:
         with open_directory(target, fd) as disk:
             return {
-                name: os.stat(name, dir_fd=disk, follow_symlinks=False).st_size for name in self._list(disk)
+                name: os.stat(name, dir_fd=disk, follow_symlinks=False).st_size
+                for name in self._list(disk)
             }
 
     def _receipts(self, fd: int, target: str, sizes: dict[str, int]) -> Iterator[Receipt]:
@@ -264,7 +284,10 @@ class Store:
                     continue
                 path = str(self.path / target / name)
                 receipt = parse_receipt(_read_text(disk, name, path), path=path)
-                if receipt.target == target and sizes.get(receipt.image.name) == receipt.image.size_bytes:
+                if (
+                    receipt.target == target
+                    and sizes.get(receipt.image.name) == receipt.image.size_bytes
+                ):
                     yield receipt
 
     def free_bytes(self) -> int:
@@ -279,8 +302,8 @@ class Store:
     # --- writing --------------------------------------------------------------------------------
 
     @contextmanager
-    def locked(self, uuid: str, name: str, *, exclusive: bool) -> Iterator[None]:
-        """See `PointStore.locked`; a writer also removes what a killed run has left half-written."""
+    def locked(self, uuid: str, name: str, *, exclusive: bool) -> Generator[None]:
+        """See `PointStore.locked`; a writer removes what a killed run left half-written."""
         with os_errors(str(self.path)):
             directory = self._find(uuid)
             if directory is None and exclusive:
@@ -289,14 +312,14 @@ class Store:
         if directory is None:
             yield
             return
-        with os_errors(f"{self.path}/{directory}"):
-            with (
-                open_directory(directory, self._fd) as fd,
-                hold_store_lock(_LOCK, fd, exclusive=exclusive),
-            ):
-                if exclusive:
-                    self._sweep(fd)
-                yield
+        with (
+            os_errors(f"{self.path}/{directory}"),
+            open_directory(directory, self._fd) as fd,
+            hold_store_lock(_LOCK, fd, exclusive=exclusive),
+        ):
+            if exclusive:
+                self._sweep(fd)
+            yield
 
     def _sweep(self, fd: int) -> None:
         """Remove temporary files; only runs under the exclusive lock, so they are nobody's."""
@@ -308,7 +331,9 @@ class Store:
                     for each in filter(_is_temporary, self._list(disk)):
                         os.unlink(each, dir_fd=disk)
 
-    def copy_image(self, uuid: str, step: CopyImage, on_event: OnEvent, cancel: CancelToken) -> StoredImage:
+    def copy_image(
+        self, uuid: str, step: CopyImage, on_event: OnEvent, cancel: CancelToken
+    ) -> StoredImage:
         """See `PointStore.copy_image`."""
         with self._domain(uuid) as (fd, path), os_errors(f"{path}/{step.target}/{step.name}"):
             make_directory(step.target, fd)
@@ -339,10 +364,16 @@ class Store:
 
     def _check_files(self, fd: int, path: PurePosixPath, point: RestorePoint) -> None:
         files = [("", point.config.name, point.config.size_bytes)]
-        files += [(disk.target, image.name, image.size_bytes) for disk in point.disks for image in disk.images]
+        files += [
+            (disk.target, image.name, image.size_bytes)
+            for disk in point.disks
+            for image in disk.images
+        ]
         for directory, name, size in files:
             with suppress(FileNotFoundError):
-                found = os.stat(f"{directory}/{name}" if directory else name, dir_fd=fd, follow_symlinks=False)
+                found = os.stat(
+                    f"{directory}/{name}" if directory else name, dir_fd=fd, follow_symlinks=False
+                )
                 if stat.S_ISREG(found.st_mode) and found.st_size == size:
                     continue
             raise StoreError(
@@ -358,27 +389,36 @@ class Store:
                 for image in disk.images:
                     name = image.name + _RECEIPT
                     where = str(path / disk.target / name)
-                    if parse_receipt(_read_text(disk_fd, name, where), path=where) != Receipt(disk.target, image):
+                    if parse_receipt(_read_text(disk_fd, name, where), path=where) != Receipt(
+                        disk.target, image
+                    ):
                         raise StoreError(
                             domain=point.domain,
                             target=disk.target,
-                            reason=f"point {point.id} describes {image.name} otherwise than its receipt",
+                            reason=f"point {point.id} and its receipt differ on {image.name}",
                             path=where,
                         )
 
-    def flatten(self, uuid: str, step: FlattenImage, on_event: OnEvent, cancel: CancelToken) -> RestoredImage:
+    def flatten(
+        self, uuid: str, step: FlattenImage, on_event: OnEvent, cancel: CancelToken
+    ) -> RestoredImage:
         """See `PointStore.flatten`."""
-        with self._domain(uuid) as (fd, path), os_errors(str(step.destination)):
-            with open_directory(step.target, fd) as disk:
-                return flatten(step, disk, path / step.target, on_event, cancel)
+        with (
+            self._domain(uuid) as (fd, path),
+            os_errors(str(step.destination)),
+            open_directory(step.target, fd) as disk,
+        ):
+            return flatten(step, disk, path / step.target, on_event, cancel)
 
     # --- directories ----------------------------------------------------------------------------
 
     @contextmanager
-    def _domain(self, uuid: str) -> Iterator[tuple[int, PurePosixPath]]:
+    def _domain(self, uuid: str) -> Generator[tuple[int, PurePosixPath]]:
         name = self._find(uuid)
         if name is None:
-            raise StoreError(reason=f"the store has no directory for domain {uuid}", path=str(self.path))
+            raise StoreError(
+                reason=f"the store has no directory for domain {uuid}", path=str(self.path)
+            )
         with open_directory(name, self._fd) as fd:
             yield fd, self.path / name
 
@@ -398,7 +438,8 @@ def _read_store_file(fd: int, path: PurePosixPath) -> str:
         text = _read_text(fd, STORE_FILE, where)
     except FileNotFoundError:
         raise NotAStoreError(
-            reason=f"there is no {STORE_FILE} in the directory: is its disk mounted?", path=str(path)
+            reason=f"there is no {STORE_FILE} in the directory: is its disk mounted?",
+            path=str(path),
         ) from None
     try:
         return parse_store_file(text).uuid
@@ -434,7 +475,10 @@ def _directory_name(uuid: str, name: str) -> str:
 
 
 def _is_manifest(name: str) -> bool:
-    return name.endswith(_MANIFEST) and POINT_PATTERN.fullmatch(name.removesuffix(_MANIFEST)) is not None
+    return (
+        name.endswith(_MANIFEST)
+        and POINT_PATTERN.fullmatch(name.removesuffix(_MANIFEST)) is not None
+    )
 
 
 def _is_temporary(name: str) -> bool:
@@ -445,7 +489,7 @@ def _is_directory(fd: int, name: str) -> bool:
     return stat.S_ISDIR(os.stat(name, dir_fd=fd, follow_symlinks=False).st_mode)
 
 
-def _damaged(points: tuple[RestorePoint, ...], sizes: dict[str, dict[str, int]]) -> Iterator[str]:
+def _damaged(points: tuple[RestorePoint, ...], sizes: dict[str, dict[str, int]]) -> Generator[str]:
     for point in points:
         for disk in point.disks:
             for image in disk.images:

@@ -90,8 +90,12 @@ class Image:
     def __str__(self) -> str:
         """Return path, format and sizes on one line."""
         sizes = [
-            f"{format_bytes(self.allocated_bytes)} allocated" if self.allocated_bytes is not None else "",
-            f"{format_bytes(self.virtual_size_bytes)} virtual" if self.virtual_size_bytes is not None else "",
+            f"{format_bytes(self.allocated_bytes)} allocated"
+            if self.allocated_bytes is not None
+            else "",
+            f"{format_bytes(self.virtual_size_bytes)} virtual"
+            if self.virtual_size_bytes is not None
+            else "",
         ]
         known = ", ".join(size for size in sizes if size)
         return f"{printable(str(self.path))} ({self.format}{', ' if known else ''}{known})"
@@ -116,7 +120,7 @@ class BackingChain:
             raise ChainError(reason="the chain has no image", target=self.target)
         if len(self.images) > MAX_DEPTH:
             raise ChainError(
-                reason=f"{len(self.images)} images deep, more than the {MAX_DEPTH} that libvirt allows",
+                reason=f"{len(self.images)} images deep; libvirt allows {MAX_DEPTH}",
                 target=self.target,
             )
         seen: set[PurePosixPath] = set()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Callable
 from pathlib import PurePosixPath
 from typing import Any
 
@@ -10,7 +11,15 @@ from attrs import Attribute
 
 from fibackup.errors import ModelError
 
-__all__ = ["absolute", "base_name", "matches", "non_negative", "one_line", "sha256_hex", "target_name"]
+__all__ = [
+    "absolute",
+    "base_name",
+    "matches",
+    "non_negative",
+    "one_line",
+    "sha256_hex",
+    "target_name",
+]
 
 _TARGET = re.compile(r"[a-z]{1,8}[a-z0-9]{0,8}", re.ASCII)
 _SHA256 = re.compile(r"[0-9a-f]{64}", re.ASCII)
@@ -56,7 +65,7 @@ def sha256_hex(_: object, attribute: Attribute[Any], value: str) -> None:
         raise _refuse(attribute, value, "is not a sha256 in lower-case hexadecimal digits")
 
 
-def matches(pattern: re.Pattern[str], what: str) -> Any:
+def matches(pattern: re.Pattern[str], what: str) -> Callable[[object, Attribute[Any], str], None]:
     """Return a validator that wants *pattern* to match the whole value."""
 
     def check(_: object, attribute: Attribute[Any], value: str) -> None:

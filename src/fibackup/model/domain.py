@@ -142,7 +142,9 @@ class Domain:
         """Refuse two disks with one target."""
         targets = [disk.target for disk in self.disks]
         if len(set(targets)) != len(targets):
-            raise ModelError(reason=f"two disks share a target: {', '.join(targets)}", domain=self.name)
+            raise ModelError(
+                reason=f"two disks share a target: {', '.join(targets)}", domain=self.name
+            )
 
     def disk(self, target: str) -> Disk:
         """
@@ -164,7 +166,9 @@ class Domain:
             if disk.target == target:
                 return disk
         known = ", ".join(disk.target for disk in self.disks) or "none"
-        raise ModelError(reason=f"no such disk; the domain has: {known}", domain=self.name, target=target)
+        raise ModelError(
+            reason=f"no such disk; the domain has: {known}", domain=self.name, target=target
+        )
 
     def __str__(self) -> str:
         """Return name, state and every disk with its chain."""

@@ -6,9 +6,9 @@ It answers one question: on the content of which restore point does an overlay o
 ::
 
     live chain                            ledger
-    disk.bimg-B   active                  Overlay(disk.bimg-B  on point B of store S, under it disk.bimg-A)
-    disk.bimg-A   frozen                  FrozenImage(disk.bimg-A  inode size mtime  backing disk.qcow2)
-    disk.qcow2    base                    FrozenImage(disk.qcow2   inode size mtime  no backing)
+    disk.bimg-B   active                  Overlay(disk.bimg-B, on point B of store S)
+    disk.bimg-A   frozen                  FrozenImage(disk.bimg-A, identity, on disk.qcow2)
+    disk.qcow2    base                    FrozenImage(disk.qcow2, identity, on nothing)
 
 An overlay sits on point B as long as every image under it is the frozen image that is written
 down here: same path, same place in the chain, same inode, size and mtime.

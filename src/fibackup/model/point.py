@@ -14,7 +14,7 @@ A point names the images it added, per disk; the rest of the disk is in the poin
 from __future__ import annotations
 
 import re
-from datetime import datetime, timezone
+from datetime import UTC, datetime
 from enum import StrEnum
 from pathlib import PurePosixPath
 from types import MappingProxyType
@@ -24,7 +24,14 @@ from attrs import field, frozen
 
 from fibackup.errors import ManifestError, ModelError, NoSuchPointError
 from fibackup.model.chain import MAX_DEPTH, FileIdentity
-from fibackup.model.checks import base_name, matches, non_negative, one_line, sha256_hex, target_name
+from fibackup.model.checks import (
+    base_name,
+    matches,
+    non_negative,
+    one_line,
+    sha256_hex,
+    target_name,
+)
 from fibackup.model.domain import UUID_PATTERN
 from fibackup.units import format_bytes
 
@@ -67,7 +74,8 @@ def format_point_id(time: datetime) -> str:
     """
     if time.tzinfo is None:
         raise ModelError(reason="the time of a point needs a time zone")
-    return time.astimezone(timezone.utc).strftime(_POINT_FORMAT)
+    text = time.astimezone(UTC).strftime(_POINT_FORMAT)
+    return text.zfill(16)  # %Y does not fill up the years before 1000
 
 
 def parse_point_id(text: str) -> datetime:
@@ -88,7 +96,7 @@ def parse_point_id(text: str) -> datetime:
     """
     if POINT_PATTERN.fullmatch(text):
         try:
-            return datetime.strptime(text, _POINT_FORMAT).replace(tzinfo=timezone.utc)
+            return datetime.strptime(text, _POINT_FORMAT).replace(tzinfo=UTC)
         except ValueError:
             pass
     raise ModelError(reason=f"{text!r} is not the id of a restore point, such as 20261124T040407Z")
@@ -172,7 +180,9 @@ class StoredImage:
 
     def __attrs_post_init__(self) -> None:
         """Refuse an image that would lie on itself, and backing names that are paths."""
-        if self.backing is not None and ("/" in self.backing or self.backing in {"", ".", "..", self.name}):
+        if self.backing is not None and (
+            "/" in self.backing or self.backing in {"", ".", "..", self.name}
+        ):
             raise ModelError(reason=f"{self.backing!r} cannot be the backing file of {self.name!r}")
 
 
@@ -202,7 +212,7 @@ class PointDisk:
         parent: The point on whose image of this disk it lies, None for a full.
         virtual_size_bytes: What the guest saw.
         images: The images this point added, top first; 1 or more.
-        content_sha256: sha256 of the flat content of *virtual_size_bytes* bytes, None when not taken.
+        content_sha256: sha256 of the disk's flat content, None when it was not taken.
     """
 
     target: str = field(validator=target_name)
@@ -220,12 +230,13 @@ class PointDisk:
         for image, under in zip(self.images, self.images[1:], strict=False):
             if image.backing != under.name:
                 raise ModelError(
-                    reason=f"{image.name} lies on {image.backing}, not on {under.name}", target=self.target
+                    reason=f"{image.name} lies on {image.backing}, not on {under.name}",
+                    target=self.target,
                 )
         full = self.kind is DiskKind.FULL
         if full != (self.parent is None) or full != (self.images[-1].backing is None):
             raise ModelError(
-                reason=f"{self.kind} with parent {self.parent} and backing {self.images[-1].backing}",
+                reason=f"{self.kind} on point {self.parent}, image on {self.images[-1].backing}",
                 target=self.target,
             )
 
@@ -328,15 +339,20 @@ class RestorePoint:
                 return disk
         known = ", ".join(disk.target for disk in self.disks)
         raise NoSuchPointError(
-            reason=f"point {self.id} does not have the disk; it has: {known}", domain=self.domain, target=target
+            reason=f"point {self.id} does not have the disk; it has: {known}",
+            domain=self.domain,
+            target=target,
         )
 
     def __str__(self) -> str:
         """Return id, kind and consistency, then a line for each disk."""
-        lines = [f"{self.id} #{self.sequence} {self.kind} {self.consistency} {format_bytes(self.size_bytes)}"]
+        size = format_bytes(self.size_bytes)
+        lines = [f"{self.id} #{self.sequence} {self.kind} {self.consistency} {size}"]
         for disk in self.disks:
             under = f" on {disk.parent}" if disk.parent else ""
-            lines.append(f"  {disk.target} {disk.kind}{under} {format_bytes(disk.size_bytes)}: {disk.reason}")
+            lines.append(
+                f"  {disk.target} {disk.kind}{under} {format_bytes(disk.size_bytes)}: {disk.reason}"
+            )
         lines.extend(f"  {target} not in the point: {reason}" for target, reason in self.skipped)
         return "\n".join(lines)
 
@@ -370,7 +386,9 @@ class History:
         sequences = [point.sequence for point in self.points]
         ids = [point.id for point in self.points]
         if sequences != sorted(set(sequences)) or len(set(ids)) != len(ids):
-            raise ManifestError(reason=f"two points share a place or an id: {ids}", path=str(self.path))
+            raise ManifestError(
+                reason=f"two points share a place or an id: {ids}", path=str(self.path)
+            )
         if any(point.uuid != self.uuid or point.store != self.store for point in self.points):
             raise ManifestError(reason="a point of another domain or store", path=str(self.path))
 
@@ -401,7 +419,9 @@ class History:
             if point.id == point_id:
                 return point
         known = ", ".join(point.id for point in self.points[-3:]) or "none"
-        raise NoSuchPointError(reason=f"no point {point_id}; the newest are: {known}", path=str(self.path))
+        raise NoSuchPointError(
+            reason=f"no point {point_id}; the newest are: {known}", path=str(self.path)
+        )
 
     def find(self, point_id: str) -> RestorePoint | None:
         """Return the point with this id, or None."""
@@ -426,8 +446,13 @@ class History:
             docs/store-format.md, ``images``.
         """
         stored = MappingProxyType(
-            {image.name: image for point in self.points for disk in point.disks if disk.target == target
-             for image in disk.images}
+            {
+                image.name: image
+                for point in self.points
+                for disk in point.disks
+                if disk.target == target
+                for image in disk.images
+            }
         )
         chain: list[StoredImage] = [self.point(point_id).disk(target).images[0]]
         while (backing := chain[-1].backing) is not None:

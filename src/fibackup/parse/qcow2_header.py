@@ -324,7 +324,7 @@ def _common(data: bytes) -> _Common:
 
 def _version_3(cluster: bytes, common: _Common) -> _Version3:
     """Read and judge what version 3 adds."""
-    if common.version == 2:  # noqa: PLR2004
+    if common.version == 2:
         return _Version3()
     if len(cluster) < _V3_BYTES:
         raise _bad("header", f"cut off after {len(cluster)} bytes")
@@ -361,7 +361,7 @@ def _check_tables(common: _Common, added: _Version3) -> None:
     for where, offset in offsets:
         if offset % cluster_bytes or offset >= _MAX_OFFSET:
             raise _bad(where, f"{offset} is not the start of a cluster")
-    if added.incompatible & _EXTENDED_L2 and common.cluster_bits < 14:  # noqa: PLR2004
+    if added.incompatible & _EXTENDED_L2 and common.cluster_bits < 14:
         raise _bad("cluster_bits", "extended L2 entries need clusters of 16 KiB")
 
 

@@ -130,7 +130,13 @@ def plan_backup(
 def _free_id(now: datetime, domain: Domain, history: History) -> str:
     """Return the id for *now*, or for the first later second that no file carries yet."""
     taken = set(history.taken_ids) | {point.id for point in history.points}
-    taken |= {image.point_in_name for disk in domain.disks if disk.chain for image in disk.chain if image.point_in_name}
+    taken |= {
+        image.point_in_name
+        for disk in domain.disks
+        if disk.chain
+        for image in disk.chain
+        if image.point_in_name
+    }
     taken |= {entry.point for entry in domain.ledger.overlays}
     if domain.ledger.run is not None:
         taken.add(domain.ledger.run.point)
@@ -168,12 +174,19 @@ def _plan_disks(
 ) -> tuple[_DiskPlan, ...]:
     overlays = _overlay_paths(map(chain_of, disks), point)
     return tuple(
-        _plan_disk(chain_of(disk), overlays[disk.target], ledger, history, point, full=full) for disk in disks
+        _plan_disk(chain_of(disk), overlays[disk.target], ledger, history, point, full=full)
+        for disk in disks
     )
 
 
 def _plan_disk(
-    chain: BackingChain, overlay: PurePosixPath, ledger: Ledger, history: History, point: str, *, full: bool
+    chain: BackingChain,
+    overlay: PurePosixPath,
+    ledger: Ledger,
+    history: History,
+    point: str,
+    *,
+    full: bool,
 ) -> _DiskPlan:
     parent = "a full was asked for" if full else find_parent(chain, ledger, history)
     if isinstance(parent, str):
@@ -207,7 +220,9 @@ def _store_layers(
     return tuple(reversed(names)), tuple(copies), tuple(reversed(adopted))
 
 
-def _copy(target: str, image: Image, name: str, under: str | None, *, frozen_already: bool) -> CopyImage:
+def _copy(
+    target: str, image: Image, name: str, under: str | None, *, frozen_already: bool
+) -> CopyImage:
     return CopyImage(
         target=target,
         source=image.path,
@@ -293,7 +308,9 @@ def _steps(
     snapshot = TakeSnapshot(
         Snapshot(
             name=f"fibackup-{point}",
-            overlays=tuple(NewOverlay(d.chain.target, d.chain.active.path, d.overlay) for d in disks),
+            overlays=tuple(
+                NewOverlay(d.chain.target, d.chain.active.path, d.overlay) for d in disks
+            ),
             excluded=tuple(target for target, _ in skipped),
         )
     )
@@ -320,7 +337,9 @@ def _steps(
             consistency_detail=freeze.detail,
         ),
         WriteLedger(
-            "the result", result, tuple((disk.chain.target, disk.planned.images[0]) for disk in disks)
+            "the result",
+            result,
+            tuple((disk.chain.target, disk.planned.images[0]) for disk in disks),
         ),
     )
 
@@ -331,7 +350,9 @@ def _ledgers(
     """Return the ledger before the snapshot, after it, and at the end."""
     before = domain.ledger
     run = Run(point=point, store=history.store, phase=RunPhase.INTENT, frozen=freezes)
-    taken = _with_overlays(before, history.store, point, disks).without_unused(_chains_after(domain, disks))
+    taken = _with_overlays(before, history.store, point, disks).without_unused(
+        _chains_after(domain, disks)
+    )
     other_stores = tuple(store for store in before.stores if store.uuid != history.store)
     known = KnownStore(history.store, str(history.path), point)
     return (
@@ -341,9 +362,7 @@ def _ledgers(
     )
 
 
-def _with_overlays(
-    ledger: Ledger, store: str, point: str, disks: tuple[_DiskPlan, ...]
-) -> Ledger:
+def _with_overlays(ledger: Ledger, store: str, point: str, disks: tuple[_DiskPlan, ...]) -> Ledger:
     """
     Add the new overlays, and every image under them.
 

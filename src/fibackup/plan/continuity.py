@@ -3,8 +3,8 @@ Continuity: on which restore point does a live chain still sit, provably?
 
 Three witnesses must agree::
 
-    ledger   overlay disk.bimg-B sits on point B of store S; under it lie exactly these frozen images
-    chain    disk.bimg-B is there, and under it lie those images, each with its inode, size and mtime
+    ledger   overlay disk.bimg-B sits on point B of store S; under it lie these frozen images
+    chain    disk.bimg-B is there, and under it lie they, each with its inode, size and mtime
     store    S has point B, and its image of this disk is the one the ledger means
 
 The topmost overlay for which they agree is the parent; all layers from it upwards are new. When
@@ -70,14 +70,14 @@ def find_parent(chain: BackingChain, ledger: Ledger, history: History) -> Parent
         point, disk = found
         if chain.active.virtual_size_bytes != disk.virtual_size_bytes:
             return (
-                f"resized from {disk.virtual_size_bytes} to {chain.active.virtual_size_bytes} bytes "
-                f"since point {point.id}"
+                f"resized since point {point.id}: "
+                f"{disk.virtual_size_bytes} bytes then, {chain.active.virtual_size_bytes} now"
             )
         return Parent(point, disk, chain.images[: depth + 1])
     if doubts:
         return doubts[0]
     if any(disk.target == chain.target for point in history.points for disk in point.disks):
-        return "no overlay that the ledger knows is in the chain: the disk was replaced or consolidated"
+        return "the ledger knows no overlay of the chain: the disk was replaced or consolidated"
     return "the first point of this disk in this store"
 
 
@@ -120,7 +120,9 @@ def _same_image(overlay: Overlay, disk: PointDisk, ledger: Ledger) -> bool:
         return overlay.sha256 == disk.images[0].sha256
     source = disk.images[0].source
     under = ledger.image(overlay.below)
-    return under is not None and source.path == str(under.path) and source.identity == under.identity
+    return (
+        under is not None and source.path == str(under.path) and source.identity == under.identity
+    )
 
 
 def _changed_below(images: tuple[Image, ...], overlay: Overlay, ledger: Ledger) -> str | None:
@@ -133,10 +135,13 @@ def _changed_below(images: tuple[Image, ...], overlay: Overlay, ledger: Ledger) 
         if frozen_image is None or frozen_image.identity is None or image.identity is None:
             return f"{image.path} cannot be compared with what it was at point {overlay.point}"
         if image.format != frozen_image.format:
-            return f"{image.path} was {frozen_image.format} at point {overlay.point}, now {image.format}"
+            was = frozen_image.format
+            return f"{image.path} was {was} at point {overlay.point}, now {image.format}"
         differences = image.identity.differences(frozen_image.identity)
         if differences:
-            return f"{image.path} changed since point {overlay.point}: other {', '.join(differences)}"
+            return (
+                f"{image.path} changed since point {overlay.point}: other {', '.join(differences)}"
+            )
         expected = frozen_image.backing
     if expected is not None:
         return f"{expected} is no longer under {overlay.path}"

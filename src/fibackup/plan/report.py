@@ -1,15 +1,13 @@
-"""
-What a run did: a value for people (`str`), for scripts (JSON) and for the notebook.
-"""
+"""What a run did: a value for people (`str`) and for scripts (JSON)."""
 
 from __future__ import annotations
 
 import json
 from datetime import datetime
 from pathlib import PurePosixPath
+from typing import Self
 
 from attrs import frozen
-from typing_extensions import Self
 
 from fibackup.codec import decode, encode
 from fibackup.model.point import RestorePoint
@@ -110,7 +108,8 @@ class Report:
 
     def __str__(self) -> str:
         """Return what was done, with sizes and times."""
-        lines = [f"{self.plan.verb} of {printable(self.plan.domain)} done in {format_seconds(self.seconds)}"]
+        took = format_seconds(self.seconds)
+        lines = [f"{self.plan.verb} of {printable(self.plan.domain)} done in {took}"]
         if self.point is not None:
             lines.extend(f"  {line}" for line in str(self.point).splitlines())
             lines.append(f"  copied {format_bytes(self.copied_bytes)}")
@@ -123,6 +122,8 @@ class Report:
         )
         for outcome in self.steps:
             step = self.plan.steps[outcome.index]
-            lines.append(f"  {outcome.index + 1}. {headline(step)}  {format_seconds(outcome.seconds)}")
+            lines.append(
+                f"  {outcome.index + 1}. {headline(step)}  {format_seconds(outcome.seconds)}"
+            )
         lines.extend(f"  warning: {printable(warning)}" for warning in self.warnings)
         return "\n".join(lines)

@@ -51,14 +51,16 @@ def plan_restore(
     Raises:
         NoSuchPointError: No such point, or the point has no such disk. Nothing was touched.
         ManifestError: The images of a disk do not reach a base. Nothing was touched.
-        VerifyError: An image that the disk needs is missing or has another size. Nothing was touched.
+        VerifyError: An image that a disk needs is missing or cut. Nothing was touched.
         PolicyError: *into* is relative. Nothing was touched.
 
     Source:
         docs/design.md, "Store"; qemu-img(1), ``convert``.
     """
     if not into.is_absolute():
-        raise PolicyError(reason="the directory to restore into must be an absolute path", path=str(into))
+        raise PolicyError(
+            reason="the directory to restore into must be an absolute path", path=str(into)
+        )
     found = history.point(point)
     targets = tuple(dict.fromkeys(disks)) or tuple(disk.target for disk in found.disks)
     for target in targets:
@@ -78,9 +80,12 @@ def plan_restore(
         uuid=found.uuid,
         store=history.store,
         point=found.id,
-        expects=Expectation(sequence=_sequence(history), absent=tuple(step.destination for step in steps)),
+        expects=Expectation(
+            sequence=_sequence(history), absent=tuple(step.destination for step in steps)
+        ),
         decisions=tuple(
-            Decision(step.target, found.disk(step.target).kind, f"{len(step.images)} stored images") for step in steps
+            Decision(step.target, found.disk(step.target).kind, f"{len(step.images)} stored images")
+            for step in steps
         ),
         steps=steps,
     )

@@ -5,9 +5,9 @@ Which disks take part in a backup, and whether the domain can be backed up at al
 
     asked for   excluded   skip_reason    unsupported_reason     ->
     any         yes        any            any                        left out
-    by name     no         some           or some                    UnsupportedDiskError
+    by name     no         some           or some                    refused
     as "all"    no         some           any                        left out
-    as "all"    no         none           some                       UnsupportedDiskError, or left out
+    as "all"    no         none           some                       refused, or left out
     any         no         none           none                       takes part
 """
 
@@ -33,6 +33,19 @@ class Choice:
 
 
 def check_state(domain: Domain, policy: BackupPolicy) -> None:
+    """
+    Refuse a domain that is not running, or busy.
+
+    Args:
+        domain: The domain.
+        policy: May allow a paused one.
+
+    Raises:
+        DomainStateError: With what to do about it.
+
+    Source:
+        libvirt ``virDomainState``.
+    """
     allowed = {DomainState.RUNNING, DomainState.BLOCKED}
     if policy.allow_paused:
         allowed.add(DomainState.PAUSED)
@@ -67,11 +80,30 @@ def _remedy(domain: Domain) -> str:
 
 
 def choose_disks(domain: Domain, policy: BackupPolicy) -> Choice:
+    """
+    Choose the disks that take part.
+
+    Args:
+        domain: The domain.
+        policy: What was asked for.
+
+    Returns:
+        The chosen disks, and why others are left out.
+
+    Raises:
+        UnsupportedDiskError: A disk that should take part cannot.
+        PolicyError: A wish names no disk, or no disk is left.
+
+    Source:
+        docs/backup.md, "Disks".
+    """
     known = {disk.target for disk in domain.disks}
     for target in (*policy.disks, *policy.exclude):
         if target not in known:
             raise PolicyError(
-                domain=domain.name, target=target, reason=f"no such disk; it has: {', '.join(sorted(known)) or 'none'}"
+                domain=domain.name,
+                target=target,
+                reason=f"no such disk; it has: {', '.join(sorted(known)) or 'none'}",
             )
     chosen: list[Disk] = []
     skipped: list[tuple[str, str]] = []
@@ -82,7 +114,11 @@ def choose_disks(domain: Domain, policy: BackupPolicy) -> Choice:
             chosen.append(disk)
             continue
         skipped.append((disk.target, reason))
-        if disk.skip_reason is None and disk.unsupported_reason is not None and disk.target not in policy.exclude:
+        if (
+            disk.skip_reason is None
+            and disk.unsupported_reason is not None
+            and disk.target not in policy.exclude
+        ):
             warnings.append(f"disk {disk.target} is not in the backup: {reason}")
     if not chosen:
         why = "; ".join(f"{target}: {reason}" for target, reason in skipped) or "it has no disk"
@@ -107,11 +143,28 @@ def _left_out(domain: Domain, disk: Disk, policy: BackupPolicy) -> str | None:
     if policy.skip_unsupported and not asked:
         return reason
     raise UnsupportedDiskError(
-        domain=domain.name, target=disk.target, reason=f"{reason}; exclude the disk, or skip unsupported ones"
+        domain=domain.name,
+        target=disk.target,
+        reason=f"{reason}; exclude the disk, or skip unsupported ones",
     )
 
 
 def check_disk(domain: Domain, disk: Disk) -> None:
+    """
+    Refuse a disk with a block job, or with a chain that cannot be trusted.
+
+    Args:
+        domain: The domain, for errors.
+        disk: A chosen disk.
+
+    Raises:
+        DomainStateError: A block job runs on it.
+        ChainError: The chain is too deep, or headers and libvirt disagree.
+        UnsupportedDiskError: An image has a format that cannot be stored.
+
+    Source:
+        libvirt ``virDomainGetBlockJobInfo``; docs/design.md, "Threats".
+    """
     if disk.block_job is not None:
         raise DomainStateError(
             domain=domain.name,
@@ -132,13 +185,18 @@ def check_disk(domain: Domain, disk: Disk) -> None:
 
 def _check_image(domain: Domain, disk: Disk, image: Image, under: Image | None) -> None:
     def refuse(reason: str) -> ChainError:
-        return ChainError(domain=domain.name, target=disk.target, path=str(image.path), reason=reason)
+        return ChainError(
+            domain=domain.name, target=disk.target, path=str(image.path), reason=reason
+        )
 
     if image.problem is not None:
         raise refuse(f"the image cannot be trusted: {image.problem}")
     if image.format not in {"qcow2", "raw"}:
         raise UnsupportedDiskError(
-            domain=domain.name, target=disk.target, path=str(image.path), reason=f"an image in {image.format} format"
+            domain=domain.name,
+            target=disk.target,
+            path=str(image.path),
+            reason=f"an image in {image.format} format",
         )
     if image.format == "raw" and under is not None:
         raise refuse("a raw image cannot have a backing file")
@@ -151,6 +209,15 @@ def _check_image(domain: Domain, disk: Disk, image: Image, under: Image | None) 
 
 
 def chain_of(disk: Disk) -> BackingChain:
+    """
+    Return the chain of a chosen disk.
+
+    Args:
+        disk: A disk that takes part.
+
+    Source:
+        `choose_disks` leaves out disks without a chain.
+    """
     if disk.chain is None:  # pragma: no cover - such a disk is skipped or unsupported
         raise ChainError(target=disk.target, reason="the disk has no image")
     return disk.chain

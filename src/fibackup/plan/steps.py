@@ -21,10 +21,9 @@ from __future__ import annotations
 
 import json
 from pathlib import PurePosixPath
-from typing import TypeAlias
+from typing import TypeAlias, assert_never, cast
 
 from attrs import field, frozen
-from typing_extensions import Self, assert_never
 
 from fibackup.codec import decode, encode
 from fibackup.errors import ParseError
@@ -262,7 +261,10 @@ class ExpectedDisk:
             chain.target,
             (
                 ExpectedImage(active.path, active.format, None),
-                *(ExpectedImage(image.path, image.format, image.identity) for image in frozen_images),
+                *(
+                    ExpectedImage(image.path, image.format, image.identity)
+                    for image in frozen_images
+                ),
             ),
         )
 
@@ -440,11 +442,12 @@ def open_document(text: str, key: str) -> object:
         document: object = json.loads(text)
     except (ValueError, RecursionError) as error:
         raise ParseError(where=key, reason=f"not JSON: {error}") from None
-    if not isinstance(document, dict) or set(document) != {"schema", key}:
+    found = cast("dict[str, object]", document) if isinstance(document, dict) else {}
+    if set(found) != {"schema", key}:
         raise ParseError(where=key, reason=f'expected an object with "schema" and "{key}"')
-    if document["schema"] != PLAN_SCHEMA:
-        raise ParseError(where="schema", reason=f"schema {document['schema']!r} is not {PLAN_SCHEMA}")
-    return document[key]  # pyright: ignore[reportUnknownVariableType]
+    if found["schema"] != PLAN_SCHEMA:
+        raise ParseError(where="schema", reason=f"schema {found['schema']!r} is not {PLAN_SCHEMA}")
+    return found[key]
 
 
 def headline(step: Step) -> str:
@@ -473,23 +476,24 @@ def describe(step: Step) -> tuple[str, ...]:
         case WhileFrozen():
             inner = tuple(f"   {line}" for each in step.steps for line in describe(each))
             must = "required" if step.required else "or else crash-consistent"
-            return (f"freeze the guest ({must}, {step.timeout_seconds:g} s at most), thaw after:", *inner)
+            return (
+                f"freeze the guest ({must}, {step.timeout_seconds:g} s at most), thaw after:",
+                *inner,
+            )
         case CopyImage():
             return (_describe_copy(step),)
         case InParallel():
             lanes = tuple(f"   {_describe_copy(copy)}" for lane in step.lanes for copy in lane)
-            count = sum(map(len, step.lanes))
-            return (f"copy {count} image{'s' * (count != 1)} of {len(step.lanes)} disk{'s' * (len(step.lanes) != 1)}:", *lanes)
+            images, disks = _count(len(lanes), "image"), _count(len(step.lanes), "disk")
+            return (f"copy {images} of {disks}:", *lanes)
         case SaveDomainConfig():
             return (f"store the domain's XML as {step.name}",)
         case PublishPoint():
             return (f"publish point {step.point} (number {step.sequence})",)
         case FlattenImage():
-            count = len(step.images)
-            return (
-                f"{step.target}: write {count} stored image{'s' * (count != 1)} flat as {step.format} to "
-                f"{printable(str(step.destination))}",
-            )
+            images = _count(len(step.images), "stored image")
+            where = printable(str(step.destination))
+            return (f"{step.target}: write {images} flat as {step.format} to {where}",)
         case _:  # pragma: no cover - mypy and pyright prove it
             assert_never(step)
 
@@ -497,7 +501,8 @@ def describe(step: Step) -> tuple[str, ...]:
 def _describe_snapshot(snapshot: Snapshot) -> tuple[str, ...]:
     targets = ", ".join(new.target for new in snapshot.overlays)
     lines = tuple(
-        f"   {new.target}: {printable(str(new.source))} <- {printable(str(new.path))}" for new in snapshot.overlays
+        f"   {new.target}: {printable(str(new.source))} <- {printable(str(new.path))}"
+        for new in snapshot.overlays
     )
     return (f"take one snapshot of {targets}:", *lines)
 
@@ -505,4 +510,9 @@ def _describe_snapshot(snapshot: Snapshot) -> tuple[str, ...]:
 def _describe_copy(step: CopyImage) -> str:
     on = f" on {step.backing}" if step.backing else ""
     size = format_bytes(step.estimate_bytes)
-    return f"{step.target}: copy {printable(str(step.source))} ({step.format}, {size}) to {step.name}{on}"
+    source = printable(str(step.source))
+    return f"{step.target}: copy {source} ({step.format}, {size}) to {step.name}{on}"
+
+
+def _count(number: int, word: str) -> str:
+    return f"{number} {word}" if number == 1 else f"{number} {word}s"

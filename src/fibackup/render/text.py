@@ -35,9 +35,12 @@ def table(rows: Sequence[Sequence[str]]) -> str:
     Source:
         The project's own convention.
     """
-    widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))] if rows else []
+    widths = (
+        [max(len(row[column]) for row in rows) for column in range(len(rows[0]))] if rows else []
+    )
     return "\n".join(
-        "  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in rows
+        "  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip()
+        for row in rows
     )
 
 
@@ -79,7 +82,11 @@ def _live(disk: Disk, ledger: Ledger) -> list[str]:
             printable(image.path.name),
             image.format,
             format_bytes(image.allocated_bytes) if image.allocated_bytes is not None else "",
-            "active layer" if number == 0 else "frozen" if number < disk.chain.depth - 1 else "base",
+            "active layer"
+            if number == 0
+            else "frozen"
+            if number < disk.chain.depth - 1
+            else "base",
             f"ours, on {overlay.point}" if overlay is not None else "",
         ]
         out.append("  ".join(word for word in words if word))
@@ -91,7 +98,10 @@ def _stored(target: str, history: History) -> list[str]:
     for point in reversed(history.points):
         for disk in point.disks:
             if disk.target == target:
-                out.extend(_stored_line(image, point, top=number == 0) for number, image in enumerate(disk.images))
+                out.extend(
+                    _stored_line(image, point, top=number == 0)
+                    for number, image in enumerate(disk.images)
+                )
     return out or ["- nothing"]
 
 

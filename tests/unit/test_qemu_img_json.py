@@ -1,0 +1,89 @@
+"""What qemu-img prints as JSON."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+
+from fibackup.errors import ParseError
+from fibackup.parse import CheckResult, ImageInfo, parse_check, parse_image_info
+
+INFO = {
+    "virtual-size": 4194304,
+    "filename": "/i/top.qcow2",
+    "cluster-size": 65536,
+    "format": "qcow2",
+    "actual-size": 200704,
+    "format-specific": {"type": "qcow2", "data": {"compat": "1.1"}},
+    "full-backing-filename": "/i/base.qcow2",
+    "backing-filename": "base.qcow2",
+    "backing-filename-format": "qcow2",
+    "dirty-flag": False,
+}
+CHECK = {"filename": "/i/top.qcow2", "format": "qcow2", "check-errors": 0, "total-clusters": 64}
+
+
+def test_an_image_is_read() -> None:
+    """Every field that is used is read; keys that are not used may be there."""
+    assert parse_image_info(json.dumps(INFO)) == (
+        ImageInfo(
+            filename="/i/top.qcow2",
+            format="qcow2",
+            virtual_size_bytes=4194304,
+            actual_size_bytes=200704,
+            backing_filename="base.qcow2",
+            full_backing_filename="/i/base.qcow2",
+            backing_format="qcow2",
+            cluster_bytes=65536,
+        ),
+    )
+
+
+def test_a_chain_is_read_in_order() -> None:
+    """A list is a chain, the active layer first; what is left out is None."""
+    base = {"filename": "/i/base.raw", "format": "raw", "virtual-size": 7, "encrypted": True}
+    found = parse_image_info(json.dumps([INFO, base]))
+    assert found[1] == ImageInfo("/i/base.raw", "raw", 7, encrypted=True)
+
+
+@pytest.mark.parametrize(
+    ("change", "where", "reason"),
+    [
+        ({"filename": None}, "info.filename", "missing"),
+        ({"virtual-size": "7"}, "info.virtual-size", "expected int, found str"),
+        ({"virtual-size": True}, "info.virtual-size", "expected int, found bool"),
+        ({"actual-size": -1}, "info.actual-size", "-1 is negative"),
+        ({"encrypted": 1}, "info.encrypted", "expected bool, found int"),
+    ],
+)
+def test_a_bad_value_is_named(change: dict[str, object], where: str, reason: str) -> None:
+    """A value of another type than expected is named, never converted."""
+    with pytest.raises(ParseError, match=reason) as caught:
+        parse_image_info(json.dumps({**INFO, **change}))
+    assert caught.value.where == where
+
+
+@pytest.mark.parametrize("text", ["", "7", "[7]", '"x"', "[" * 100_000])
+def test_other_text_is_refused(text: str) -> None:
+    """What is no JSON object or list of them is refused."""
+    with pytest.raises(ParseError):
+        parse_image_info(text)
+
+
+def test_a_clean_check_is_read() -> None:
+    """Counts that qemu-img leaves out are 0."""
+    check = parse_check(json.dumps(CHECK))
+    assert check == CheckResult("/i/top.qcow2", "qcow2")
+    assert check.sound
+
+
+@pytest.mark.parametrize(
+    ("counts", "sound"),
+    [({"leaks": 3}, True), ({"corruptions": 1}, False), ({"check-errors": 1}, False)],
+)
+def test_leaks_do_no_harm(counts: dict[str, int], sound: bool) -> None:  # noqa: FBT001
+    """Leaked clusters lose no data; corruptions and errors do."""
+    check = parse_check(json.dumps({**CHECK, "image-end-offset": 262144, **counts}))
+    assert check.sound is sound
+    assert check.image_end_offset == 262144
