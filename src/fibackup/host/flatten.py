@@ -20,6 +20,8 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager, suppress
 from pathlib import PurePosixPath
 
+from typing_extensions import override
+
 from fibackup.errors import CancelledError, LockedError, ParseError, VerifyError
 from fibackup.host.copy import hash_file
 from fibackup.host.copy_image import read_qcow2_head
@@ -41,6 +43,7 @@ class _Linked(CancelToken):
         super().__init__()
         self._parent = parent
 
+    @override
     def check(self) -> None:
         self._parent.check()
         super().check()

@@ -21,7 +21,7 @@ from __future__ import annotations
 
 import json
 from pathlib import PurePosixPath
-from typing import TypeAlias, assert_never, cast
+from typing import Self, TypeAlias, assert_never, cast
 
 from attrs import field, frozen
 
