@@ -17,17 +17,18 @@ PACKAGE = Path(__file__).parents[2] / "src" / "fibackup"
 DOOR = "fibackup"
 IMPORT_LIMIT_SECONDS = 0.060
 
-BOTTOM = {"errors", "units"}
+BOTTOM = {"errors", "units", "codec"}
 PURE = BOTTOM | {"model", "parse", "plan", "render"}
 ALLOWED: Mapping[str, set[str]] = {
     "errors": set(),
     "units": set(),
+    "codec": {"errors"},
     "model": BOTTOM,
     "parse": BOTTOM | {"model"},
     "plan": BOTTOM | {"model"},
     "render": BOTTOM | {"model"},
     "host": PURE,
-    "testing": PURE | {"host.api"},
+    "testing": PURE | {"host.api", "host.events"},
     "cli": {DOOR},
     "__main__": {"cli"},
     DOOR: PURE | {"host", "testing"},

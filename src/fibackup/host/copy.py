@@ -19,6 +19,7 @@ import hashlib
 import os
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
+from typing import Protocol
 
 from fibackup.errors import HostError
 from fibackup.host.events import CancelToken
@@ -136,22 +137,19 @@ def copy_and_hash(
     Source:
         sync_file_range(2), posix_fadvise(2): written pages leave the cache once they are clean.
     """
-    digest = hashlib.sha256(head)
-    cache = _Cache(source, destination)
     os.ftruncate(destination, size_bytes)
     _write_all(destination, memoryview(head), 0)
     with ThreadPoolExecutor(1, "fibackup-hash") as hasher:
+        copier = _Copier(source, destination, hashlib.sha256(head), hasher, on_bytes, cancel)
         for is_data, start, end in _after(extents(source, size_bytes), len(head)):
             if is_data:
-                _copy_data(
-                    source, destination, start, end, digest.update, hasher, cache, on_bytes, cancel
-                )
+                copier.data(start, end)
             else:
-                _hash_zeros(digest.update, end - start, cancel)
-            on_bytes(end)
+                copier.hole(start, end)
+        digest = copier.digest()
     os.fdatasync(destination)
-    cache.finish()
-    return digest.hexdigest()
+    copier.cache.finish()
+    return digest
 
 
 def _after(
@@ -162,36 +160,74 @@ def _after(
             yield is_data, max(start, position), end
 
 
-def _copy_data(
-    source: int,
-    destination: int,
-    start: int,
-    end: int,
-    update: Callable[[memoryview], None],
-    hasher: ThreadPoolExecutor,
-    cache: _Cache,
-    on_bytes: OnBytes,
-    cancel: CancelToken,
-) -> None:
-    buffers = [bytearray(BLOCK_BYTES), bytearray(BLOCK_BYTES)]
-    pending: Future[None] | None = None
-    position, turn = start, 0
-    while position < end:
-        cancel.check()
-        view = memoryview(buffers[turn])[: min(BLOCK_BYTES, end - position)]
-        count = os.preadv(source, [view], position)
-        if count == 0:
-            raise HostError(reason=f"the image ends at byte {position}, expected {end}")
-        if pending is not None:
-            pending.result()
-        pending = hasher.submit(update, view[:count])
-        _write_all(destination, view[:count], position)
-        position += count
-        turn = 1 - turn
-        cache.passed(position)
-        on_bytes(position)
-    if pending is not None:
-        pending.result()
+class _Digest(Protocol):
+    """What the copier needs of a hash."""
+
+    def update(self, data: memoryview, /) -> None: ...
+
+    def hexdigest(self) -> str: ...
+
+
+class _Copier:
+    """
+    Two blocks in turn: while one is hashed in the other thread, it is written, the next is read.
+
+    ::
+
+        this thread    read A   write A   read B    write B   (wait for hash A)  read A ...
+        hash thread             hash A              hash B
+    """
+
+    def __init__(
+        self,
+        source: int,
+        destination: int,
+        digest: _Digest,
+        hasher: ThreadPoolExecutor,
+        on_bytes: OnBytes,
+        cancel: CancelToken,
+    ) -> None:
+        self._source = source
+        self._destination = destination
+        self._digest = digest
+        self._hasher = hasher
+        self._on_bytes = on_bytes
+        self._cancel = cancel
+        self._blocks = (bytearray(BLOCK_BYTES), bytearray(BLOCK_BYTES))
+        self._turn = 0
+        self._pending: Future[None] | None = None
+        self.cache = _Cache(source, destination)
+
+    def data(self, start: int, end: int) -> None:
+        position = start
+        while position < end:
+            self._cancel.check()
+            block = memoryview(self._blocks[self._turn])[: min(BLOCK_BYTES, end - position)]
+            count = os.preadv(self._source, [block], position)
+            if count == 0:
+                raise HostError(reason=f"the image ends at byte {position}, expected {end}")
+            self._wait()
+            self._pending = self._hasher.submit(self._digest.update, block[:count])
+            _write_all(self._destination, block[:count], position)
+            position += count
+            self._turn = 1 - self._turn
+            self.cache.passed(position)
+            self._on_bytes(position)
+
+    def hole(self, start: int, end: int) -> None:
+        self._wait()
+        _hash_zeros(self._digest.update, end - start, self._cancel)
+        self._on_bytes(end)
+
+    def digest(self) -> str:
+        self._wait()
+        return self._digest.hexdigest()
+
+    def _wait(self) -> None:
+        """Wait for the hash of the block before; the block that was just read is the other one."""
+        if self._pending is not None:
+            self._pending.result()
+            self._pending = None
 
 
 def _write_all(fd: int, view: memoryview, position: int) -> None:

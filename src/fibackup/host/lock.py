@@ -13,6 +13,7 @@ hold these, a block commit into the image, or the start of a domain that writes 
 
 from __future__ import annotations
 
+import errno
 import fcntl
 import json
 import os
@@ -75,6 +76,8 @@ def hold_store_lock(name: str, dir_fd: int, *, exclusive: bool) -> Generator[Non
     """
     Hold the lock file *name* in an open directory; it is made when missing and never removed.
 
+    A reader of a store on read-only media, which nobody can change, may go without.
+
     Args:
         name: File name of the lock.
         dir_fd: The directory.
@@ -89,8 +92,10 @@ def hold_store_lock(name: str, dir_fd: int, *, exclusive: bool) -> Generator[Non
     Source:
         flock(2): the kernel ends it with the process, so it is never stale.
     """
-    flags = os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC
-    fd = os.open(name, flags, 0o600, dir_fd=dir_fd)
+    fd = _open_lock(name, dir_fd, exclusive=exclusive)
+    if fd is None:
+        yield
+        return
     try:
         try:
             fcntl.flock(fd, (fcntl.LOCK_EX if exclusive else fcntl.LOCK_SH) | fcntl.LOCK_NB)
@@ -104,6 +109,20 @@ def hold_store_lock(name: str, dir_fd: int, *, exclusive: bool) -> Generator[Non
         yield
     finally:
         os.close(fd)
+
+
+def _open_lock(name: str, dir_fd: int, *, exclusive: bool) -> int | None:
+    """Open a lock file; None for a reader where nobody can write, and none is needed."""
+    flags = os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC
+    try:
+        return os.open(name, flags, 0o600, dir_fd=dir_fd)
+    except OSError as error:
+        if exclusive or error.errno not in {errno.EROFS, errno.EACCES}:
+            raise
+    try:
+        return os.open(name, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=dir_fd)
+    except FileNotFoundError:
+        return None
 
 
 def _owner(fd: int) -> str:

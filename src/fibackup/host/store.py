@@ -4,7 +4,8 @@ The store: a directory of restore points, plain files that qemu can open.
 ::
 
     STORE/fibackup-store.json                    makes the directory a store
-    STORE/web1-UUID/lock                         flock; never removed
+    STORE/web1-UUID/lock                         flock of the one writer; never removed
+    STORE/web1-UUID/lock.readers                 flock shared by readers, beside a writer
     STORE/web1-UUID/20261124T040407Z.json        manifest: the point exists once this does
     STORE/web1-UUID/20261124T040407Z.xml         the domain's XML
     STORE/web1-UUID/vda/20261124T040407Z.qcow2   the disk at that point
@@ -65,6 +66,7 @@ STORE_FILE = "fibackup-store.json"
 """Name of the file that makes a directory a store."""
 
 _LOCK = "lock"
+_READERS_LOCK = "lock.readers"
 _RECEIPT = ".receipt"
 _MANIFEST = ".json"
 _MAX_JSON_BYTES = 16 * 1024 * 1024
@@ -315,7 +317,7 @@ class Store:
         with (
             os_errors(f"{self.path}/{directory}"),
             open_directory(directory, self._fd) as fd,
-            hold_store_lock(_LOCK, fd, exclusive=exclusive),
+            hold_store_lock(_LOCK if exclusive else _READERS_LOCK, fd, exclusive=exclusive),
         ):
             if exclusive:
                 self._sweep(fd)
