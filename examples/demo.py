@@ -36,8 +36,7 @@ from pathlib import Path, PurePosixPath
 from types import FrameType
 from typing import Final, NoReturn
 
-CLONE: Final = Path(__file__).resolve().parents[1]
-sys.path.insert(0, str(CLONE / "tests"))  # the hypervisor of the tests
+sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "tests"))
 
 import fibackup as fb
 from hypervisor import (
@@ -54,7 +53,7 @@ from hypervisor import (
     missing_tools,
     read_records,
 )
-from hypervisor.host import run
+from hypervisor.host import CACHE, CLONE, run
 
 POINTS: Final = 3
 DISK_BYTES: Final = 128 * MIB
@@ -194,9 +193,7 @@ def restore_and_compare(store: fb.Store, taken: Taken, work: Path) -> str:
     plan = fb.plan_restore(history, taken.point.id, into=into)
     report = fb.Executor(None, store).run(plan, cancel=CANCEL)
     wrong = [
-        verdict
-        for image in report.restored
-        if (verdict := verdict_on(taken, image, work)) != "ok"
+        verdict for image in report.restored if (verdict := verdict_on(taken, image, work)) != "ok"
     ]
     shutil.rmtree(into)
     return "; ".join(wrong) or "ok"
@@ -234,8 +231,9 @@ def boot(hypervisor: Embedded) -> LinuxGuest:
     versions = fb.LibvirtHost(hypervisor.connection).versions()
     say(
         f"libvirt {versions.libvirt}, QEMU {versions.qemu}, {hypervisor.uri}",
-        f"web1 has booted: vda {fb.format_bytes(DISK_BYTES)} qcow2, vdb {fb.format_bytes(DISK_BYTES)} raw",
-        f"it appends a record to both disks, syncs, acknowledges, again; now at {guest.wait_more(5)}",
+        f"web1 has booted, with vda (qcow2) and vdb (raw), {fb.format_bytes(DISK_BYTES)} each",
+        "it appends a record to both disks, syncs, acknowledges, and again",
+        f"now at record {guest.wait_more(5)}",
     )
     return guest
 
@@ -297,7 +295,7 @@ def keep_store(work: Path) -> None:
     """Move the store out of the way of the clean-up, and say how to explore it."""
     if not (work / "store").exists():
         return
-    place = CLONE / ".cache" / "demo" / f"store-{datetime.now(UTC):%Y%m%dT%H%M%SZ}"
+    place = CACHE / "demo" / f"store-{datetime.now(UTC):%Y%m%dT%H%M%SZ}"
     place.parent.mkdir(parents=True, exist_ok=True)
     shutil.move(work / "store", place)
     store = place.relative_to(CLONE)
@@ -350,7 +348,9 @@ def demo(*, keep: bool) -> int:
         act("the result")
         say(table(verdicts))
     bad = sum(verdict != "ok" for _, verdict in verdicts)
-    said = f"{bad} of {len(verdicts)} points are WRONG" if bad else f"{len(verdicts)} points, all ok"
+    said = (
+        f"{bad} of {len(verdicts)} points are WRONG" if bad else f"{len(verdicts)} points, all ok"
+    )
     say("", f"demo: {said}, {time.monotonic() - clock:.0f} s, nothing left running")
     return 1 if bad else 0
 

@@ -50,6 +50,7 @@ from fibackup.model.chain import BackingChain, FileIdentity, Image
 from fibackup.model.domain import Disk, Domain, DomainState
 from fibackup.model.ledger import Ledger
 from fibackup.model.point import (
+    FileRole,
     History,
     Receipt,
     RestorePoint,
@@ -1222,7 +1223,7 @@ class FakeStore:
             if name in shelf.files:
                 raise DestinationExistsError(reason="the file exists", path=name)
             shelf.files[name] = text
-            return StoredFile(name, len(text.encode()), _sha256(text))
+            return StoredFile(FileRole.DOMAIN_XML, name, len(text.encode()), _sha256(text))
 
     def publish(self, point: RestorePoint) -> None:
         """See `PointStore.publish`."""
@@ -1237,8 +1238,9 @@ class FakeStore:
                     shelf.receipts.pop((disk.target, image.name), None)
 
     def _check_complete(self, shelf: _Shelf, point: RestorePoint) -> None:
-        if point.config.name not in shelf.files:
-            raise StoreError(reason="the XML is not in the store", path=point.config.name)
+        for file in point.files:
+            if file.name not in shelf.files:
+                raise StoreError(reason="the file is not in the store", path=file.name)
         for disk in point.disks:
             for image in disk.images:
                 kept = shelf.images.get((disk.target, image.name))

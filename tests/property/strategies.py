@@ -24,6 +24,7 @@ from fibackup.model import (
     Domain,
     DomainState,
     FileIdentity,
+    FileRole,
     FrozenImage,
     Image,
     KnownStore,
@@ -170,7 +171,7 @@ def domains(draw: DrawFn) -> Domain:
 
 
 source_images = st.builds(SourceImage, paths.map(str), formats, identities)
-stored_files = st.builds(StoredFile, file_names, sizes, digests)
+stored_files = st.builds(StoredFile, st.just(FileRole.DOMAIN_XML), file_names, sizes, digests)
 
 
 @st.composite
@@ -240,7 +241,7 @@ def restore_points(draw: DrawFn) -> RestorePoint:
         uuid=draw(uuids),
         consistency=draw(st.sampled_from(Consistency)),
         consistency_detail=draw(texts),
-        config=draw(stored_files),
+        files=(draw(stored_files),),
         disks=tuple(draw(point_disks(st.just(name))) for name in names),
         skipped=tuple(draw(st.lists(st.tuples(targets, texts), max_size=2))),
         versions=Versions(draw(lines), draw(lines), draw(lines)),

@@ -8,7 +8,7 @@ import pytest
 
 from fibackup.errors import ChainError, ParseError
 from fibackup.model import BackingChain, Disk, DomainState, Image
-from fibackup.parse import MAX_XML_BYTES, parse_domain_xml
+from fibackup.parse import MAX_XML_BYTES, domain_facts, parse_domain_xml
 
 UUID = "0b3b8f3e-7c55-4f0e-9a58-3c9c4fb1e0a1"
 END = "<backingStore/>"
@@ -265,3 +265,22 @@ def test_a_loop_names_domain_disk_and_image() -> None:
     with pytest.raises(ChainError, match="loops") as caught:
         parse_domain_xml(domain(disk(SOURCE + BASE.replace("'/b'", "'/a'") + TARGET)))
     assert (caught.value.domain, caught.value.target, caught.value.path) == ("web1", "vda", "/a")
+
+
+def test_facts_are_what_the_xml_says_of_the_machine() -> None:
+    """Facts of a domain are its architecture, emulator, machine and kind of virtualization."""
+    xml = (
+        "<domain type='kvm'><os><type arch='x86_64' machine='pc-q35-7.2'>hvm</type></os>"
+        "<devices><emulator>/usr/bin/qemu</emulator></devices></domain>"
+    )
+    assert domain_facts(xml) == (
+        ("arch", "x86_64"),
+        ("emulator", "/usr/bin/qemu"),
+        ("machine", "pc-q35-7.2"),
+        ("virtualization", "kvm"),
+    )
+
+
+def test_facts_that_are_not_said_are_left_out() -> None:
+    """A bare domain has no facts."""
+    assert domain_facts("<domain/>") == ()

@@ -14,6 +14,7 @@ from fibackup.model import (
     Consistency,
     DiskKind,
     FileIdentity,
+    FileRole,
     PointDisk,
     Receipt,
     RestorePoint,
@@ -52,7 +53,8 @@ POINT = RestorePoint(
     uuid="1c3b8f3e-7c55-4f0e-9a58-3c9c4fb1e0a2",
     consistency=Consistency.CRASH,
     consistency_detail="",
-    config=StoredFile("20261124T040407Z.xml", 4711, "a" * 64),
+    files=(StoredFile(FileRole.DOMAIN_XML, "20261124T040407Z.xml", 4711, "a" * 64),),
+    facts=(("machine", "pc-q35-7.2"),),
     disks=(PointDisk("vda", DiskKind.FULL, "first point", None, 1 << 30, (IMAGE,)),),
 )
 

@@ -46,6 +46,7 @@ from fibackup.host.events import (
 from fibackup.model.domain import Domain
 from fibackup.model.point import Consistency, PointDisk, RestorePoint, StoredFile, StoredImage
 from fibackup.model.snapshot import NewOverlay, Snapshot
+from fibackup.parse.domain_xml import domain_facts
 from fibackup.plan.report import Report, RestoredImage, StepOutcome
 from fibackup.plan.steps import (
     CopyImage,
@@ -146,6 +147,7 @@ class _Run:
         self._consistency_detail = ""
         self._frozen_seconds = 0.0
         self._config: StoredFile | None = None
+        self._facts: tuple[tuple[str, str], ...] = ()
         self._stored: dict[tuple[str, str], StoredImage] = {}
         self._copied_bytes = 0
         self._point: RestorePoint | None = None
@@ -272,6 +274,7 @@ class _Run:
                 self._in_parallel(step)
             case SaveDomainConfig():
                 xml = self._host.domain_config(self._plan.uuid)
+                self._facts = domain_facts(xml)
                 self._config = self._store.save_config(self._plan.uuid, step.name, xml)
             case PublishPoint():
                 self._publish(step)
@@ -419,7 +422,8 @@ class _Run:
             uuid=self._plan.uuid,
             consistency=self._consistency,
             consistency_detail=self._consistency_detail or step.consistency_detail,
-            config=self._config,
+            files=(self._config,),
+            facts=self._facts,
             disks=tuple(self._point_disk(disk) for disk in step.disks),
             skipped=step.skipped,
             versions=self._host.versions(),

@@ -83,10 +83,16 @@ def translate(error: libvirt.libvirtError, *, domain: str | None = None, doing: 
 
 
 def _maybe_frozen(code: int, words: str) -> bool:
-    """Tell whether the command may have reached the guest although no answer came."""
-    if code == AGENT_COMMAND_FAILED or "not connected" in words or "synchronization" in words:
-        return False
-    return "not available for now" not in words
+    """
+    Tell whether a freeze may have reached the guest although no good answer came.
+
+    libvirt synchronises with the agent before each command, so a failed synchronisation means that
+    the command was never sent. A command that timed out is code 86, "Guest agent not available for
+    now", and the guest may freeze after it.
+    """
+    return not (
+        code == AGENT_COMMAND_FAILED or "not connected" in words or "synchronization" in words
+    )
 
 
 @contextmanager

@@ -129,6 +129,9 @@ def _run(argv: Sequence[str], on_percent: OnPercent, cancel: CancelToken) -> Non
             child.wait()
         for reader in readers:
             reader.join()
+        for pipe in (child.stdout, child.stderr):
+            if pipe is not None:
+                pipe.close()
     if child.returncode != 0:
         raise _failure(argv, child.returncode, b"".join(said).decode(errors="replace"))
 

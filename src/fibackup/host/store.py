@@ -43,6 +43,7 @@ from fibackup.host.lock import hold_store_lock
 from fibackup.model.domain import UUID_PATTERN
 from fibackup.model.point import (
     POINT_PATTERN,
+    FileRole,
     History,
     Receipt,
     RestorePoint,
@@ -350,7 +351,7 @@ class Store:
         data = text.encode()
         with self._domain(uuid) as (fd, path), os_errors(f"{path}/{name}"):
             write_once(name, data, fd)
-        return StoredFile(name, len(data), sha256(data).hexdigest())
+        return StoredFile(FileRole.DOMAIN_XML, name, len(data), sha256(data).hexdigest())
 
     def publish(self, point: RestorePoint) -> None:
         """See `PointStore.publish`."""
@@ -365,7 +366,7 @@ class Store:
                             os.unlink(image.name + _RECEIPT, dir_fd=disk_fd)
 
     def _check_files(self, fd: int, path: PurePosixPath, point: RestorePoint) -> None:
-        files = [("", point.config.name, point.config.size_bytes)]
+        files = [("", file.name, file.size_bytes) for file in point.files]
         files += [
             (disk.target, image.name, image.size_bytes)
             for disk in point.disks

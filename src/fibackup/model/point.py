@@ -38,6 +38,7 @@ from fibackup.units import format_bytes
 __all__ = [
     "Consistency",
     "DiskKind",
+    "FileRole",
     "History",
     "PointDisk",
     "Receipt",
@@ -139,17 +140,28 @@ class SourceImage:
     identity: FileIdentity
 
 
+class FileRole(StrEnum):
+    """What a file of a point that is no disk image is for."""
+
+    DOMAIN_XML = "domain-xml"
+    MEMORY = "memory"
+    NVRAM = "nvram"
+    TPM_STATE = "tpm-state"
+
+
 @frozen
 class StoredFile:
     """
     A file of a point that is no disk image, such as the domain's XML.
 
     Attributes:
+        role: What it is for.
         name: File name in the domain's directory of the store.
         size_bytes: Its size.
         sha256: Its sha256, 64 hexadecimal digits.
     """
 
+    role: FileRole
     name: str = field(validator=base_name)
     size_bytes: int = field(validator=non_negative)
     sha256: str = field(validator=sha256_hex)
@@ -277,10 +289,11 @@ class RestorePoint:
         uuid: The domain's UUID.
         consistency: What the guest knew of the moment.
         consistency_detail: In words, such as why a freeze was not had.
-        config: The domain's XML as libvirt gave it.
+        files: Its other files, one for each role at most; always the domain's XML.
         disks: The disks, 1 or more.
         skipped: Disks that are not in the point: target and reason.
         versions: Who took it.
+        facts: What else was true of the domain, such as ``("machine", "pc-q35-7.2")``; sorted.
         warnings: What the run warned of.
     """
 
@@ -293,10 +306,11 @@ class RestorePoint:
     uuid: str = field(validator=matches(UUID_PATTERN, "is not a UUID"))
     consistency: Consistency
     consistency_detail: str
-    config: StoredFile
+    files: tuple[StoredFile, ...]
     disks: tuple[PointDisk, ...]
     skipped: tuple[tuple[str, str], ...] = ()
     versions: Versions = field(factory=Versions)
+    facts: tuple[tuple[str, str], ...] = ()
     warnings: tuple[str, ...] = ()
 
     def __attrs_post_init__(self) -> None:
@@ -306,6 +320,9 @@ class RestorePoint:
             raise ModelError(reason=f"a point of the disks {targets}", domain=self.domain)
         if self.time.tzinfo is None:
             raise ModelError(reason="the time of a point needs a time zone", domain=self.domain)
+        roles = [file.role for file in self.files]
+        if FileRole.DOMAIN_XML not in roles or len(set(roles)) != len(roles):
+            raise ModelError(reason=f"a point with the files {roles}", domain=self.domain)
 
     @property
     def kind(self) -> DiskKind:

@@ -12,7 +12,7 @@ Text and bytes to values, and back: pure functions, strict readers.
 
 from __future__ import annotations
 
-from fibackup.parse.domain_xml import parse_domain_xml
+from fibackup.parse.domain_xml import domain_facts, parse_domain_xml
 from fibackup.parse.ledger_xml import (
     LEDGER_PREFIX,
     LEDGER_URI,
@@ -45,6 +45,7 @@ from fibackup.parse.xml_tree import MAX_XML_BYTES, MAX_XML_DEPTH, parse_xml
 
 __all__ = [
     "parse_domain_xml",
+    "domain_facts",
     "parse_ledger",
     "render_ledger",
     "LEDGER_URI",

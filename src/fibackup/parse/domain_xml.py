@@ -30,7 +30,7 @@ from fibackup.errors import ChainError, ModelError, ParseError
 from fibackup.model import BackingChain, Disk, Domain, Image
 from fibackup.parse.xml_tree import parse_xml
 
-__all__ = ["parse_domain_xml"]
+__all__ = ["domain_facts", "parse_domain_xml"]
 
 _DEVICES = frozenset({"disk", "cdrom", "floppy", "lun"})
 _AGENT = "org.qemu.guest_agent.0"
@@ -82,6 +82,34 @@ def parse_domain_xml(live: str, inactive: str | None = None) -> Domain:
         ) from None
     except ModelError as error:
         raise ParseError(where="domain", reason=error.reason, domain=name) from None
+
+
+def domain_facts(xml: str) -> tuple[tuple[str, str], ...]:
+    """
+    Return what a restore should know of the machine that the XML describes.
+
+    Args:
+        xml: The domain's XML.
+
+    Returns:
+        ``(name, value)`` sorted by name: ``arch``, ``emulator``, ``machine``, ``virtualization``;
+        what the XML does not say is left out.
+
+    Raises:
+        ParseError: Not the XML of a domain. Nothing was touched.
+
+    Source:
+        libvirt, "Domain XML format": ``domain type``, ``os/type``, ``emulator``.
+    """
+    root = _root(xml)
+    kind = root.find("os/type")
+    found = {
+        "arch": kind.get("arch") if kind is not None else None,
+        "emulator": root.findtext("devices/emulator"),
+        "machine": kind.get("machine") if kind is not None else None,
+        "virtualization": root.get("type"),
+    }
+    return tuple((name, value) for name, value in sorted(found.items()) if value)
 
 
 def _root(text: str) -> Element:
