@@ -347,8 +347,8 @@ EXAMPLE_POINT = """
  "store": "0b3b8f3e-7c55-4f0e-9a58-3c9c4fb1e0a1", "time": "2026-11-24T04:04:07.250000Z",
  "domain": "web1", "uuid": "1c3b8f3e-7c55-4f0e-9a58-3c9c4fb1e0a2", "consistency": "crash",
  "consistency_detail": "the agent\\u2019s channel is not connected",
- "config": {"name": "20261124T040407Z.xml", "size_bytes": 4711,
-  "sha256": "aaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaa"},
+ "files": [{"role": "domain-xml", "name": "20261124T040407Z.xml", "size_bytes": 4711,
+  "sha256": "aaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaa"}],
  "disks": [{"target": "vda", "kind": "increment", "reason": "unchanged below", "parent":
   "20261123T040406Z", "virtual_size_bytes": 1073741824, "content_sha256": null, "images": [
    {"name": "20261124T040407Z.qcow2", "format": "qcow2", "size_bytes": 196616,
@@ -357,5 +357,6 @@ EXAMPLE_POINT = """
     "source": {"path": "/images/disk.bimg-20261123T040406Z", "format": "qcow2",
      "identity": {"inode": 12, "size_bytes": 196616, "mtime_ns": 1795493046000000000}}}]}],
  "skipped": [["sda", "cdrom"]],
- "versions": {"fibackup": "0.1.0", "libvirt": "9.0.0", "qemu": "7.2.22"}, "warnings": []}
+ "versions": {"fibackup": "0.1.0", "libvirt": "9.0.0", "qemu": "7.2.22"},
+ "facts": [["machine", "pc-q35-7.2"]], "warnings": []}
 """
