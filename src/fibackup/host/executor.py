@@ -59,6 +59,7 @@ from fibackup.plan.steps import (
     SaveDomainConfig,
     Step,
     TakeSnapshot,
+    ThawGuest,
     WhileFrozen,
     WriteLedger,
     headline,
@@ -261,6 +262,8 @@ class _Run:
 
     def _apply(self, step: Step) -> None:
         match step:
+            case ThawGuest():
+                self._thaw_leftover(step)
             case WriteLedger():
                 self._write_ledger(step)
             case TakeSnapshot():
@@ -284,6 +287,17 @@ class _Run:
                 )
             case _:
                 assert_never(step)
+
+    def _thaw_leftover(self, step: ThawGuest) -> None:
+        """Thaw what an earlier run left; a guest that has rebooted since need not answer."""
+        try:
+            self._host.thaw(self._plan.uuid, step.timeout_seconds)
+        except AgentError as error:
+            self._warn(f"{error.reason}; look at it: virsh domfsthaw {self._plan.uuid}")
+
+    def _warn(self, text: str) -> None:
+        self._warnings.append(text)
+        self._emit(Warned(text))
 
     def _write_ledger(self, step: WriteLedger) -> None:
         digests = {target: self._stored[target, name].sha256 for target, name in step.digests}
@@ -372,8 +386,7 @@ class _Run:
     def _crash_consistent(self, why: str) -> None:
         self._consistency = Consistency.CRASH
         self._consistency_detail = f"crash-consistent: {why}"
-        self._warnings.append(self._consistency_detail)
-        self._emit(Warned(self._consistency_detail))
+        self._warn(self._consistency_detail)
 
     def _in_parallel(self, step: InParallel) -> None:
         """Run the lanes side by side; one that fails does not stop what the others have begun."""

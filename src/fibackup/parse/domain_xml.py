@@ -21,6 +21,7 @@ reason in its `Disk.source_type`.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
 from pathlib import PurePosixPath
 from typing import TypeAlias
@@ -35,6 +36,9 @@ __all__ = ["domain_facts", "parse_domain_xml"]
 _DEVICES = frozenset({"disk", "cdrom", "floppy", "lun"})
 _AGENT = "org.qemu.guest_agent.0"
 _UNDECLARED = "raw"  # libvirt never probes: a disk without <driver type> is raw
+
+_ATTRIBUTE = re.compile(r"""="[^"<]*"|='[^'<]*'""")
+_BREAKS = {ord(char): f"&#{ord(char)};" for char in "\t\n\r"}
 
 Layers: TypeAlias = tuple[tuple[str, Element], ...]
 """A disk's element and the ``backingStore`` elements under it, each with its path."""
@@ -112,8 +116,18 @@ def domain_facts(xml: str) -> tuple[tuple[str, str], ...]:
     return tuple((name, value) for name, value in sorted(found.items()) if value)
 
 
+def _keep_breaks(text: str) -> str:
+    """
+    Return the XML with line breaks and tabs in attributes as references, so that they survive.
+
+    libvirt prints those of a path as they are, and any XML parser would read them as spaces: the
+    path of another file. (The same words outside a tag mean the same either way.)
+    """
+    return _ATTRIBUTE.sub(lambda found: found[0].translate(_BREAKS), text)
+
+
 def _root(text: str) -> Element:
-    root = parse_xml(text, "domain")
+    root = parse_xml(_keep_breaks(text), "domain")
     if root.tag != "domain":
         raise ParseError(where=root.tag, reason="expected <domain>")
     return root

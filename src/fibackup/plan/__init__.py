@@ -17,6 +17,7 @@ from fibackup.plan.steps import (
     SaveDomainConfig,
     Step,
     TakeSnapshot,
+    ThawGuest,
     WhileFrozen,
     WriteLedger,
 )
@@ -32,6 +33,7 @@ __all__ = [
     "Expectation",
     "Step",
     "WriteLedger",
+    "ThawGuest",
     "TakeSnapshot",
     "WhileFrozen",
     "CopyImage",

@@ -38,6 +38,7 @@ from fibackup.plan.steps import (
     SaveDomainConfig,
     Step,
     TakeSnapshot,
+    ThawGuest,
     WhileFrozen,
     WriteLedger,
 )
@@ -321,7 +322,11 @@ def _steps(
     intent, taken, result = _ledgers(domain, history, point, disks, freezes=freeze.wanted)
     config = f"{point}.xml"
     lanes = tuple(disk.copies for disk in disks if disk.copies)
+    run = domain.ledger.run
+    left_frozen = run is not None and run.frozen and domain.agent_connected
+    thaw = (ThawGuest(freeze.timeout_seconds),) if left_frozen else ()
     return (
+        *thaw,
         WriteLedger("the intent, before the snapshot", intent),
         moment,
         WriteLedger("what was taken", taken),

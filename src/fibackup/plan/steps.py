@@ -6,7 +6,8 @@ The steps of a plan, and the plan: values that say what will be done, and why.
     Plan
       expects      what was observed when it was computed; the executor compares first
       decisions    per disk: full or increment, and the reason
-      steps        WriteLedger            the intent
+      steps        ThawGuest              only when an earlier run may have left it frozen
+                   WriteLedger            the intent
                    WhileFrozen            freeze, TakeSnapshot, thaw: no freeze without its thaw
                    WriteLedger            what was taken
                    SaveDomainConfig
@@ -49,6 +50,7 @@ __all__ = [
     "SaveDomainConfig",
     "Step",
     "TakeSnapshot",
+    "ThawGuest",
     "WhileFrozen",
     "WriteLedger",
     "headline",
@@ -75,6 +77,18 @@ class WriteLedger:
     why: str
     ledger: Ledger
     digests: tuple[tuple[str, str], ...] = ()
+
+
+@frozen
+class ThawGuest:
+    """
+    Thaw a guest that an earlier run of ours may have left frozen.
+
+    Attributes:
+        timeout_seconds: How long to try.
+    """
+
+    timeout_seconds: float
 
 
 @frozen
@@ -213,7 +227,8 @@ class FlattenImage:
 
 
 Step: TypeAlias = (
-    WriteLedger
+    ThawGuest
+    | WriteLedger
     | TakeSnapshot
     | WhileFrozen
     | CopyImage
@@ -469,6 +484,8 @@ def headline(step: Step) -> str:
 def describe(step: Step) -> tuple[str, ...]:
     """Return a step's headline, then its details, one a line."""
     match step:
+        case ThawGuest():
+            return ("thaw the guest: an earlier run may have left it frozen",)
         case WriteLedger():
             return (f"write the domain's ledger: {step.why}",)
         case TakeSnapshot():
