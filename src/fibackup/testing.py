@@ -235,7 +235,7 @@ class FakeHost:
             lasting: True: all later calls fail too, as after a power cut, until `heal`.
 
         Source:
-            docs/testing.md.
+            docs/embed.md, "In your tests".
         """
         self._fault = _Fault(len(self.calls) + number, error, after, lasting)
 
@@ -244,7 +244,7 @@ class FakeHost:
         Forget the fault that `fail_at` set.
 
         Source:
-            docs/testing.md.
+            docs/embed.md, "In your tests".
         """
         self._fault = None
 
@@ -256,11 +256,14 @@ class FakeHost:
         Args:
             name: Name of the method.
 
+        Yields:
+            While the call has its effect.
+
         Raises:
             HostError: It was told to fail.
 
         Source:
-            docs/testing.md.
+            docs/embed.md, "In your tests".
         """
         with self._lock:
             self.calls.append(name)
@@ -309,7 +312,7 @@ class FakeHost:
             The UUID.
 
         Source:
-            docs/testing.md.
+            docs/embed.md, "In your tests".
         """
         uuid = str(_uuid.uuid5(_uuid.NAMESPACE_DNS, name))
         guest = _Guest(name, uuid, PurePosixPath(directory), AgentState(agent))
@@ -348,7 +351,7 @@ class FakeHost:
             The path.
 
         Source:
-            docs/testing.md.
+            docs/embed.md, "In your tests".
         """
         place = PurePosixPath(path)
         self._inode += 1
@@ -384,7 +387,7 @@ class FakeHost:
             Path of the active layer.
 
         Source:
-            docs/testing.md.
+            docs/embed.md, "In your tests".
         """
         guest = self._guest(domain)
         under = PurePosixPath(template) if template is not None else None
@@ -416,7 +419,7 @@ class FakeHost:
             Path of what was its active layer.
 
         Source:
-            docs/testing.md.
+            docs/embed.md, "In your tests".
         """
         guest = self._guest(domain)
         del guest.disks[target]
@@ -431,7 +434,7 @@ class FakeHost:
             disk: What `read_domain` shows; the chain is filled in where the disk has an image.
 
         Source:
-            docs/testing.md.
+            docs/embed.md, "In your tests".
         """
         self._guest(domain).disks[disk.target] = disk
 
@@ -444,7 +447,7 @@ class FakeHost:
             agent: How.
 
         Source:
-            docs/testing.md.
+            docs/embed.md, "In your tests".
         """
         self._guest(domain).agent = AgentState(agent)
 
@@ -464,7 +467,7 @@ class FakeHost:
             AssertionError: The domain is not running, its guest is frozen, or the disk ends before.
 
         Source:
-            docs/testing.md.
+            docs/embed.md, "In your tests".
         """
         guest = self._guest(domain)
         _law(
@@ -483,7 +486,7 @@ class FakeHost:
             value: What; 0 writes zeros.
 
         Source:
-            docs/testing.md.
+            docs/embed.md, "In your tests".
         """
         file = self._files[PurePosixPath(path)]
         _law(0 <= cluster < file.clusters_in_size, f"{path} has no cluster {cluster}")
@@ -498,7 +501,7 @@ class FakeHost:
             path: The image.
 
         Source:
-            docs/testing.md.
+            docs/embed.md, "In your tests".
         """
         self._files[PurePosixPath(path)].mtime_ns = self._tick()
 
@@ -514,7 +517,7 @@ class FakeHost:
             The clusters that are not zeros.
 
         Source:
-            docs/testing.md.
+            docs/embed.md, "In your tests".
         """
         files = self._chain(self._guest(domain).active[target])
         return _read((file.clusters_in_size, file.clusters) for file in files)
@@ -548,7 +551,7 @@ class FakeHost:
             domain: Name or UUID.
 
         Source:
-            docs/testing.md.
+            docs/embed.md, "In your tests".
         """
         self.shut_off(domain)
         self.start(domain)
@@ -561,7 +564,7 @@ class FakeHost:
             domain: Name or UUID.
 
         Source:
-            docs/testing.md.
+            docs/embed.md, "In your tests".
         """
         self._set_state(domain, DomainState.SHUTOFF)
 
@@ -573,7 +576,7 @@ class FakeHost:
             domain: Name or UUID.
 
         Source:
-            docs/testing.md.
+            docs/embed.md, "In your tests".
         """
         self._set_state(domain, DomainState.RUNNING)
 
@@ -585,7 +588,7 @@ class FakeHost:
             domain: Name or UUID.
 
         Source:
-            docs/testing.md.
+            docs/embed.md, "In your tests".
         """
         self._set_state(domain, DomainState.PAUSED)
 
@@ -602,7 +605,7 @@ class FakeHost:
             job: Kind of the domain job that runs.
 
         Source:
-            docs/testing.md.
+            docs/embed.md, "In your tests".
         """
         self._set_state(domain, state)
         guest = self._guest(domain)
@@ -616,7 +619,7 @@ class FakeHost:
             domain: Name or UUID.
 
         Source:
-            docs/testing.md.
+            docs/embed.md, "In your tests".
         """
         return self._guest(domain).frozen
 
@@ -640,7 +643,7 @@ class FakeHost:
             Path of the overlay.
 
         Source:
-            docs/testing.md.
+            docs/embed.md, "In your tests".
         """
         guest = self._guest(domain)
         active = self._files[guest.active[target]]
@@ -714,7 +717,7 @@ class FakeHost:
             Path of the new image.
 
         Source:
-            docs/testing.md.
+            docs/embed.md, "In your tests".
         """
         guest = self._guest(domain)
         old = self._files[guest.active[target]]
@@ -750,7 +753,7 @@ class FakeHost:
             KeyError: No such snapshot was taken.
 
         Source:
-            docs/testing.md.
+            docs/embed.md, "In your tests".
         """
         for moment in self.moments:
             if moment.uuid == uuid and moment.name == f"fibackup-{point}":
@@ -762,7 +765,7 @@ class FakeHost:
         Return identity and clusters of every image, copied: to compare before and after.
 
         Source:
-            docs/testing.md.
+            docs/embed.md, "In your tests".
         """
         return {path: (file.identity, dict(file.clusters)) for path, file in self._files.items()}
 
@@ -771,7 +774,7 @@ class FakeHost:
         Return the images that guests of domains that are not off write.
 
         Source:
-            docs/testing.md.
+            docs/embed.md, "In your tests".
         """
         off = {DomainState.SHUTOFF}
         guests = [guest for guest in self._guests.values() if guest.state not in off]
@@ -785,7 +788,7 @@ class FakeHost:
             domain: Name or UUID.
 
         Source:
-            docs/testing.md.
+            docs/embed.md, "In your tests".
         """
         return tuple(self._guest(domain).ledgers)
 
@@ -800,7 +803,7 @@ class FakeHost:
             HostError: There is none.
 
         Source:
-            docs/testing.md.
+            docs/embed.md, "In your tests".
         """
         file = self._files.get(PurePosixPath(path))
         if file is None:
@@ -1040,7 +1043,7 @@ class FakeStore:
             uuid: The domain.
 
         Source:
-            docs/testing.md.
+            docs/embed.md, "In your tests".
         """
         return tuple(self._shelf(uuid).images)
 
@@ -1057,7 +1060,7 @@ class FakeStore:
             KeyError: There is none.
 
         Source:
-            docs/testing.md.
+            docs/embed.md, "In your tests".
         """
         return self._shelf(uuid).images[target, name].record
 
@@ -1071,7 +1074,7 @@ class FakeStore:
             name: The image.
 
         Source:
-            docs/testing.md.
+            docs/embed.md, "In your tests".
         """
         kept = self._shelf(uuid).images[target, name]
         kept.clusters[0] = kept.clusters.get(0, 0) + 1_000_003
@@ -1086,7 +1089,7 @@ class FakeStore:
             name: The image.
 
         Source:
-            docs/testing.md.
+            docs/embed.md, "In your tests".
         """
         del self._shelf(uuid).images[target, name]
         self._shelf(uuid).receipts.pop((target, name), None)
@@ -1100,7 +1103,7 @@ class FakeStore:
             point: Id of the point.
 
         Source:
-            docs/testing.md.
+            docs/embed.md, "In your tests".
         """
         del self._shelf(uuid).manifests[point]
 

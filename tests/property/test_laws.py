@@ -91,6 +91,7 @@ class World:
     ) -> Report | None:
         """Plan and run; None when it failed, as it may only with a fault."""
         begin = len(self.host.calls)
+        frozen_before = self.host.is_frozen(DOMAIN)
         if fault is not None:
             self.host.fail_at(fault.at, fault.error, after=fault.after, lasting=fault.lasting)
         try:
@@ -101,7 +102,8 @@ class World:
             return None
         finally:
             self.host.heal()
-            self._no_guest_is_left_frozen(begin, fault)
+            if not frozen_before:
+                self._no_guest_is_left_frozen(begin, fault)
 
     def finish(self, store: int = 0) -> None:
         """Recover from whatever there was: plan again, finish, and need one copy for each disk."""

@@ -1,0 +1,208 @@
+"""The two worlds of the contract: everything in memory, and QEMU with files in a directory."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from datetime import UTC, datetime
+from pathlib import Path, PurePosixPath
+from typing import Protocol
+
+import pytest
+
+from fibackup.host.api import Host, PointStore
+from fibackup.host.executor import Executor
+from fibackup.plan import BackupPolicy, ImageFormat, Plan, Report, plan_backup, plan_restore
+from fibackup.testing import FakeHost, FakeStore
+
+CLUSTER = 65536
+CLUSTERS = 8
+Content = dict[int, int]
+
+
+class World(Protocol):
+    """A running domain with the disks vda and vdb, and a store without points."""
+
+    @property
+    def host(self) -> Host:
+        """The hypervisor."""
+        ...
+
+    @property
+    def store(self) -> PointStore:
+        """The store."""
+        ...
+
+    @property
+    def uuid(self) -> str:
+        """The domain."""
+        ...
+
+    def write(self, target: str, cluster: int, value: int) -> None:
+        """Let the guest fill a cluster with one byte."""
+        ...
+
+    def guest_content(self, target: str) -> Content:
+        """Return the first byte of the first clusters as the guest reads them, zeros left out."""
+        ...
+
+    def restore_content(self, point: str, target: str) -> Content:
+        """Return the same of a disk of a point, restored."""
+        ...
+
+    def restart(self) -> None:
+        """Shut the domain off and start it again."""
+        ...
+
+    def touch(self, path: PurePosixPath) -> None:
+        """Move the time of an image."""
+        ...
+
+
+class FakeWorld:
+    """The world of `fibackup.testing`."""
+
+    def __init__(self) -> None:
+        """Add the domain."""
+        self.host = FakeHost()
+        self.store = FakeStore(self.host)
+        self.uuid = self.host.add_domain("contract", {"vda": {}, "vdb": {}})
+
+    def write(self, target: str, cluster: int, value: int) -> None:
+        """Let the guest fill a cluster with one byte."""
+        self.host.write(self.uuid, target, cluster, value)
+
+    def guest_content(self, target: str) -> Content:
+        """Return what the guest reads."""
+        return self.host.guest_sees(self.uuid, target)
+
+    def restore_content(self, point: str, target: str) -> Content:
+        """Return what a restore writes."""
+        into = PurePosixPath(f"/restored/{len(self.store.restored)}")
+        history = self.store.read_history(self.uuid)
+        plan = plan_restore(history, point, into=into, disks=(target,))
+        Executor(None, self.store).run(plan)
+        return self.store.restored[into / f"{target}.qcow2"]
+
+    def restart(self) -> None:
+        """Shut the domain off and start it again."""
+        self.host.restart(self.uuid)
+
+    def touch(self, path: PurePosixPath) -> None:
+        """Move the time of an image."""
+        self.host.touch(path)
+
+
+def _read(path: Path) -> Content:
+    with path.open("rb") as file:
+        found = {}
+        for number in range(CLUSTERS):
+            file.seek(number * CLUSTER)
+            found[number] = (file.read(1) or b"\0")[0]
+    return {number: value for number, value in found.items() if value}
+
+
+class RealWorld:
+    """QEMU, libvirt, and a store in a directory."""
+
+    def __init__(self, daemon: object, directory: Path) -> None:
+        """Create and start the domain, and make the store."""
+        from fibackup.host.libvirt_host import LibvirtHost
+        from fibackup.host.store import Store
+        from hypervisor import BlockDomain, DiskSpec, PrivateDaemon
+
+        assert isinstance(daemon, PrivateDaemon)
+        self._directory = directory
+        self.domain = BlockDomain.create(
+            daemon, DiskSpec(target="vda"), DiskSpec(target="vdb"), prefix="contract"
+        )
+        (directory / "store").mkdir()
+        self.host = LibvirtHost(daemon.connection)
+        self.store = Store.create(directory / "store")
+        self.uuid = self.domain.uuid
+        self._count = 0
+
+    def close(self) -> None:
+        """Leave nothing behind."""
+        self.domain.close()
+        self.store.close()
+
+    def _new(self) -> str:
+        self._count += 1
+        return f"n{self._count}"
+
+    def write(self, target: str, cluster: int, value: int) -> None:
+        """Let the guest fill a cluster with one byte."""
+        self.domain.write(target, cluster * CLUSTER, CLUSTER, value)
+
+    def guest_content(self, target: str) -> Content:
+        """Return what the guest reads."""
+        return _read(self.domain.reference(target, self._new()))
+
+    def restore_content(self, point: str, target: str) -> Content:
+        """Return what a restore writes."""
+        into = self._directory / self._new()
+        into.mkdir()
+        plan = plan_restore(
+            self.store.read_history(self.uuid),
+            point,
+            into=PurePosixPath(into),
+            disks=(target,),
+            image_format=ImageFormat.RAW,
+        )
+        Executor(None, self.store).run(plan)
+        return _read(into / f"{target}.raw")
+
+    def restart(self) -> None:
+        """Shut the domain off and start it again."""
+        self.domain.destroy()
+        self.domain.start()
+
+    def touch(self, path: PurePosixPath) -> None:
+        """Move the time of an image."""
+        Path(path).touch()
+
+
+class Points:
+    """Takes points of a world, as a caller would."""
+
+    def __init__(self, world: World) -> None:
+        """Take none yet."""
+        self._world = world
+
+    def plan(self) -> Plan:
+        """Plan the next point."""
+        world = self._world
+        history = world.store.read_history(world.uuid)
+        domain = world.host.read_domain(world.uuid)
+        policy = BackupPolicy(allow_paused=True)
+        return plan_backup(domain, history, now=datetime.now(UTC), policy=policy)
+
+    def take(self) -> Report:
+        """Plan and run."""
+        return Executor(self._world.host, self._world.store).run(self.plan())
+
+
+@pytest.fixture(scope="session")
+def contract_daemon() -> Iterator[object]:
+    """Give a libvirtd of this suite's own; the embedded driver is one to a process."""
+    from hypervisor import PrivateDaemon
+
+    with PrivateDaemon() as daemon:
+        yield daemon
+
+
+@pytest.fixture(params=["fake", pytest.param("real", marks=pytest.mark.libvirt)])
+def world(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[World]:
+    """Give each of the worlds."""
+    if request.param == "fake":
+        yield FakeWorld()
+        return
+    real = RealWorld(request.getfixturevalue("contract_daemon"), tmp_path)
+    yield real
+    real.close()
+
+
+@pytest.fixture
+def points(world: World) -> Points:
+    """Give something that takes points."""
+    return Points(world)

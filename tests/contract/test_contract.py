@@ -1,0 +1,284 @@
+"""What `Host` and `PointStore` promise; the fakes and the real ones keep the same promises."""
+
+from __future__ import annotations
+
+from pathlib import PurePosixPath
+from typing import TYPE_CHECKING, cast
+
+import pytest
+
+from fibackup.errors import (
+    DomainBusyError,
+    LibvirtError,
+    LockedError,
+    NoSuchDomainError,
+    StepError,
+    StoreError,
+)
+from fibackup.host.events import CancelToken, ignore_events
+from fibackup.host.executor import Executor
+from fibackup.model import (
+    BackingChain,
+    DiskKind,
+    FileIdentity,
+    FrozenImage,
+    KnownStore,
+    Ledger,
+    NewOverlay,
+    Overlay,
+    Run,
+    RunPhase,
+    Snapshot,
+)
+from fibackup.plan import CopyImage
+
+if TYPE_CHECKING:
+    from contract.conftest import Points, World
+
+    from fibackup.host.api import PointStore
+
+
+class FailsOnce:
+    """A store whose method fails the first time that it is called, before anything happens."""
+
+    def __init__(self, store: PointStore, method: str) -> None:
+        """Stand before *store*."""
+        self._store = store
+        self._method = method
+
+    def __getattr__(self, name: str) -> object:
+        """Return the store's own, once not."""
+        if name != self._method:
+            return cast("object", getattr(self._store, name))
+        self._method = ""
+        return self._fail
+
+    def _fail(self, *_: object) -> None:
+        raise StoreError(reason="it failed, as it should")
+
+
+def chain(world: World, target: str = "vda") -> BackingChain:
+    """Return the live chain of a disk."""
+    found = world.host.read_domain(world.uuid).disk(target).chain
+    assert found is not None
+    return found
+
+
+def test_a_domain_is_read_by_name_and_by_uuid(world: World) -> None:
+    """With its disks, their chains, and what each image is."""
+    domain = world.host.read_domain(world.uuid)
+    assert world.host.read_domain(domain.name) == domain
+    assert [disk.target for disk in domain.disks] == ["vda", "vdb"]
+    image = chain(world).active
+    assert (chain(world).depth, image.format, image.header_backing) == (1, "qcow2", "")
+    assert image.identity is not None
+    assert image.virtual_size_bytes
+    assert image.problem is None
+
+
+@pytest.mark.parametrize("name", ["no-such-domain", "00000000-0000-4000-8000-00000000dead"])
+def test_a_domain_that_is_not_there_is_an_error_of_its_own(world: World, name: str) -> None:
+    """By name and by UUID."""
+    with pytest.raises(NoSuchDomainError):
+        world.host.read_domain(name)
+
+
+def test_a_ledger_comes_back_as_it_was_written(world: World) -> None:
+    """All of it, and an empty one too."""
+    path, below = PurePosixPath("/i/a b\u00fc.bimg-X"), PurePosixPath("/i/a&<>.qcow2")
+    ledger = Ledger(
+        (Overlay("vda", path, below, "20261124T040000Z", "store", "a" * 64),),
+        (
+            FrozenImage(below, "raw", None, FileIdentity(1, 2, 3)),
+            FrozenImage(path, "qcow2", below),
+        ),
+        (KnownStore("store", "/back up", "20261124T040000Z"),),
+        Run("20261124T040000Z", "store", RunPhase.TAKEN, frozen=True),
+    )
+    for each in (ledger, Ledger()):
+        world.host.write_ledger(world.uuid, each)
+        assert world.host.read_domain(world.uuid).ledger == each
+
+
+def test_a_ledger_survives_a_restart(world: World) -> None:
+    """It is in the persistent definition as well."""
+    ledger = Ledger(run=Run("20261124T040000Z", "store"))
+    world.host.write_ledger(world.uuid, ledger)
+    world.restart()
+    assert world.host.read_domain(world.uuid).ledger == ledger
+
+
+def test_the_configuration_is_the_domains_xml(world: World) -> None:
+    """It names the domain."""
+    assert world.uuid in world.host.domain_config(world.uuid)
+    assert world.host.versions().libvirt
+
+
+def test_a_path_is_occupied_when_something_is_there(world: World) -> None:
+    """Only those that exist come back."""
+    there = chain(world).active.path
+    assert world.host.occupied((there, there.with_name("nothing"))) == (there,)
+
+
+def test_a_snapshot_freezes_what_was_active(world: World) -> None:
+    """The guest writes the new overlay; the old image lies under it and stays as it is."""
+    before = chain(world)
+    overlay = before.active.path.with_name("contract.bimg-one")
+    snapshot = Snapshot("one", (NewOverlay("vda", before.active.path, overlay),), ("vdb",))
+    time = world.host.take_snapshot(world.uuid, snapshot)
+    frozen = chain(world).images[1]
+    assert time.tzinfo is not None
+    assert chain(world).paths == (overlay, before.active.path)
+    world.write("vda", 0, 3)
+    assert chain(world).images[1] == frozen
+    assert chain(world, "vdb").depth == 1
+
+
+def test_a_snapshot_that_cannot_be_taken_changes_nothing(world: World) -> None:
+    """No disk gets an overlay when one cannot."""
+    one, two = chain(world), chain(world, "vdb")
+    snapshot = Snapshot(
+        "bad",
+        (
+            NewOverlay("vda", one.active.path, one.active.path.with_name("fine.bimg-x")),
+            NewOverlay("vdb", two.active.path, one.active.path),
+        ),
+    )
+    with pytest.raises(LibvirtError):
+        world.host.take_snapshot(world.uuid, snapshot)
+    assert (chain(world).paths, chain(world, "vdb").paths) == (one.paths, two.paths)
+
+
+def test_every_point_brings_back_what_the_guest_had(world: World, points: Points) -> None:
+    """First a full, then increments; each restores to its own moment."""
+    seen = {}
+    kinds = []
+    for value in (1, 2, 3):
+        world.write("vda", value, value)
+        world.write("vdb", 0, 10 + value)
+        report = points.take()
+        assert report.point is not None
+        kinds.append(report.point.kind)
+        seen[report.point.id] = {t: world.guest_content(t) for t in ("vda", "vdb")}
+    assert kinds == [DiskKind.FULL, DiskKind.INCREMENT, DiskKind.INCREMENT]
+    for point, disks in seen.items():
+        for target, content in disks.items():
+            assert world.restore_content(point, target) == content
+
+
+def test_history_is_what_was_published(world: World, points: Points) -> None:
+    """The very same value, with its XML, and without receipts."""
+    report = points.take()
+    history = world.store.read_history(world.uuid)
+    assert history.points == (report.point,)
+    assert (history.receipts, history.damaged) == ((), frozenset())
+    assert history.store == world.store.uuid
+    assert history.points[0].id in history.taken_ids
+    assert world.store.free_bytes() > 0
+
+
+def test_a_store_knows_nothing_of_a_new_domain(world: World) -> None:
+    """Its history is empty."""
+    history = world.store.read_history("00000000-0000-4000-8000-00000000dead")
+    assert (history.points, history.receipts, history.latest) == ((), (), None)
+
+
+def test_a_point_is_published_once(world: World, points: Points) -> None:
+    """The second time is refused, and the first one stands."""
+    point = points.take().point
+    assert point is not None
+    with world.store.locked(world.uuid, "contract", exclusive=True), pytest.raises(StoreError):
+        world.store.publish(point)
+    assert world.store.read_history(world.uuid).points == (point,)
+
+
+def test_a_file_of_the_store_is_written_once(world: World, points: Points) -> None:
+    """The XML of a point stays what it was."""
+    point = points.take().point
+    assert point is not None
+    name = point.files[0].name
+    with world.store.locked(world.uuid, "contract", exclusive=True), pytest.raises(StoreError):
+        world.store.save_config(world.uuid, name, "other")
+
+
+def test_one_writer_at_a_time(world: World) -> None:
+    """A second holder is refused at once, a reader too; readers share."""
+
+    def locked(*, exclusive: bool) -> object:
+        return world.store.locked(world.uuid, "contract", exclusive=exclusive).__enter__()
+
+    with world.store.locked(world.uuid, "contract", exclusive=True):
+        for exclusive in (True, False):
+            with pytest.raises(LockedError):
+                locked(exclusive=exclusive)
+    with (
+        world.store.locked(world.uuid, "contract", exclusive=False),
+        world.store.locked(world.uuid, "contract", exclusive=False),
+        pytest.raises(LockedError),
+    ):
+        locked(exclusive=True)
+
+
+def test_an_image_that_a_guest_writes_is_not_copied(world: World) -> None:
+    """The copy is refused, and nothing of it is left."""
+    active = chain(world).active.path
+    step = CopyImage("vda", active, "qcow2", "20261124T040000Z.qcow2", None, None, 0)
+    with (
+        world.store.locked(world.uuid, "contract", exclusive=True),
+        pytest.raises(DomainBusyError),
+    ):
+        world.store.copy_image(world.uuid, step, ignore_events, CancelToken())
+    assert world.store.read_history(world.uuid).receipts == ()
+
+
+def test_an_image_that_is_not_what_the_plan_wants_is_not_copied(world: World) -> None:
+    """Its identity must be the one that was frozen."""
+    image = chain(world).active
+    assert image.identity is not None
+    overlay = image.path.with_name("contract.bimg-two")
+    snapshot = Snapshot("two", (NewOverlay("vda", image.path, overlay),), ("vdb",))
+    world.host.take_snapshot(world.uuid, snapshot)
+    other = FileIdentity(image.identity.inode + 1, image.identity.size_bytes, 0)
+    step = CopyImage("vda", image.path, "qcow2", "20261124T040000Z.qcow2", None, other, 0)
+    with (
+        world.store.locked(world.uuid, "contract", exclusive=True),
+        pytest.raises(DomainBusyError),
+    ):
+        world.store.copy_image(world.uuid, step, ignore_events, CancelToken())
+
+
+def test_a_run_that_failed_is_picked_up_without_copying_twice(world: World, points: Points) -> None:
+    """What was stored is adopted; both moments end up in the chain of the next point."""
+    world.write("vda", 1, 7)
+    store = cast("PointStore", FailsOnce(world.store, "publish"))
+    plan = points.plan()
+    with pytest.raises(StepError, match="publish"):
+        Executor(world.host, store).run(plan)
+    assert world.store.read_history(world.uuid).points == ()
+    world.write("vda", 2, 8)
+    again = points.plan()
+    assert {copy.source for copy in again.copies} == set(plan.expects.absent)
+    Executor(world.host, world.store).run(again)
+    assert world.restore_content(again.point, "vda") == {1: 7, 2: 8}
+
+
+def test_a_restart_does_not_cost_a_full(world: World, points: Points) -> None:
+    """Inodes, sizes and times of frozen images stay, so the proof holds."""
+    world.write("vda", 1, 7)
+    points.take()
+    world.restart()
+    world.write("vda", 2, 8)
+    report = points.take()
+    assert report.point is not None
+    assert report.point.kind is DiskKind.INCREMENT
+    assert world.restore_content(report.point.id, "vda") == {1: 7, 2: 8}
+
+
+def test_a_changed_base_costs_a_full_of_that_disk(world: World, points: Points) -> None:
+    """And the reason is said."""
+    points.take()
+    world.touch(chain(world).base.path)
+    decisions = {each.target: each for each in points.plan().decisions}
+    assert decisions["vda"].kind is DiskKind.FULL
+    assert "mtime" in decisions["vda"].reason
+    assert decisions["vdb"].kind is DiskKind.INCREMENT

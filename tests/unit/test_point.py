@@ -1,0 +1,232 @@
+"""Facts about restore points and the history of a domain in a store."""
+
+from datetime import UTC, datetime, timedelta, timezone
+from pathlib import PurePosixPath
+
+import pytest
+from attrs import evolve
+
+from fibackup.errors import ManifestError, ModelError, NoSuchPointError
+from fibackup.model.chain import FileIdentity
+from fibackup.model.point import (
+    Consistency,
+    DiskKind,
+    FileRole,
+    History,
+    PointDisk,
+    Receipt,
+    RestorePoint,
+    SourceImage,
+    StoredFile,
+    StoredImage,
+    format_point_id,
+    parse_point_id,
+)
+
+UUID = "0f6b2b2e-5b1f-4a5c-9d5e-000000000001"
+STORE = "5702e000-0000-4000-8000-000000000001"
+FIRST, SECOND = "20261124T040000Z", "20261125T040000Z"
+XML = StoredFile(FileRole.DOMAIN_XML, f"{FIRST}.xml", 3, "b" * 64)
+TIME = datetime(2026, 11, 24, 4, tzinfo=UTC)
+
+
+def stored(name: str, backing: str | None = None) -> StoredImage:
+    """Return a stored image of 64 KiB."""
+    source = SourceImage("/i/disk.qcow2", "qcow2", FileIdentity(1, 65536, 1))
+    return StoredImage(f"{name}.qcow2", "qcow2", 65536, "a" * 64, 1 << 20, backing, source)
+
+
+def point(
+    name: str, sequence: int = 1, *, on: str | None = None, backing: str | None = None
+) -> RestorePoint:
+    """Return a point of one disk, lying on point *on*."""
+    under = backing if backing is not None else f"{on}.qcow2" if on else None
+    kind = DiskKind.INCREMENT if on else DiskKind.FULL
+    disk = PointDisk("vda", kind, "why", on, 1 << 20, (stored(name, under),))
+    return RestorePoint(
+        id=name,
+        sequence=sequence,
+        parent=on,
+        store=STORE,
+        time=TIME,
+        domain="web1",
+        uuid=UUID,
+        consistency=Consistency.CRASH,
+        consistency_detail="",
+        files=(XML,),
+        disks=(disk,),
+        skipped=(("sda", "cdrom"),),
+    )
+
+
+def history(*points: RestorePoint, damaged: frozenset[str] = frozenset()) -> History:
+    """Return a store's history of the domain."""
+    return History(STORE, PurePosixPath("/backup"), UUID, points, damaged=damaged)
+
+
+BOTH = history(point(FIRST), point(SECOND, 2, on=FIRST))
+
+
+def test_an_id_is_the_time_in_utc() -> None:
+    """Any aware time gives the same id for the same moment, without fractions."""
+    there = timezone(timedelta(hours=2))
+    moment = datetime(2026, 11, 24, 6, 4, 7, 999, tzinfo=there)
+    assert format_point_id(moment) == "20261124T040407Z"
+    assert parse_point_id("20261124T040407Z") == moment.replace(microsecond=0)
+
+
+def test_a_naive_time_names_no_point() -> None:
+    """It could be any of 27 moments."""
+    with pytest.raises(ModelError, match="time zone"):
+        format_point_id(datetime(2026, 11, 24))  # noqa: DTZ001
+
+
+@pytest.mark.parametrize("text", ["", "latest", "20261399T000000Z", "20261124T040407", "x" * 16])
+def test_an_id_that_is_no_time_is_refused(text: str) -> None:
+    """Wrong shape or impossible date."""
+    with pytest.raises(ModelError, match="not the id"):
+        parse_point_id(text)
+
+
+@pytest.mark.parametrize("name", ["", ".", "..", "a/b", "-rf", "a\0b"])
+def test_a_stored_name_is_a_plain_file_name(name: str) -> None:
+    """No name in a store leads out of its directory, or looks like an option."""
+    with pytest.raises(ModelError, match="plain file name"):
+        StoredFile(FileRole.NVRAM, name, 1, "a" * 64)
+
+
+@pytest.mark.parametrize("digest", ["", "A" * 64, "a" * 63])
+def test_a_digest_is_64_lower_case_digits(digest: str) -> None:
+    """Two spellings of one digest would never be equal."""
+    with pytest.raises(ModelError, match="sha256"):
+        StoredFile(FileRole.NVRAM, "a", 1, digest)
+
+
+@pytest.mark.parametrize("backing", ["", ".", "..", "/abs", "a/b", f"{FIRST}.qcow2"])
+def test_a_backing_name_is_another_file_of_the_same_directory(backing: str) -> None:
+    """Paths, empty names and the image itself are refused."""
+    with pytest.raises(ModelError, match="backing file"):
+        stored(FIRST, backing)
+
+
+def test_a_receipt_is_for_a_disk_target() -> None:
+    """The target becomes a directory's name."""
+    with pytest.raises(ModelError, match="target"):
+        Receipt("../x", stored(FIRST))
+
+
+@pytest.mark.parametrize(
+    ("kind", "parent", "images", "words"),
+    [
+        (DiskKind.FULL, None, (), "without an image"),
+        (DiskKind.FULL, None, (stored(SECOND, "other.qcow2"), stored(FIRST)), "not on"),
+        (DiskKind.FULL, FIRST, (stored(FIRST),), f"on point {FIRST}"),
+        (DiskKind.FULL, None, (stored(SECOND, "x.qcow2"),), r"image on x\.qcow2"),
+        (DiskKind.INCREMENT, None, (stored(SECOND, "x.qcow2"),), "on point None"),
+        (DiskKind.INCREMENT, FIRST, (stored(SECOND),), "image on None"),
+    ],
+)
+def test_a_disk_of_a_point_agrees_with_its_images(
+    kind: DiskKind, parent: str | None, images: tuple[StoredImage, ...], words: str
+) -> None:
+    """Images lie on each other, a full on nothing, an increment on a parent."""
+    with pytest.raises(ModelError, match=words):
+        PointDisk("vda", kind, "why", parent, 0, images)
+
+
+def test_a_point_without_disks_or_with_one_twice_is_refused() -> None:
+    """A point brings something back, and each disk once."""
+    one = point(FIRST)
+    for disks in ((), (one.disks[0], one.disks[0])):
+        with pytest.raises(ModelError, match="a point of the disks"):
+            evolve(one, disks=disks)
+
+
+def test_a_point_has_the_xml_and_no_role_twice() -> None:
+    """Without its XML a domain cannot be defined again."""
+    for files in ((), (XML, XML)):
+        with pytest.raises(ModelError, match="with the files"):
+            evolve(point(FIRST), files=files)
+
+
+def test_the_time_of_a_point_has_a_zone() -> None:
+    """A naive time is refused."""
+    with pytest.raises(ModelError, match="time zone"):
+        evolve(point(FIRST), time=datetime(2026, 11, 24))  # noqa: DTZ001
+
+
+def test_a_point_is_full_when_every_disk_is() -> None:
+    """One increment makes it an increment."""
+    assert point(FIRST).kind is DiskKind.FULL
+    assert point(SECOND, 2, on=FIRST).kind is DiskKind.INCREMENT
+    assert point(FIRST).size_bytes == 65536
+
+
+def test_a_point_finds_its_disks_by_target() -> None:
+    """An unknown target is an error that names the known ones."""
+    assert point(FIRST).disk("vda").target == "vda"
+    with pytest.raises(NoSuchPointError, match="it has: vda"):
+        point(FIRST).disk("vdb")
+
+
+def test_a_history_finds_points_by_id_and_the_latest() -> None:
+    """`latest` is the newest by sequence; an unknown id is an error that names the newest."""
+    assert BOTH.point("latest").id == SECOND
+    assert BOTH.point(FIRST).id == FIRST
+    assert (BOTH.latest, BOTH.find("x")) == (BOTH.points[1], None)
+    with pytest.raises(NoSuchPointError, match=f"the newest are: {FIRST}, {SECOND}"):
+        BOTH.point("x")
+    with pytest.raises(NoSuchPointError, match="the newest are: none"):
+        history().point("latest")
+    assert history().latest is None
+
+
+def test_the_images_of_a_disk_reach_down_to_a_base() -> None:
+    """They are followed by name through the points, top first."""
+    names = [image.name for image in BOTH.images(SECOND, "vda")]
+    assert names == [f"{SECOND}.qcow2", f"{FIRST}.qcow2"]
+
+
+def test_a_backing_name_that_leads_nowhere_is_an_error() -> None:
+    """The manifest of the point below is gone."""
+    with pytest.raises(ManifestError, match="which no point names"):
+        history(point(SECOND, 2, on=FIRST)).images(SECOND, "vda")
+
+
+def test_backing_names_that_lead_in_a_circle_are_an_error() -> None:
+    """Following them ends."""
+    one = point(FIRST, 1, on="20261123T040000Z", backing=f"{SECOND}.qcow2")
+    with pytest.raises(ManifestError, match="which no point names"):
+        history(one, point(SECOND, 2, on=FIRST)).images(SECOND, "vda")
+
+
+def test_damage_below_a_point_is_damage_of_the_point() -> None:
+    """The first image from the top that is missing or cut is named."""
+    lost = history(*BOTH.points, damaged=frozenset({f"vda/{FIRST}.qcow2"}))
+    assert lost.damage(SECOND, "vda") == f"vda/{FIRST}.qcow2"
+    assert BOTH.damage(SECOND, "vda") is None
+
+
+@pytest.mark.parametrize(
+    ("points", "words"),
+    [
+        ((point(FIRST, 2), point(SECOND, 1)), "share a place"),
+        ((point(FIRST, 1), point(SECOND, 1)), "share a place"),
+        ((point(FIRST, 1), point(FIRST, 2)), "share a place"),
+        ((evolve(point(FIRST), uuid=STORE),), "another domain"),
+        ((evolve(point(FIRST), store=UUID),), "another domain or store"),
+    ],
+)
+def test_a_history_that_cannot_be_is_refused(points: tuple[RestorePoint, ...], words: str) -> None:
+    """Points are in order, have ids of their own, and are of this domain and store."""
+    with pytest.raises(ManifestError, match=words):
+        history(*points)
+
+
+def test_points_print_their_disks_and_what_is_left_out() -> None:
+    """One line for the point, one for each disk; an empty history says so."""
+    text = str(BOTH)
+    assert f"{SECOND} #2 increment crash 64 KiB" in text
+    assert f"  vda increment on {FIRST} 64 KiB: why" in text
+    assert "sda not in the point: cdrom" in text
+    assert str(history()) == "no points"
