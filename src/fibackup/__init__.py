@@ -378,26 +378,27 @@ _HOMES: dict[str, tuple[str, ...]] = {
     ),
 }
 
+if not TYPE_CHECKING:  # else every misspelled name would pass
 
-def __getattr__(name: str) -> object:
-    """Import a public name when it is first asked for."""
-    home = next((module for module, names in _HOMES.items() if name in names), None)
-    if home is None:
-        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    from importlib import import_module
+    def __getattr__(name: str) -> object:
+        """Import a public name when it is first asked for."""
+        home = next((module for module, names in _HOMES.items() if name in names), None)
+        if home is None:
+            raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+        from importlib import import_module
 
-    try:
-        value: object = getattr(import_module(home), name)
-    except ModuleNotFoundError as error:
-        if error.name != "libvirt":
-            raise
-        from fibackup.errors import RequirementError
+        try:
+            value: object = getattr(import_module(home), name)
+        except ModuleNotFoundError as error:
+            if error.name != "libvirt":
+                raise
+            from fibackup.errors import RequirementError
 
-        raise RequirementError(
-            reason="libvirt-python is missing; on Debian: apt install python3-libvirt"
-        ) from error
-    globals()[name] = value
-    return value
+            raise RequirementError(
+                reason="libvirt-python is missing; on Debian: apt install python3-libvirt"
+            ) from error
+        globals()[name] = value
+        return value
 
 
 def __dir__() -> list[str]:

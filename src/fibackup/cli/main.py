@@ -8,6 +8,7 @@ between two steps or inside a copy, never between a freeze and its thaw.
 from __future__ import annotations
 
 import argparse
+import io
 import json
 import logging
 import os
@@ -88,6 +89,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     """
     arguments = build_parser().parse_args(argv)
     _log(arguments.verbose)
+    if isinstance(sys.stdout, io.TextIOWrapper):  # names in a locale that lacks their letters
+        sys.stdout.reconfigure(errors="backslashreplace")
     signals = _Signals()
     signals.install()
     verbs: dict[str, Callable[[argparse.Namespace, _Signals], int]] = {
@@ -101,8 +104,10 @@ def main(argv: Sequence[str] | None = None) -> int:
         sys.stdout.flush()
     except fb.FibackupError as error:
         code = _report_failure(_Failure(error.domain or "", error), as_json=arguments.json)
-    except BrokenPipeError:
+    except OSError as error:  # the reader of stdout has gone, or its disk is full
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        if not isinstance(error, BrokenPipeError):
+            print(f"fibackup: error: {fb.printable(str(error))}", file=sys.stderr)
         return FAILED
     return 128 + signals.number if signals.number and code else code
 
@@ -215,24 +220,28 @@ def _open_store(path: str, domain: fb.Domain) -> fb.Store:
     """Open the store; an empty directory becomes one, unless the domain has points in it."""
     try:
         return fb.Store.open(path)
-    except fb.NotAStoreError as error:
-        known = next(
-            (each for each in domain.ledger.stores if each.path == str(_absolute(path))), None
-        )
-        if known is not None:
+    except fb.NotAStoreError:
+        _refuse_lost_store(path, domain)
+        return fb.Store.create(path)
+
+
+def _refuse_lost_store(path: str, domain: fb.Domain) -> None:
+    """Refuse a directory where the domain's points should be."""
+    for known in domain.ledger.stores:
+        if os.path.realpath(known.path) == os.path.realpath(path):
             raise fb.NotAStoreError(
                 domain=domain.name,
                 reason=f"the domain has point {known.point} in a store at this path, "
                 "and it is not there: is its disk mounted?",
                 path=path,
-            ) from error
-        return fb.Store.create(path)
+            )
 
 
 def _history_for_dry_run(path: str, domain: fb.Domain) -> fb.History:
     if _is_store(path):
         with fb.Store.open(path) as store:
             return store.read_history(domain.uuid)
+    _refuse_lost_store(path, domain)
     if not os.path.isdir(path) or set(os.listdir(path)) - {"lost+found"}:
         raise fb.NotAStoreError(
             reason="the directory is missing, or neither empty nor a store", path=path

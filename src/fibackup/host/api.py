@@ -18,12 +18,12 @@ from pathlib import PurePosixPath
 from typing import Protocol
 
 from fibackup.host.events import CancelToken, OnEvent
-from fibackup.model.domain import Domain
+from fibackup.model.domain import Domain, ImageUse
 from fibackup.model.ledger import Ledger
 from fibackup.model.point import History, RestorePoint, StoredFile, StoredImage, Versions
 from fibackup.model.snapshot import Snapshot
 from fibackup.plan.report import RestoredImage
-from fibackup.plan.steps import CopyImage, FlattenImage
+from fibackup.plan.steps import CommitImages, CopyImage, FlattenImage, PullImages
 
 __all__ = ["Host", "PointStore"]
 
@@ -119,6 +119,59 @@ class Host(Protocol):
         """
         ...
 
+    def image_uses(self, uuid: str, paths: tuple[PurePosixPath, ...]) -> tuple[ImageUse, ...]:
+        """
+        Return which of *paths* other domains use, live or in their persistent definitions.
+
+        Args:
+            uuid: The domain whose own use does not count.
+            paths: Its images.
+
+        Raises:
+            LibvirtError: libvirt refused.
+
+        Source:
+            libvirt ``virConnectListAllDomains``; images are compared by device and inode.
+        """
+        ...
+
+    def run_block_job(
+        self, uuid: str, job: CommitImages | PullImages, on_event: OnEvent, cancel: CancelToken
+    ) -> None:
+        """
+        Run a block job to its end; the chain is read again before this returns.
+
+        Args:
+            uuid: The domain's UUID.
+            job: What to commit or pull.
+            on_event: Gets `CopyProgress`.
+            cancel: Aborts the job.
+
+        Raises:
+            BlockJobError: It failed, or was aborted after its time limit; the chain is as before.
+            CancelledError: *cancel* was set; the chain is as before.
+
+        Source:
+            libvirt ``virDomainBlockCommit``, ``virDomainBlockRebase``.
+        """
+        ...
+
+    def delete_image(self, uuid: str, path: PurePosixPath) -> None:
+        """
+        Delete an overlay of ours that nothing uses any more; one that is gone already is fine.
+
+        Args:
+            uuid: The domain that it belonged to.
+            path: The overlay.
+
+        Raises:
+            DomainBusyError: A chain still has it, or a process has it open. It stays.
+
+        Source:
+            docs/design.md: only images in the ledger are ever deleted.
+        """
+        ...
+
     def freeze(self, uuid: str, timeout_seconds: float) -> int:
         """
         Freeze the guest's file systems.
@@ -174,6 +227,9 @@ class PointStore(Protocol):
             uuid: The domain's UUID.
             name: Its name, for the directory when that is new.
             exclusive: True to write (the directory is made when missing), False to read.
+
+        Returns:
+            A context manager; the lock is held inside.
 
         Raises:
             LockedError: Another run holds it.
@@ -256,6 +312,9 @@ class PointStore(Protocol):
             uuid: The domain's UUID.
             name: File name.
             text: The XML.
+
+        Returns:
+            The stored file; complete and durable.
 
         Source:
             docs/store-format.md, "Writing order".

@@ -160,6 +160,14 @@ def _after(
             yield is_data, max(start, position), end
 
 
+def _read(fd: int, block: memoryview, position: int) -> int:
+    """Read; tell an error of the source from one of the store, which has the same numbers."""
+    try:
+        return os.preadv(fd, [block], position)
+    except OSError as error:
+        raise HostError(reason=f"reading at byte {position}: {error.strerror}") from error
+
+
 class _Digest(Protocol):
     """What the copier needs of a hash."""
 
@@ -203,7 +211,7 @@ class _Copier:
         while position < end:
             self._cancel.check()
             block = memoryview(self._blocks[self._turn])[: min(BLOCK_BYTES, end - position)]
-            count = os.preadv(self._source, [block], position)
+            count = _read(self._source, block, position)
             if count == 0:
                 raise HostError(reason=f"the image ends at byte {position}, expected {end}")
             self._wait()
@@ -282,4 +290,5 @@ def hash_file(fd: int, size_bytes: int, *, on_bytes: OnBytes, cancel: CancelToke
             position += count
             cache.passed(position)
             on_bytes(position)
+    cache.finish()
     return digest.hexdigest()

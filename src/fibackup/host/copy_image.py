@@ -79,6 +79,7 @@ def copy_image(
             publish_file(step.name, disk_fd)
     except FibackupError as error:
         error.target = error.target or step.target
+        error.path = error.path or source
         raise
     finally:
         os.close(fd)
@@ -115,8 +116,9 @@ def read_qcow2_head(fd: int, path: str) -> tuple[Qcow2Header, bytes]:
         QEMU docs/interop/qcow2.txt.
     """
     try:
-        head = os.pread(fd, _FIRST_BYTES, 0)
-        head = os.pread(fd, needed_bytes(head), 0)
+        with os_errors(path):
+            head = os.pread(fd, _FIRST_BYTES, 0)
+            head = os.pread(fd, needed_bytes(head), 0)
         return parse_qcow2_header(head), head
     except ParseError as error:
         raise ParseError(where=error.where, reason=error.reason, path=path) from None

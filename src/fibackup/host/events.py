@@ -11,7 +11,6 @@ Events come from whatever thread makes the progress, one at a time.
 from __future__ import annotations
 
 from collections.abc import Callable
-from threading import Event as _Flag
 from typing import TypeAlias
 
 from attrs import frozen
@@ -156,7 +155,7 @@ class CancelToken:
 
     def __init__(self) -> None:
         """Make a token that is not set."""
-        self._flag = _Flag()
+        self._cancelled = False  # no Event: a second signal may come while it is being set
 
     def cancel(self) -> None:
         """
@@ -165,12 +164,12 @@ class CancelToken:
         Source:
             docs/embed.md.
         """
-        self._flag.set()
+        self._cancelled = True
 
     @property
     def cancelled(self) -> bool:
         """True once `cancel` was called."""
-        return self._flag.is_set()
+        return self._cancelled
 
     def check(self) -> None:
         """
@@ -182,5 +181,5 @@ class CancelToken:
         Source:
             docs/embed.md.
         """
-        if self._flag.is_set():
+        if self._cancelled:
             raise CancelledError(reason="the run was cancelled")

@@ -17,6 +17,7 @@ from __future__ import annotations
 import logging
 import time
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack, suppress
 from datetime import UTC, datetime
 from threading import Lock
 from typing import assert_never
@@ -29,6 +30,7 @@ from fibackup.errors import (
     FibackupError,
     HostError,
     NoSpaceError,
+    QemuImgError,
     StalePlanError,
     StepError,
     StoreError,
@@ -44,12 +46,15 @@ from fibackup.host.events import (
     ignore_events,
 )
 from fibackup.model.domain import Domain
+from fibackup.model.ledger import Ledger, Run, RunPhase, consolidated
 from fibackup.model.point import Consistency, PointDisk, RestorePoint, StoredFile, StoredImage
 from fibackup.model.snapshot import NewOverlay, Snapshot
 from fibackup.parse.domain_xml import domain_facts
 from fibackup.plan.report import Report, RestoredImage, StepOutcome
 from fibackup.plan.steps import (
+    ConsolidateDisk,
     CopyImage,
+    EachDisk,
     ExpectedDisk,
     FlattenImage,
     InParallel,
@@ -80,11 +85,11 @@ class Executor:
 
     Args:
         host: The hypervisor; None is enough for a restore.
-        store: The backup directory.
+        store: The backup directory; None is enough for a consolidation.
         threads: Disks that are copied at the same time, at most.
     """
 
-    def __init__(self, host: Host | None, store: PointStore, *, threads: int = 4) -> None:
+    def __init__(self, host: Host | None, store: PointStore | None, *, threads: int = 4) -> None:
         """Keep host and store; nothing is touched."""
         self._host = host
         self._store = store
@@ -115,7 +120,10 @@ class Executor:
             docs/design.md, "Plan and executor".
         """
         run = _Run(self._host, self._store, plan, on_event, cancel or CancelToken(), self._threads)
-        with self._store.locked(plan.uuid, plan.domain, exclusive=plan.verb == "backup"):
+        with ExitStack() as held:
+            if self._store is not None:
+                exclusive = plan.verb == "backup"
+                held.enter_context(self._store.locked(plan.uuid, plan.domain, exclusive=exclusive))
             return run.execute()
 
 
@@ -125,14 +133,14 @@ class _Run:
     def __init__(
         self,
         host: Host | None,
-        store: PointStore,
+        store: PointStore | None,
         plan: Plan,
         on_event: OnEvent,
         cancel: CancelToken,
         threads: int,
     ) -> None:
         self._host_or_none = host
-        self._store = store
+        self._store_or_none = store
         self._plan = plan
         self._listener = on_event
         self._listening = Lock()
@@ -152,7 +160,14 @@ class _Run:
         self._stored: dict[tuple[str, str], StoredImage] = {}
         self._copied_bytes = 0
         self._point: RestorePoint | None = None
+        self._written: Ledger | None = None
         self._restored: list[RestoredImage] = []
+
+    @property
+    def _store(self) -> PointStore:
+        if self._store_or_none is None:
+            raise HostError(domain=self._plan.domain, reason=f"a {self._plan.verb} needs a store")
+        return self._store_or_none
 
     @property
     def _host(self) -> Host:
@@ -204,6 +219,9 @@ class _Run:
     # --- before the first step ------------------------------------------------------------------
 
     def _check(self) -> None:
+        if self._plan.verb == "consolidate":
+            self._check_domain()
+            return
         history = self._store.read_history(self._plan.uuid)
         self._store_path = str(history.path)
         if history.store != self._plan.store:
@@ -218,7 +236,8 @@ class _Run:
                 receipt.image.name for receipt in history.receipts
             }:
                 raise self._stale("an image that the plan counts on is no longer in the store")
-            self._check_backup()
+            self._check_domain()
+            self._check_space()
 
     def _check_restore(self) -> None:
         history = self._store.read_history(self._plan.uuid)
@@ -237,13 +256,16 @@ class _Run:
                 path=str(path),
             )
 
-    def _check_backup(self) -> None:
+    def _check_domain(self) -> None:
         expects = self._plan.expects
         difference = expects.difference(self._host.read_domain(self._plan.uuid))
         if difference is not None:
             raise self._stale(difference)
         for path in self._host.occupied(expects.absent):
             raise self._stale("the name of the new overlay is taken", str(path))
+
+    def _check_space(self) -> None:
+        expects = self._plan.expects
         free = self._store.free_bytes()
         if free < expects.space_bytes:
             raise NoSpaceError(
@@ -275,6 +297,8 @@ class _Run:
                 self._copy(step)
             case InParallel():
                 self._in_parallel(step)
+            case EachDisk():
+                self._each_disk(step)
             case SaveDomainConfig():
                 xml = self._host.domain_config(self._plan.uuid)
                 self._facts = domain_facts(xml)
@@ -327,6 +351,7 @@ class _Run:
             ),
         )
         self._host.write_ledger(self._plan.uuid, ledger)
+        self._written = ledger
 
     def _take_snapshot(self, step: TakeSnapshot) -> None:
         self._snapshot = step.snapshot
@@ -349,14 +374,21 @@ class _Run:
 
     def _while_frozen(self, step: WhileFrozen) -> None:
         frozen, clock, thawed = 0, time.monotonic(), 0
-        thaw_is_due = True
+        thaw_is_due, taken = True, False
         try:
-            frozen, thaw_is_due = self._freeze(step)
+            try:
+                frozen, thaw_is_due = self._freeze(step)
+            except AgentError as refusal:
+                thaw_is_due = refusal.maybe_frozen
+                raise
             for inner in step.steps:
                 self._take_snapshot(inner)
+            taken = True
         finally:
             if thaw_is_due:
                 thawed = self._host.thaw(self._plan.uuid, step.timeout_seconds)
+            if not taken:
+                self._note_thawed()
         if frozen and thawed:
             self._frozen_seconds = time.monotonic() - clock
             self._consistency = Consistency.APPLICATION
@@ -377,11 +409,16 @@ class _Run:
         if frozen:
             return frozen, True
         if step.required:
-            if error.maybe_frozen:
-                self._host.thaw(self._plan.uuid, step.timeout_seconds)
             raise error
         self._crash_consistent(error.reason)
         return 0, error.maybe_frozen
+
+    def _note_thawed(self) -> None:
+        """Say in the ledger that no thaw is due: the next run must not thaw another's freeze."""
+        if self._written is not None and self._written.run is not None:
+            run = evolve(self._written.run, frozen=False)
+            with suppress(FibackupError):
+                self._host.write_ledger(self._plan.uuid, evolve(self._written, run=run))
 
     def _crash_consistent(self, why: str) -> None:
         self._consistency = Consistency.CRASH
@@ -418,6 +455,45 @@ class _Run:
         chain = self._after.disk(step.target).chain
         found = next((image.identity for image in chain or () if image.path == step.source), None)
         return evolve(step, identity=found)
+
+    def _each_disk(self, step: EachDisk) -> None:
+        """Consolidate disk by disk; the first failure is raised when all have had their turn."""
+        failures: list[FibackupError] = []
+        for disk in step.disks:
+            try:
+                self._cancel.check()
+                self._consolidate(disk)
+            except FibackupError as error:
+                error.target = error.target or disk.job.target
+                failures.append(error)
+        for failure in failures[1:]:
+            self._warn(_first_line(failure))
+        if failures:
+            raise failures[0]
+
+    def _consolidate(self, disk: ConsolidateDisk) -> None:
+        uuid, target = self._plan.uuid, disk.job.target
+        ledger = self._host.read_domain(uuid).ledger
+        run = Run(self._plan.point or "-", self._plan.store or "-", RunPhase.CONSOLIDATING)
+        self._host.write_ledger(uuid, evolve(ledger, run=run))
+        try:
+            self._host.run_block_job(uuid, disk.job, self._emit, self._cancel)
+        except FibackupError:
+            # The base may have been written, its overlays still cover that: it is measured anew.
+            chain = self._host.read_domain(uuid).disk(target).chain
+            if chain is not None and set(disk.overlays) <= set(chain.paths):
+                self._host.write_ledger(
+                    uuid, consolidated(ledger, target=target, removed=(), after=chain)
+                )
+            raise
+        chain = self._host.read_domain(uuid).disk(target).chain
+        if chain is None or chain.paths != disk.job.leaves:
+            raise HostError(target=target, reason="after the block job the chain is another one")
+        self._host.write_ledger(
+            uuid, consolidated(ledger, target=target, removed=disk.overlays, after=chain)
+        )
+        for path in disk.overlays:
+            self._host.delete_image(uuid, path)
 
     def _publish(self, step: PublishPoint) -> None:
         if self._config is None or self._moment is None:
@@ -466,7 +542,7 @@ class _Run:
             domain=self._plan.domain,
             target=error.target,
             path=error.path,
-            reason=f"step {index + 1} ({lines[index]}) failed: {_first_line(error)}",
+            reason=f"step {index + 1} ({lines[index]}) failed: {_words(error)}",
             plan=self._plan,
             index=index,
             done=lines[:index],
@@ -518,6 +594,12 @@ def _is_above(found: ExpectedDisk, before: ExpectedDisk, new: NewOverlay) -> boo
         and (old_active.path, old_active.format) == (before.images[0].path, before.images[0].format)
         and tuple(rest) == before.images[1:]
     )
+
+
+def _words(error: FibackupError) -> str:
+    """Return what happened, without domain, disk and path, which the outer error says."""
+    said = error.stderr.strip().splitlines() if isinstance(error, QemuImgError) else []
+    return f"{error.reason}: {said[-1]}" if said else error.reason
 
 
 def _first_line(error: FibackupError) -> str:

@@ -25,6 +25,7 @@ from fibackup.errors import (
     HostError,
     NoSpaceError,
     PermissionDeniedError,
+    StoreError,
 )
 from fibackup.model.chain import FileIdentity
 
@@ -51,10 +52,11 @@ _NEW = os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
 @contextmanager
 def os_errors(path: str) -> Generator[None]:
     """
-    Turn each OSError into one of ours.
+    Turn each OSError into one of ours, and complete the paths of our own.
 
     Args:
-        path: What it is about, when the error itself does not say.
+        path: What it is about, when the error itself does not say; a bare name in an error of
+            ours is beside it.
 
     Raises:
         NoSpaceError: ENOSPC, EDQUOT, EFBIG.
@@ -76,6 +78,10 @@ def os_errors(path: str) -> Generator[None]:
         if error.errno in _FORBIDDEN:
             raise PermissionDeniedError(reason=f"{words} ({_who(where)})", path=where) from error
         raise HostError(reason=words, path=where) from error
+    except StoreError as error:
+        if error.path is not None and not error.path.startswith("/"):
+            error.path = os.path.join(os.path.dirname(path), error.path)
+        raise
 
 
 def _who(path: str) -> str:

@@ -19,10 +19,11 @@ from attrs import evolve
 from fibackup.errors import FibackupError, HostError, ParseError
 from fibackup.host.copy_image import read_qcow2_head
 from fibackup.host.files import identity_of, os_errors
-from fibackup.model.chain import BackingChain, Image
+from fibackup.host.lock import refuse_users
+from fibackup.model.chain import MAX_DEPTH, BackingChain, Image
 from fibackup.parse.qcow2_header import Qcow2Header, resolve_backing
 
-__all__ = ["examine_chain"]
+__all__ = ["delete_unused", "examine_chain", "shared_images"]
 
 
 def examine_chain(chain: BackingChain) -> BackingChain:
@@ -98,3 +99,77 @@ def _backing(header: Qcow2Header, path: PurePosixPath, under: Image | None) -> s
     if under is not None and os.path.realpath(named) == os.path.realpath(under.path):
         return str(under.path)
     return str(named)
+
+
+def shared_images(
+    paths: tuple[PurePosixPath, ...], chains: tuple[BackingChain, ...]
+) -> tuple[PurePosixPath, ...]:
+    """
+    Return those of *paths* that lie in another domain's chains.
+
+    A domain that is off shows only its active layers, so the headers are followed from there.
+
+    Args:
+        paths: Images of ours.
+        chains: Chains of the other domain, as its XML shows them.
+
+    Returns:
+        The paths that are the same file as an image of the chains.
+
+    Source:
+        stat(2): device and inode; QEMU docs/interop/qcow2.txt.
+    """
+    theirs = {key for chain in chains for key in _files_under(chain)}
+    return tuple(path for path in paths if (key := _key(path)) is not None and key in theirs)
+
+
+def _key(path: PurePosixPath) -> tuple[int, int] | None:
+    try:
+        found = os.stat(path)
+    except OSError:
+        return None
+    return found.st_dev, found.st_ino
+
+
+def _files_under(chain: BackingChain) -> set[tuple[int, int]]:
+    """Return device and inode of every image of a chain, and of what the last header names."""
+    found: set[tuple[int, int]] = set()
+    waiting = [(image.path, image.format) for image in chain]
+    while waiting and len(found) <= 2 * MAX_DEPTH:
+        path, image_format = waiting.pop()
+        key = _key(path)
+        if key is None or key in found:
+            continue
+        found.add(key)
+        image = _examine(Image(path, image_format), None)
+        if image.header_backing and image.header_backing.startswith("/"):
+            waiting.append((PurePosixPath(image.header_backing), "qcow2"))
+    return found
+
+
+def delete_unused(path: PurePosixPath) -> None:
+    """
+    Delete an image that no process has open as QEMU does; a missing one is fine.
+
+    Args:
+        path: The image.
+
+    Raises:
+        DomainBusyError: A QEMU process holds a lock on it. It stays.
+        HostError: It is no regular file, or cannot be deleted.
+
+    Source:
+        QEMU docs/system/images, "Disk image file locking"; unlink(2).
+    """
+    with os_errors(str(path)):
+        try:
+            fd = os.open(path, os.O_RDWR | os.O_NOFOLLOW | os.O_CLOEXEC | os.O_NONBLOCK)
+        except FileNotFoundError:
+            return
+        try:
+            if not stat.S_ISREG(os.fstat(fd).st_mode):
+                raise HostError(reason="not a regular file", path=str(path))
+            refuse_users(fd, str(path))
+            os.unlink(path)
+        finally:
+            os.close(fd)

@@ -29,15 +29,18 @@ from urllib.parse import urlsplit
 import libvirt
 from attrs import evolve
 
-from fibackup.errors import AgentError, LibvirtError, RequirementError
-from fibackup.host.images import examine_chain
+from fibackup.errors import AgentError, DomainBusyError, LibvirtError, RequirementError
+from fibackup.host.block_jobs import run_commit, run_pull
+from fibackup.host.events import CancelToken, OnEvent
+from fibackup.host.images import delete_unused, examine_chain, shared_images
 from fibackup.host.libvirt_errors import NO_DOMAIN_METADATA, libvirt_errors, translate
-from fibackup.model.domain import UUID_PATTERN, Disk, Domain, DomainState
+from fibackup.model.domain import UUID_PATTERN, Disk, Domain, DomainState, ImageUse
 from fibackup.model.ledger import Ledger
 from fibackup.model.point import Versions
 from fibackup.model.snapshot import Snapshot
 from fibackup.parse.domain_xml import parse_domain_xml
 from fibackup.parse.ledger_xml import LEDGER_PREFIX, LEDGER_URI, parse_ledger, render_ledger
+from fibackup.plan.steps import CommitImages, PullImages
 
 __all__ = ["LibvirtHost"]
 
@@ -244,6 +247,50 @@ class LibvirtHost:
         with libvirt_errors("virDomainSnapshotCreateXML", uuid):
             handle.snapshotCreateXML(_snapshot_xml(snapshot), _SNAPSHOT_FLAGS)
         return datetime.now(UTC)
+
+    def run_block_job(
+        self, uuid: str, job: CommitImages | PullImages, on_event: OnEvent, cancel: CancelToken
+    ) -> None:
+        """See `Host.run_block_job`."""
+        handle = self._lookup(uuid)
+        if isinstance(job, CommitImages):
+            run_commit(self._connection, handle, job, on_event, cancel)
+        else:
+            run_pull(self._connection, handle, job, on_event, cancel)
+
+    def delete_image(self, uuid: str, path: PurePosixPath) -> None:
+        """See `Host.delete_image`."""
+        domain = self.read_domain(uuid)
+        for disk in domain.disks:
+            if (disk.chain and path in disk.chain.paths) or disk.config_source == str(path):
+                raise DomainBusyError(
+                    domain=domain.name, reason="the chain still has the overlay", path=str(path)
+                )
+        users = self.image_uses(uuid, (path,))
+        if users:
+            raise DomainBusyError(
+                domain=domain.name, reason=f"{users[0].domain} uses the overlay", path=str(path)
+            )
+        delete_unused(path)
+
+    def image_uses(self, uuid: str, paths: tuple[PurePosixPath, ...]) -> tuple[ImageUse, ...]:
+        """See `Host.image_uses`."""
+        with libvirt_errors("virConnectListAllDomains"):
+            handles = list(self._connection.listAllDomains(0))
+        out: list[ImageUse] = []
+        for handle in handles:
+            with libvirt_errors("virDomainGetXMLDesc"):
+                if handle.UUIDString() == uuid:
+                    continue
+                name = handle.name()
+                texts = [handle.XMLDesc(0)]
+                if handle.isActive() and handle.isPersistent():
+                    texts.append(handle.XMLDesc(libvirt.VIR_DOMAIN_XML_INACTIVE))
+            chains = tuple(
+                disk.chain for text in texts for disk in parse_domain_xml(text).disks if disk.chain
+            )
+            out.extend(ImageUse(name, path) for path in shared_images(paths, chains))
+        return tuple(out)
 
     def freeze(self, uuid: str, timeout_seconds: float) -> int:
         """See `Host.freeze`."""

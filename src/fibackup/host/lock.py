@@ -18,13 +18,14 @@ import fcntl
 import json
 import os
 import socket
+import stat
 import struct
 from collections.abc import Generator
 from contextlib import contextmanager
 
-from fibackup.errors import DomainBusyError, LockedError
+from fibackup.errors import DomainBusyError, LockedError, StoreError
 
-__all__ = ["hold_image_lock", "hold_store_lock"]
+__all__ = ["hold_image_lock", "hold_store_lock", "refuse_users"]
 
 _IN_USE = 100
 _NOT_SHARED = 200
@@ -71,6 +72,26 @@ def hold_image_lock(fd: int, path: str) -> None:
         ) from error
 
 
+def refuse_users(fd: int, path: str) -> None:
+    """
+    Raise when any QEMU process has the image open.
+
+    Args:
+        fd: The image, open.
+        path: Its path, for errors.
+
+    Raises:
+        DomainBusyError: Somebody holds one of QEMU's lock bytes.
+
+    Source:
+        QEMU block/file-posix.c: 100 to 163 and 200 to 263.
+    """
+    for start in (_IN_USE, _NOT_SHARED):
+        record = _FLOCK.pack(fcntl.F_WRLCK, os.SEEK_SET, start, 64, 0)
+        if _FLOCK.unpack(fcntl.fcntl(fd, fcntl.F_OFD_GETLK, record))[0] != fcntl.F_UNLCK:
+            raise DomainBusyError(reason="a process has the image open", path=path)
+
+
 @contextmanager
 def hold_store_lock(name: str, dir_fd: int, *, exclusive: bool) -> Generator[None]:
     """
@@ -88,6 +109,7 @@ def hold_store_lock(name: str, dir_fd: int, *, exclusive: bool) -> Generator[Non
 
     Raises:
         LockedError: Another run holds it; ``owner`` says which.
+        StoreError: It is no plain file, or has other names (a hard link).
 
     Source:
         flock(2): the kernel ends it with the process, so it is never stale.
@@ -97,6 +119,7 @@ def hold_store_lock(name: str, dir_fd: int, *, exclusive: bool) -> Generator[Non
         yield
         return
     try:
+        _refuse_strange(fd, name)
         try:
             fcntl.flock(fd, (fcntl.LOCK_EX if exclusive else fcntl.LOCK_SH) | fcntl.LOCK_NB)
         except BlockingIOError:
@@ -123,6 +146,13 @@ def _open_lock(name: str, dir_fd: int, *, exclusive: bool) -> int | None:
         return os.open(name, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=dir_fd)
     except FileNotFoundError:
         return None
+
+
+def _refuse_strange(fd: int, name: str) -> None:
+    """Refuse a lock that is another file as well: signing it would write that one."""
+    found = os.fstat(fd)
+    if not stat.S_ISREG(found.st_mode) or found.st_nlink > 1:
+        raise StoreError(reason="the lock is not a plain file of its own", path=name)
 
 
 def _owner(fd: int) -> str:

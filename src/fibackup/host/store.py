@@ -121,7 +121,8 @@ class Store:
             with os_errors(str(where)):
                 raise
         try:
-            return cls(where, _read_store_file(fd, where), fd)
+            with os_errors(str(where / STORE_FILE)):
+                return cls(where, _read_store_file(fd, where), fd)
         except BaseException:
             os.close(fd)
             raise
@@ -167,6 +168,9 @@ class Store:
 
         Args:
             path: The directory.
+
+        Returns:
+            The store.
 
         Raises:
             NotAStoreError: The directory is missing, or neither empty nor a store.
@@ -227,7 +231,8 @@ class Store:
 
     def read_history(self, uuid: str) -> History:
         """See `PointStore.read_history`."""
-        name = self._find(uuid)
+        with os_errors(str(self.path)):
+            name = self._find(uuid)
         if name is None:
             return History(store=self._uuid, path=self.path, uuid=uuid)
         with os_errors(f"{self.path}/{name}"), open_directory(name, self._fd) as fd:
@@ -253,7 +258,7 @@ class Store:
                 receipts=tuple(
                     receipt
                     for target in sizes
-                    for receipt in self._receipts(fd, target, sizes[target])
+                    for receipt in self._receipts(fd, name, target, sizes[target])
                     if f"{target}/{receipt.image.name}" not in named
                 ),
                 taken_ids=frozenset(
@@ -274,19 +279,26 @@ class Store:
         return point
 
     def _disk_files(self, fd: int, target: str) -> dict[str, int]:
+        """Return names and sizes; what a writer has just taken away is passed over."""
+        sizes: dict[str, int] = {}
         with open_directory(target, fd) as disk:
-            return {
-                name: os.stat(name, dir_fd=disk, follow_symlinks=False).st_size
-                for name in self._list(disk)
-            }
+            for name in self._list(disk):
+                with suppress(FileNotFoundError):
+                    sizes[name] = os.stat(name, dir_fd=disk, follow_symlinks=False).st_size
+        return sizes
 
-    def _receipts(self, fd: int, target: str, sizes: dict[str, int]) -> Iterator[Receipt]:
+    def _receipts(
+        self, fd: int, directory: str, target: str, sizes: dict[str, int]
+    ) -> Iterator[Receipt]:
         with open_directory(target, fd) as disk:
             for name in sorted(sizes):
                 if not name.endswith(_RECEIPT):
                     continue
-                path = str(self.path / target / name)
-                receipt = parse_receipt(_read_text(disk, name, path), path=path)
+                path = str(self.path / directory / target / name)
+                try:
+                    receipt = parse_receipt(_read_text(disk, name, path), path=path)
+                except (FileNotFoundError, ManifestError):  # published meanwhile, or damaged
+                    continue
                 if (
                     receipt.target == target
                     and sizes.get(receipt.image.name) == receipt.image.size_bytes
@@ -343,7 +355,11 @@ class Store:
             with open_directory(step.target, fd) as disk:
                 image = copy_image(step, disk, path / step.target, on_event, cancel)
                 receipt = render_receipt(Receipt(step.target, image))
-                write_once(step.name + _RECEIPT, receipt.encode(), disk)
+                try:
+                    write_once(step.name + _RECEIPT, receipt.encode(), disk)
+                except BaseException:  # without a receipt nobody would ever use it
+                    os.unlink(step.name, dir_fd=disk)
+                    raise
                 return image
 
     def save_config(self, uuid: str, name: str, text: str) -> StoredFile:
@@ -489,7 +505,10 @@ def _is_temporary(name: str) -> bool:
 
 
 def _is_directory(fd: int, name: str) -> bool:
-    return stat.S_ISDIR(os.stat(name, dir_fd=fd, follow_symlinks=False).st_mode)
+    try:
+        return stat.S_ISDIR(os.stat(name, dir_fd=fd, follow_symlinks=False).st_mode)
+    except FileNotFoundError:  # a temporary file that a writer has finished meanwhile
+        return False
 
 
 def _damaged(points: tuple[RestorePoint, ...], sizes: dict[str, dict[str, int]]) -> Generator[str]:

@@ -48,7 +48,15 @@ class FileIdentity:
     mtime_ns: int
 
     def differences(self, other: FileIdentity) -> tuple[str, ...]:
-        """Return the words for what differs: ``"inode"``, ``"size"``, ``"mtime"``."""
+        """
+        Return the words for what differs: ``"inode"``, ``"size"``, ``"mtime"``.
+
+        Args:
+            other: The same file at another time.
+
+        Source:
+            stat(2).
+        """
         pairs = (
             ("inode", self.inode, other.inode),
             ("size", self.size_bytes, other.size_bytes),
@@ -150,7 +158,15 @@ class BackingChain:
         return tuple(image.path for image in self.images)
 
     def below(self, path: PurePosixPath) -> tuple[Image, ...]:
-        """Return the images under *path*; none when *path* is not in the chain."""
+        """
+        Return the images under *path*; none when *path* is not in the chain.
+
+        Args:
+            path: Path of an image.
+
+        Source:
+            docs/glossary.md: backing chain.
+        """
         paths = self.paths
         return self.images[paths.index(path) + 1 :] if path in paths else ()
 

@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import re
 from enum import StrEnum
+from pathlib import PurePosixPath
 
 from attrs import field, frozen
 
@@ -21,7 +22,7 @@ from fibackup.model.chain import BackingChain
 from fibackup.model.checks import matches, one_line
 from fibackup.model.ledger import Ledger
 
-__all__ = ["UUID_PATTERN", "Disk", "Domain", "DomainState"]
+__all__ = ["UUID_PATTERN", "Disk", "Domain", "DomainState", "ImageUse"]
 
 UUID_PATTERN = re.compile(r"[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}", re.ASCII)
 
@@ -62,6 +63,8 @@ class Disk:
         snapshot: The ``snapshot=`` attribute, or None.
         encrypted: True when an image of the chain has ``<encryption>``.
         block_job: Kind of the block job that runs on the disk, or None.
+        mirror_ready: ``ready=`` of the disk's ``<mirror>``, ``""`` while it is not ready, None
+            without a mirror.
         config_source: Top image in the persistent definition, None when that has no such disk.
     """
 
@@ -76,6 +79,7 @@ class Disk:
     snapshot: str | None = None
     encrypted: bool = False
     block_job: str | None = None
+    mirror_ready: str | None = None
     config_source: str | None = None
 
     @property
@@ -112,6 +116,20 @@ class Disk:
 
 
 @frozen
+class ImageUse:
+    """
+    An image of one domain that another domain uses too, live or in its persistent definition.
+
+    Attributes:
+        domain: Name of the other domain.
+        path: The image, as the first domain names it.
+    """
+
+    domain: str = field(validator=one_line)
+    path: PurePosixPath
+
+
+@frozen
 class Domain:
     """
     A libvirt domain as it was when it was read.
@@ -126,6 +144,7 @@ class Domain:
         managed_save: True when a managed-save image exists.
         job: Kind of the domain job that runs (migration, save, dump, backup), or None.
         agent_connected: True when the guest agent's channel is connected.
+        snapshots: Names of libvirt's snapshots with metadata.
     """
 
     name: str = field(validator=one_line)
@@ -137,6 +156,7 @@ class Domain:
     managed_save: bool = False
     job: str | None = None
     agent_connected: bool = False
+    snapshots: tuple[str, ...] = ()
 
     def __attrs_post_init__(self) -> None:
         """Refuse two disks with one target."""

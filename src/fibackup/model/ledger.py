@@ -24,7 +24,7 @@ from attrs import evolve, field, frozen
 from fibackup.model.chain import BackingChain, FileIdentity
 from fibackup.model.checks import absolute, one_line
 
-__all__ = ["FrozenImage", "KnownStore", "Ledger", "Overlay", "Run", "RunPhase"]
+__all__ = ["FrozenImage", "KnownStore", "Ledger", "Overlay", "Run", "RunPhase", "consolidated"]
 
 
 class RunPhase(StrEnum):
@@ -32,6 +32,7 @@ class RunPhase(StrEnum):
 
     INTENT = "intent"
     TAKEN = "taken"
+    CONSOLIDATING = "consolidating"
 
 
 @frozen
@@ -42,7 +43,8 @@ class Run:
     Attributes:
         point: The restore point it is to make.
         store: The store's UUID.
-        phase: `RunPhase.INTENT` before the snapshot, `RunPhase.TAKEN` after it.
+        phase: `RunPhase.INTENT` before the snapshot, `RunPhase.TAKEN` after it,
+            `RunPhase.CONSOLIDATING` while a block job may be writing into a frozen image.
         frozen: True from before a freeze until after its thaw.
     """
 
@@ -126,18 +128,89 @@ class Ledger:
     run: Run | None = None
 
     def overlay(self, path: PurePosixPath) -> Overlay | None:
-        """Return the entry of the overlay at *path*, or None when it is not ours."""
+        """
+        Return the entry of the overlay at *path*, or None when it is not ours.
+
+        Args:
+            path: Path of an image.
+
+        Source:
+            docs/store-format.md, "Ledger".
+        """
         return next((entry for entry in self.overlays if entry.path == path), None)
 
     def image(self, path: PurePosixPath) -> FrozenImage | None:
-        """Return the entry of the frozen image at *path*, or None."""
+        """
+        Return the entry of the frozen image at *path*, or None.
+
+        Args:
+            path: Path of an image.
+
+        Source:
+            docs/store-format.md, "Ledger".
+        """
         return next((entry for entry in self.images if entry.path == path), None)
 
     def without_unused(self, chains: tuple[BackingChain, ...]) -> Ledger:
-        """Return the ledger without images and overlays that are in none of *chains*."""
+        """
+        Return the ledger without images and overlays that are in none of *chains*.
+
+        Args:
+            chains: Every chain of the domain.
+
+        Source:
+            docs/store-format.md, "Ledger".
+        """
         used = {path for chain in chains for path in chain.paths}
         return evolve(
             self,
             overlays=tuple(entry for entry in self.overlays if entry.path in used),
             images=tuple(entry for entry in self.images if entry.path in used),
         )
+
+
+def consolidated(
+    ledger: Ledger,
+    *,
+    target: str,
+    removed: tuple[PurePosixPath, ...],
+    after: BackingChain,
+) -> Ledger:
+    """
+    Return the ledger after images of a disk were committed or pulled away.
+
+    The content under an overlay that is still there did not change, only the images that hold it.
+    So the overlay keeps its point, and what lies under it is written down anew.
+
+    Args:
+        ledger: The ledger before.
+        target: The disk.
+        removed: Images that are no longer in the chain.
+        after: The chain as it is now, with the identities of its images.
+
+    Returns:
+        The ledger to write.
+
+    Source:
+        libvirt ``virDomainBlockCommit``: the images between base and top, and top, become invalid.
+    """
+    gone = set(removed)
+    under = dict(zip(after.paths, (*after.paths[1:], None), strict=True))
+    frozen_now = tuple(
+        FrozenImage(image.path, image.format, under[image.path], image.identity)
+        for image in after.images[1:]
+    )
+    paths = {*after.paths, *gone}
+    overlays = [
+        evolve(entry, below=below)
+        if entry.target == target and (below := under.get(entry.path)) is not None
+        else entry
+        for entry in ledger.overlays
+        if entry.path not in gone and not (entry.path in under and under[entry.path] is None)
+    ]
+    return evolve(
+        ledger,
+        overlays=tuple(overlays),
+        images=(*(entry for entry in ledger.images if entry.path not in paths), *frozen_now),
+        run=None,
+    )

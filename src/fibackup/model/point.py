@@ -33,7 +33,7 @@ from fibackup.model.checks import (
     target_name,
 )
 from fibackup.model.domain import UUID_PATTERN
-from fibackup.units import format_bytes
+from fibackup.units import format_bytes, printable
 
 __all__ = [
     "Consistency",
@@ -367,9 +367,8 @@ class RestorePoint:
         lines = [f"{self.id} #{self.sequence} {self.kind} {self.consistency} {size}"]
         for disk in self.disks:
             under = f" on {disk.parent}" if disk.parent else ""
-            lines.append(
-                f"  {disk.target} {disk.kind}{under} {format_bytes(disk.size_bytes)}: {disk.reason}"
-            )
+            size, reason = format_bytes(disk.size_bytes), printable(disk.reason)
+            lines.append(f"  {disk.target} {disk.kind}{under} {size}: {reason}")
         lines.extend(f"  {target} not in the point: {reason}" for target, reason in self.skipped)
         return "\n".join(lines)
 
@@ -441,7 +440,15 @@ class History:
         )
 
     def find(self, point_id: str) -> RestorePoint | None:
-        """Return the point with this id, or None."""
+        """
+        Return the point with this id, or None.
+
+        Args:
+            point_id: Such as ``"20261124T040407Z"``.
+
+        Source:
+            docs/store-format.md, ``point``.
+        """
         return next((point for point in self.points if point.id == point_id), None)
 
     def images(self, point_id: str, target: str) -> tuple[StoredImage, ...]:
@@ -483,7 +490,20 @@ class History:
         return tuple(chain)
 
     def damage(self, point_id: str, target: str) -> str | None:
-        """Return the first image under a disk of a point that is missing or cut, or None."""
+        """
+        Return the first image under a disk of a point that is missing or cut, or None.
+
+        Args:
+            point_id: The point.
+            target: The disk.
+
+        Raises:
+            NoSuchPointError: No such point, or the point has no such disk.
+            ManifestError: The images do not reach a base.
+
+        Source:
+            docs/store-format.md, ``images``.
+        """
         names = (f"{target}/{image.name}" for image in self.images(point_id, target))
         return next((name for name in names if name in self.damaged), None)
 

@@ -192,6 +192,7 @@ def _disk(node: Element, where: str, config: dict[str, str]) -> Disk:
             snapshot=node.get("snapshot"),
             encrypted=any(_is_encrypted(layer) for _, layer in layers),
             block_job=mirror.get("job", "copy") if mirror is not None else None,
+            mirror_ready=mirror.get("ready", "") if mirror is not None else None,
             config_source=config.get(target),
         )
     except (ChainError, ParseError):

@@ -23,12 +23,14 @@ from fibackup.model.domain import Disk, Domain, DomainState
 from fibackup.model.ledger import FrozenImage, KnownStore, Ledger, Overlay, Run, RunPhase
 from fibackup.model.point import DiskKind, History, StoredImage, format_point_id
 from fibackup.model.snapshot import NewOverlay, Snapshot
+from fibackup.plan.consolidate import rolling
 from fibackup.plan.continuity import find_parent
 from fibackup.plan.policy import BackupPolicy, Quiesce
-from fibackup.plan.selection import chain_of, check_disk, check_state, choose_disks
+from fibackup.plan.selection import chain_of, check_disk, check_state, choose_disks, live_states
 from fibackup.plan.steps import (
     CopyImage,
     Decision,
+    EachDisk,
     Expectation,
     ExpectedDisk,
     InParallel,
@@ -118,12 +120,15 @@ def plan_backup(
         uuid=domain.uuid,
         store=history.store,
         point=point,
-        expects=_expects(domain, history, disks),
+        expects=_expects(domain, history, disks, wishes),
         decisions=(
             *(disk.decision for disk in disks),
             *(Decision(target, None, reason) for target, reason in choice.skipped),
         ),
-        steps=_steps(domain, history, point, disks, choice.skipped, freeze),
+        steps=(
+            *_steps(domain, history, point, disks, choice.skipped, freeze),
+            *(_rolling(domain, disks) if wishes.consolidate else ()),
+        ),
         warnings=(*choice.warnings, *_warnings(domain, disks), *said),
     )
 
@@ -286,7 +291,9 @@ def _warnings(domain: Domain, disks: tuple[_DiskPlan, ...]) -> tuple[str, ...]:
     return tuple(out)
 
 
-def _expects(domain: Domain, history: History, disks: tuple[_DiskPlan, ...]) -> Expectation:
+def _expects(
+    domain: Domain, history: History, disks: tuple[_DiskPlan, ...], policy: BackupPolicy
+) -> Expectation:
     latest = history.latest
     return Expectation(
         disks=tuple(ExpectedDisk.of(disk.chain) for disk in disks),
@@ -294,6 +301,7 @@ def _expects(domain: Domain, history: History, disks: tuple[_DiskPlan, ...]) -> 
         sequence=latest.sequence if latest else 0,
         receipts=tuple(image.name for disk in disks for image in disk.planned.adopted),
         absent=tuple(disk.overlay for disk in disks),
+        states=live_states(policy),
         space_bytes=sum(copy.estimate_bytes for disk in disks for copy in disk.copies),
     )
 
@@ -347,6 +355,14 @@ def _steps(
             tuple((disk.chain.target, disk.planned.images[0]) for disk in disks),
         ),
     )
+
+
+def _rolling(domain: Domain, disks: tuple[_DiskPlan, ...]) -> tuple[EachDisk, ...]:
+    """Return the step that commits the frozen overlays, for the chains as they are by then."""
+    parts = tuple(
+        part for disk in disks if (part := rolling(domain.ledger, _chain_after(disk))) is not None
+    )
+    return (EachDisk(parts),) if parts else ()
 
 
 def _ledgers(
@@ -415,8 +431,9 @@ def _chains_after(domain: Domain, disks: tuple[_DiskPlan, ...]) -> tuple[Backing
         if disk.chain is None:
             continue
         plan = new.get(disk.target)
-        if plan is None:
-            out.append(disk.chain)
-            continue
-        out.append(BackingChain(disk.target, (Image(plan.overlay, "qcow2"), *disk.chain.images)))
+        out.append(disk.chain if plan is None else _chain_after(plan))
     return tuple(out)
+
+
+def _chain_after(disk: _DiskPlan) -> BackingChain:
+    return BackingChain(disk.chain.target, (Image(disk.overlay, "qcow2"), *disk.chain.images))

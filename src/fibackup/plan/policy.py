@@ -32,6 +32,8 @@ class BackupPolicy:
         full: True: a full of every disk, even where an increment is proven.
         skip_unsupported: True: leave out, with a warning, what cannot be backed up; False: refuse.
         allow_paused: True: a domain that its owner paused is backed up as it stands.
+        consolidate: True: once the point is published, what lies between the active layer and the
+            disk's own image is committed into that (rolling consolidation).
     """
 
     disks: tuple[str, ...] = ()
@@ -41,6 +43,7 @@ class BackupPolicy:
     full: bool = False
     skip_unsupported: bool = False
     allow_paused: bool = False
+    consolidate: bool = False
 
     def __attrs_post_init__(self) -> None:
         """Refuse wishes that contradict each other."""

@@ -20,7 +20,7 @@ from fibackup.model.chain import MAX_DEPTH, BackingChain, Image
 from fibackup.model.domain import Disk, Domain, DomainState
 from fibackup.plan.policy import BackupPolicy
 
-__all__ = ["Choice", "chain_of", "check_disk", "check_state", "choose_disks"]
+__all__ = ["Choice", "chain_of", "check_disk", "check_state", "choose_disks", "live_states"]
 
 
 @frozen
@@ -30,6 +30,20 @@ class Choice:
     disks: tuple[Disk, ...]
     skipped: tuple[tuple[str, str], ...]
     warnings: tuple[str, ...]
+
+
+def live_states(policy: BackupPolicy) -> tuple[DomainState, ...]:
+    """
+    Return the states of a domain in which it can be snapshotted.
+
+    Args:
+        policy: May allow a paused one.
+
+    Source:
+        libvirt ``virDomainState``.
+    """
+    paused = (DomainState.PAUSED,) if policy.allow_paused else ()
+    return (DomainState.RUNNING, DomainState.BLOCKED, *paused)
 
 
 def check_state(domain: Domain, policy: BackupPolicy) -> None:
@@ -46,16 +60,13 @@ def check_state(domain: Domain, policy: BackupPolicy) -> None:
     Source:
         libvirt ``virDomainState``.
     """
-    allowed = {DomainState.RUNNING, DomainState.BLOCKED}
-    if policy.allow_paused:
-        allowed.add(DomainState.PAUSED)
     if domain.managed_save:
         raise DomainStateError(
             domain=domain.name,
             reason="a managed-save image exists; a snapshot would be lost when it is resumed",
             remedy=f"start the domain, or: virsh managedsave-remove {domain.uuid}",
         )
-    if domain.state not in allowed:
+    if domain.state not in live_states(policy):
         raise DomainStateError(
             domain=domain.name, reason=f"the domain is {domain.state}", remedy=_remedy(domain)
         )

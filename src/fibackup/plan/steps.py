@@ -37,8 +37,11 @@ from fibackup.units import format_bytes, printable
 
 __all__ = [
     "PLAN_SCHEMA",
+    "CommitImages",
+    "ConsolidateDisk",
     "CopyImage",
     "Decision",
+    "EachDisk",
     "Expectation",
     "ExpectedDisk",
     "ExpectedImage",
@@ -47,6 +50,7 @@ __all__ = [
     "Plan",
     "PlannedDisk",
     "PublishPoint",
+    "PullImages",
     "SaveDomainConfig",
     "Step",
     "TakeSnapshot",
@@ -151,6 +155,78 @@ class InParallel:
 
 
 @frozen
+class CommitImages:
+    """
+    Commit a run of images down into the image under them, and wait until that is done.
+
+    With *pivot* the active layer is among them: the guest goes on in the base.
+
+    Attributes:
+        target: The disk.
+        base: The image that receives; it stays.
+        top: The uppermost image that is committed.
+        pivot: True when *top* is the active layer.
+        leaves: The chain afterwards, active layer first.
+        bandwidth_bytes: Bytes in a second at most, 0 without a limit.
+        timeout_seconds: After that the job is aborted.
+    """
+
+    target: str
+    base: PurePosixPath
+    top: PurePosixPath
+    pivot: bool
+    leaves: tuple[PurePosixPath, ...]
+    bandwidth_bytes: int = 0
+    timeout_seconds: float = 3600.0
+
+
+@frozen
+class PullImages:
+    """
+    Pull images up into the active layer, and wait until that is done.
+
+    Attributes:
+        target: The disk.
+        base: The image that stays under the active layer; None: nothing stays.
+        leaves: The chain afterwards, active layer first.
+        bandwidth_bytes: Bytes in a second at most, 0 without a limit.
+        timeout_seconds: After that the job is aborted.
+    """
+
+    target: str
+    base: PurePosixPath | None
+    leaves: tuple[PurePosixPath, ...]
+    bandwidth_bytes: int = 0
+    timeout_seconds: float = 3600.0
+
+
+@frozen
+class ConsolidateDisk:
+    """
+    Shorten one disk's live chain; the ledger says so before and after, then overlays go.
+
+    Attributes:
+        job: The block job.
+        overlays: Overlays of ours that the job frees, to be deleted when nothing uses them.
+    """
+
+    job: CommitImages | PullImages
+    overlays: tuple[PurePosixPath, ...]
+
+
+@frozen
+class EachDisk:
+    """
+    Consolidate disks one by one; a disk that fails does not keep the others from it.
+
+    Attributes:
+        disks: One for each disk.
+    """
+
+    disks: tuple[ConsolidateDisk, ...]
+
+
+@frozen
 class SaveDomainConfig:
     """
     Store the domain's XML as libvirt gives it, without secrets.
@@ -233,6 +309,7 @@ Step: TypeAlias = (
     | WhileFrozen
     | CopyImage
     | InParallel
+    | EachDisk
     | SaveDomainConfig
     | PublishPoint
     | FlattenImage
@@ -284,17 +361,6 @@ class ExpectedDisk:
         )
 
 
-_NOT_LIVE = frozenset(
-    {
-        DomainState.SHUTOFF,
-        DomainState.SHUTDOWN,
-        DomainState.CRASHED,
-        DomainState.PMSUSPENDED,
-        DomainState.PAUSED_IO_ERROR,
-    }
-)
-
-
 @frozen
 class Expectation:
     """
@@ -307,6 +373,7 @@ class Expectation:
         receipts: Names of unpublished images that the plan counts on.
         absent: Paths that must not exist.
         space_bytes: Free bytes needed in the store.
+        states: States of the domain in which the plan may run; empty when it touches no domain.
     """
 
     disks: tuple[ExpectedDisk, ...] = ()
@@ -315,6 +382,7 @@ class Expectation:
     receipts: tuple[str, ...] = ()
     absent: tuple[PurePosixPath, ...] = ()
     space_bytes: int = 0
+    states: tuple[DomainState, ...] = ()
 
     def difference(self, domain: Domain) -> str | None:
         """
@@ -329,7 +397,7 @@ class Expectation:
         Source:
             docs/design.md: a plan is checked before its first step.
         """
-        if self.ledger is not None and domain.state in _NOT_LIVE:
+        if self.states and domain.state not in self.states:
             return f"the domain is {domain.state}"
         chains = {disk.target: disk.chain for disk in domain.disks}
         for expected in self.disks:
@@ -372,11 +440,11 @@ class Plan:
     What will be done, in order, and why; printing it is the dry run.
 
     Attributes:
-        verb: ``"backup"`` or ``"restore"``.
+        verb: ``"backup"``, ``"restore"`` or ``"consolidate"``.
         domain: The domain's name.
         uuid: The domain's UUID.
-        store: UUID of the store.
-        point: The point to make or to read.
+        store: UUID of the store, empty when none takes part.
+        point: The point to make or to read, empty when there is none.
         expects: What must still hold.
         decisions: Per disk, with reasons.
         steps: The steps, in order.
@@ -439,7 +507,8 @@ class Plan:
 
     def __str__(self) -> str:
         """Return the decisions, the numbered steps and the cost: the dry run."""
-        lines = [f"{self.verb} of {printable(self.domain)}, point {self.point}, store {self.store}"]
+        where = f", point {self.point}, store {self.store}" if self.point else ""
+        lines = [f"{self.verb} of {printable(self.domain)}{where}"]
         lines.extend(f"  {decision}" for decision in self.decisions)
         lines.append("steps")
         for number, step in enumerate(self.steps, 1):
@@ -478,7 +547,7 @@ def headline(step: Step) -> str:
     Source:
         The step's own fields.
     """
-    return describe(step)[0]
+    return describe(step)[0].rstrip(":")
 
 
 def describe(step: Step) -> tuple[str, ...]:
@@ -503,6 +572,8 @@ def describe(step: Step) -> tuple[str, ...]:
             lanes = tuple(f"   {_describe_copy(copy)}" for lane in step.lanes for copy in lane)
             images, disks = _count(len(lanes), "image"), _count(len(step.lanes), "disk")
             return (f"copy {images} of {disks}:", *lanes)
+        case EachDisk():
+            return _describe_each(step)
         case SaveDomainConfig():
             return (f"store the domain's XML as {step.name}",)
         case PublishPoint():
@@ -529,6 +600,21 @@ def _describe_copy(step: CopyImage) -> str:
     size = format_bytes(step.estimate_bytes)
     source = printable(str(step.source))
     return f"{step.target}: copy {source} ({step.format}, {size}) to {step.name}{on}"
+
+
+def _describe_each(step: EachDisk) -> tuple[str, ...]:
+    lines: list[str] = []
+    for disk in step.disks:
+        job = disk.job
+        if isinstance(job, CommitImages):
+            then = ", then the guest goes on in the base" if job.pivot else ""
+            words = f"commit {job.top.name} and what is under it into {job.base.name}{then}"
+        else:
+            under = f", {job.base.name} stays under it" if job.base else ""
+            words = f"pull everything up into the active layer{under}"
+        lines.append(f"   {job.target}: {printable(words)}")
+        lines.extend(f"      delete {printable(str(path))}" for path in disk.overlays)
+    return (f"consolidate {_count(len(step.disks), 'disk')}:", *lines)
 
 
 def _count(number: int, word: str) -> str:

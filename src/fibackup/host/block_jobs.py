@@ -1,0 +1,254 @@
+"""
+Block jobs: start one, wait for its end, and believe only the chain that is read afterwards.
+
+::
+
+    inactive commit   base <- a <- b <- active     top b, base base     ->   base <- active
+    active commit     base <- a <- active          READY, then pivot    ->   base
+    pull              base <- a <- b <- active     base base            ->   base <- active
+
+`blockJobInfo` shows the same for a failed job as for a finished one, so the event tells why a job
+ended, and the chain tells whether it succeeded. A process that gets no events decides by the chain.
+"""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Generator
+from contextlib import contextmanager
+from enum import Enum
+from pathlib import PurePosixPath
+
+import libvirt
+
+from fibackup.errors import BlockJobError, CancelledError
+from fibackup.host.events import CancelToken, CopyProgress, OnEvent
+from fibackup.host.libvirt_errors import libvirt_errors, translate
+from fibackup.parse.domain_xml import parse_domain_xml
+from fibackup.plan.steps import CommitImages, PullImages
+
+__all__ = ["run_commit", "run_pull"]
+
+_POLL_SECONDS = 0.5
+_SETTLE_SECONDS = 30.0
+_PIVOT = libvirt.VIR_DOMAIN_BLOCK_JOB_ABORT_PIVOT
+
+
+class _End(Enum):
+    """How a job ended, or that it waits for the pivot."""
+
+    READY = "ready"
+    COMPLETED = "completed"
+    FAILED = "failed"
+    CANCELLED = "cancelled"
+    GONE = "gone"
+
+
+_STATUS = {
+    libvirt.VIR_DOMAIN_BLOCK_JOB_COMPLETED: _End.COMPLETED,
+    libvirt.VIR_DOMAIN_BLOCK_JOB_FAILED: _End.FAILED,
+    libvirt.VIR_DOMAIN_BLOCK_JOB_CANCELED: _End.CANCELLED,
+    libvirt.VIR_DOMAIN_BLOCK_JOB_READY: _End.READY,
+}
+
+
+class _Watch:
+    """What libvirt's events said of the job on one disk."""
+
+    def __init__(self, target: str) -> None:
+        self._target = target
+        self._changed = threading.Event()
+        self._said: list[_End] = []
+
+    def job(self, _: object, __: object, disk: str, ___: int, status: int, ____: object) -> None:
+        if disk == self._target and status in _STATUS:
+            self._said.append(_STATUS[status])
+            self._changed.set()
+
+    def wait(self, seconds: float) -> _End | None:
+        """Wait for news; return the last word, None when nothing was said yet."""
+        self._changed.wait(seconds)
+        self._changed.clear()
+        return self._said[-1] if self._said else None
+
+
+@contextmanager
+def _watching(
+    connection: libvirt.virConnect, handle: libvirt.virDomain, target: str
+) -> Generator[_Watch]:
+    """Listen before the job starts: READY may come before the starting call returns."""
+    watch = _Watch(target)
+    callback = connection.domainEventRegisterAny(
+        handle, libvirt.VIR_DOMAIN_EVENT_ID_BLOCK_JOB_2, watch.job, None
+    )
+    try:
+        yield watch
+    finally:
+        connection.domainEventDeregisterAny(callback)
+
+
+def run_commit(
+    connection: libvirt.virConnect,
+    handle: libvirt.virDomain,
+    step: CommitImages,
+    on_event: OnEvent,
+    cancel: CancelToken,
+) -> None:
+    """
+    Commit images down into the base of a step, and pivot when the active layer is among them.
+
+    Args:
+        connection: The connection, for its events.
+        handle: The domain.
+        step: What to commit.
+        on_event: Gets `CopyProgress`.
+        cancel: Aborts the job; the chain stays as it was.
+
+    Raises:
+        BlockJobError: The job failed, or did not converge in its time. The chain is as before.
+        CancelledError: *cancel* was set. The chain is as before.
+
+    Source:
+        libvirt ``virDomainBlockCommit``, ``virDomainBlockJobAbort``,
+        ``VIR_DOMAIN_EVENT_ID_BLOCK_JOB_2``.
+    """
+    flags = libvirt.VIR_DOMAIN_BLOCK_COMMIT_ACTIVE if step.pivot else 0
+    flags |= libvirt.VIR_DOMAIN_BLOCK_COMMIT_BANDWIDTH_BYTES if step.bandwidth_bytes else 0
+    with _watching(connection, handle, step.target) as watch:
+        with libvirt_errors("virDomainBlockCommit"):
+            top = None if step.pivot else str(step.top)
+            handle.blockCommit(step.target, str(step.base), top, step.bandwidth_bytes, flags)
+        _wait(handle, step.target, watch, step.timeout_seconds, on_event, cancel)
+        if step.pivot:
+            _pivot(handle, step.target)
+        _settle(handle, step.target, step.leaves)
+
+
+def run_pull(
+    connection: libvirt.virConnect,
+    handle: libvirt.virDomain,
+    step: PullImages,
+    on_event: OnEvent,
+    cancel: CancelToken,
+) -> None:
+    """
+    Pull what lies above the base of a step up into the active layer.
+
+    Args:
+        connection: The connection, for its events.
+        handle: The domain.
+        step: What to pull.
+        on_event: Gets `CopyProgress`.
+        cancel: Aborts the job; the chain stays as it was.
+
+    Raises:
+        BlockJobError: The job failed, or took longer than its time. The chain is as before.
+        CancelledError: *cancel* was set. The chain is as before.
+
+    Source:
+        libvirt ``virDomainBlockRebase``.
+    """
+    flags = libvirt.VIR_DOMAIN_BLOCK_REBASE_BANDWIDTH_BYTES if step.bandwidth_bytes else 0
+    with _watching(connection, handle, step.target) as watch:
+        with libvirt_errors("virDomainBlockRebase"):
+            base = str(step.base) if step.base is not None else None
+            handle.blockRebase(step.target, base, step.bandwidth_bytes, flags)
+        _wait(handle, step.target, watch, step.timeout_seconds, on_event, cancel)
+        _settle(handle, step.target, step.leaves)
+
+
+def _wait(
+    handle: libvirt.virDomain,
+    target: str,
+    watch: _Watch,
+    timeout_seconds: float,
+    on_event: OnEvent,
+    cancel: CancelToken,
+) -> None:
+    """Wait until the job is ready or over; one that takes too long is aborted."""
+    deadline = time.monotonic() + timeout_seconds
+    while True:
+        said = watch.wait(_POLL_SECONDS)
+        end = said or _look(handle, target, on_event)
+        if end in {_End.READY, _End.COMPLETED, _End.GONE}:
+            return
+        if end in {_End.FAILED, _End.CANCELLED}:
+            raise BlockJobError(
+                target=target,
+                reason=f"the block job {end.value}; the chain is as before, and nothing is lost",
+            )
+        if cancel.cancelled:
+            _abort(handle, target)
+            raise CancelledError(target=target, reason="the run was cancelled")
+        if time.monotonic() > deadline:
+            _abort(handle, target)
+            raise BlockJobError(
+                target=target,
+                reason=f"the block job did not end within {timeout_seconds:g} s and was aborted: "
+                "the guest writes faster than it is committed",
+            )
+
+
+def _look(handle: libvirt.virDomain, target: str, on_event: OnEvent) -> _End | None:
+    """Ask libvirt itself, for a process that gets no events, and for the progress."""
+    try:
+        info = handle.blockJobInfo(target, 0)
+        mirror = _mirror(handle, target)
+    except libvirt.libvirtError as error:
+        raise translate(error, doing="virDomainGetBlockJobInfo") from error
+    if mirror == "yes":
+        return _End.READY
+    if info:
+        on_event(CopyProgress(target, "block job", info.get("cur", 0), info.get("end", 0)))
+        return None
+    return _End.GONE if mirror is None else None
+
+
+def _mirror(handle: libvirt.virDomain, target: str) -> str | None:
+    """Return the ``ready`` attribute of the disk's ``<mirror>``: "" while it runs, None without."""
+    domain = parse_domain_xml(handle.XMLDesc(0))
+    disk = next((each for each in domain.disks if each.target == target), None)
+    return None if disk is None else disk.mirror_ready
+
+
+def _pivot(handle: libvirt.virDomain, target: str) -> None:
+    try:
+        handle.blockJobAbort(target, _PIVOT)
+    except libvirt.libvirtError as error:
+        _abort(handle, target)
+        raise BlockJobError(
+            target=target, reason=f"the pivot failed and the job was aborted: {error}"
+        ) from error
+
+
+def _abort(handle: libvirt.virDomain, target: str) -> None:
+    """End a job; one that has ended already is fine."""
+    try:
+        handle.blockJobAbort(target, 0)
+    except libvirt.libvirtError as error:
+        if "does not have an active block job" not in str(error):
+            raise translate(error, doing="virDomainBlockJobAbort") from error
+
+
+def _settle(handle: libvirt.virDomain, target: str, leaves: tuple[PurePosixPath, ...]) -> None:
+    """Read the chain until it is the expected one; libvirt updates it a moment after the job."""
+    deadline = time.monotonic() + _SETTLE_SECONDS
+    while True:
+        found = _paths(handle, target)
+        if found == leaves:
+            return
+        if time.monotonic() > deadline or not handle.isActive():
+            raise BlockJobError(
+                target=target,
+                reason="after the block job the chain is not the expected one: "
+                + " <- ".join(str(path) for path in reversed(found)),
+            )
+        time.sleep(_POLL_SECONDS / 5)
+
+
+def _paths(handle: libvirt.virDomain, target: str) -> tuple[PurePosixPath, ...]:
+    with libvirt_errors("virDomainGetXMLDesc"):
+        domain = parse_domain_xml(handle.XMLDesc(0))
+    chain = domain.disk(target).chain
+    return chain.paths if chain is not None and domain.disk(target).block_job is None else ()
