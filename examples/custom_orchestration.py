@@ -58,20 +58,24 @@ def listen(event: fb.Event) -> None:
 
 def back_up(
     host: fb.Host, store: fb.PointStore, name: str, cancel: fb.CancelToken
-) -> fb.Report | None:
-    """Take a point of one domain; return None, with a line in the log, when there is none."""
+) -> fb.Report | fb.FibackupError:
+    """Take a point of one domain; an error is a result like another."""
     try:
         return try_to_back_up(host, store, name, cancel)
-    except fb.StepError as error:
-        log.error("%s: stopped in step %d of its run", name, error.index + 1)
-        log.error("%s: %s", name, error.__cause__)
-        log.error("%s: %s", name, error.state)
-        log.error("%s: next, %s", name, error.next_command)
-    except fb.PlanError as error:
-        log.error("%s: not backed up, disk %s: %s", name, error.target or "-", error.reason)
     except fb.FibackupError as error:
-        log.error("%s: nothing was touched: %s", name, error)
-    return None
+        return error
+
+
+def explain(error: fb.FibackupError) -> tuple[str, ...]:
+    """Say what a person has to know, by what the caller does next."""
+    match error:
+        case fb.StepError(__cause__=cause):
+            what = f"stopped in step {error.index + 1}: {cause}"
+            return (what, f"now: {error.state}", f"next: {error.next_command}")
+        case fb.PlanError(target=target, reason=reason):
+            return (f"not backed up, disk {target or '-'}: {reason}",)
+        case _:
+            return (f"nothing was touched: {error}",)
 
 
 def try_to_back_up(
@@ -105,8 +109,11 @@ def main(arguments: Sequence[str]) -> int:
         fb.Store.open_or_create(directory) as store,
         deadline(float(seconds)) as cancel,
     ):
-        reports = [back_up(host, store, name, cancel) for name in names]
-    done = [report for report in reports if report is not None]
+        outcomes = {name: back_up(host, store, name, cancel) for name in names}
+    done = [outcome for outcome in outcomes.values() if isinstance(outcome, fb.Report)]
+    for name, outcome in outcomes.items():
+        for line in explain(outcome) if isinstance(outcome, fb.FibackupError) else ():
+            log.error("%s: %s", name, line)
     copied = sum(report.copied_bytes for report in done)
     print(f"{len(done)} of {len(names)} domains backed up, {fb.format_bytes(copied)} copied")
     return 0 if len(done) == len(names) else 1

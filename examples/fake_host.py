@@ -3,15 +3,18 @@ Testing code that uses fibackup, without libvirt, QEMU, or a disk: `fibackup.tes
 
 ::
 
-    python -m pytest examples/fake_host.py          or, without pytest:  python examples/fake_host.py
+    python -m pytest examples/fake_host.py      or, without pytest: python examples/fake_host.py
 
 `back_up_and_bill` stands for your code. Its parameters are the two seams, `Host` and `PointStore`,
 so the tests below hand it fakes, whose images hold content and whose calls fail when they are told
 to. In production the same function gets `LibvirtHost` and `Store`.
 """
 
+# ruff: noqa: S101 - assert is how tests speak
+
 from __future__ import annotations
 
+import contextlib
 from datetime import UTC, datetime
 
 import fibackup as fb
@@ -40,7 +43,7 @@ def test_an_increment_costs_what_was_written() -> None:
     """The second bill is for the clusters that the guest has written since the first."""
     host = FakeHost()
     store = FakeStore(host)
-    host.add_domain("web1", {"vda": {number: 1 for number in range(10)}})
+    host.add_domain("web1", {"vda": dict.fromkeys(range(10), 1)})
     full = back_up_and_bill(host, store, "web1", NOW)
     host.write("web1", "vda", 3, 2)
     increment = back_up_and_bill(host, store, "web1", NOW)
@@ -69,12 +72,11 @@ def test_a_run_that_fails_is_not_billed_and_loses_nothing() -> None:
         domain = host.read_domain("web1")
         plan = fb.plan_backup(domain, store.read_history(uuid), now=NOW)
         host.fail_at(number)
-        try:
+        with contextlib.suppress(fb.FibackupError):
             fb.Executor(host, store).run(plan)
-        except fb.FibackupError:
-            host.heal()
-            assert host.guest_sees("web1", "vda") == {0: 7}
-            assert back_up_and_bill(host, store, "web1", NOW) > 0
+        host.heal()
+        assert host.guest_sees("web1", "vda") == {0: 7}
+        assert back_up_and_bill(host, store, "web1", NOW) > 0
         point = store.read_history(uuid).points[-1].id
         assert store.restore(uuid, point, "vda") == {0: 7}
 
