@@ -36,6 +36,7 @@ from attrs import define, evolve, field, frozen
 
 from fibackup.errors import (
     AgentError,
+    BlockJobError,
     DestinationExistsError,
     DomainBusyError,
     HostError,
@@ -47,7 +48,7 @@ from fibackup.errors import (
 )
 from fibackup.host.events import CancelToken, CopyProgress, ImageCopied, OnEvent
 from fibackup.model.chain import BackingChain, FileIdentity, Image
-from fibackup.model.domain import Disk, Domain, DomainState
+from fibackup.model.domain import Disk, Domain, DomainState, ImageUse
 from fibackup.model.ledger import Ledger
 from fibackup.model.point import (
     FileRole,
@@ -63,7 +64,7 @@ from fibackup.model.snapshot import Snapshot
 from fibackup.parse.ledger_xml import parse_ledger, render_ledger
 from fibackup.parse.manifest import parse_manifest, render_manifest
 from fibackup.plan.report import RestoredImage
-from fibackup.plan.steps import CopyImage, FlattenImage
+from fibackup.plan.steps import CommitImages, CopyImage, FlattenImage, PullImages
 
 __all__ = ["CLUSTER_BYTES", "AgentState", "Content", "FakeHost", "FakeStore", "Moment"]
 
@@ -905,6 +906,74 @@ class FakeHost:
             if new.path in self._files:
                 raise LibvirtError(reason="the file exists", domain=guest.name, path=str(new.path))
 
+    def image_uses(self, uuid: str, paths: tuple[PurePosixPath, ...]) -> tuple[ImageUse, ...]:
+        """See `Host.image_uses`."""
+        with self.call("image_uses"):
+            return tuple(
+                ImageUse(guest.name, file.path)
+                for guest in self._guests.values()
+                if guest.uuid != uuid
+                for active in guest.active.values()
+                for file in self._chain(active)
+                if file.path in paths
+            )
+
+    def run_block_job(
+        self, uuid: str, job: CommitImages | PullImages, on_event: OnEvent, cancel: CancelToken
+    ) -> None:
+        """See `Host.run_block_job`."""
+        with self.call("run_block_job"):
+            cancel.check()
+            guest = self._guest(uuid)
+            on_event(CopyProgress(job.target, guest.active[job.target].name, 0, CLUSTER_BYTES))
+            if isinstance(job, CommitImages):
+                self._commit(guest, job)
+            else:
+                self._pull(guest, job)
+            paths = tuple(file.path for file in self._chain(guest.active[job.target]))
+            _law(paths == job.leaves, f"the job leaves {paths}, the plan says {job.leaves}")
+
+    def _commit(self, guest: _Guest, job: CommitImages) -> None:
+        files = self._chain(guest.active[job.target])
+        paths = [file.path for file in files]
+        if job.top not in paths or job.base not in paths[paths.index(job.top) + 1 :]:
+            raise BlockJobError(reason="not in the chain", domain=guest.name, target=job.target)
+        top, base = paths.index(job.top), paths.index(job.base)
+        _law(job.pivot == (top == 0), "a commit of the active layer ends with a pivot, no other")
+        into, size = files[base], files[top].clusters_in_size
+        into.clusters = self._merged(files[top : base + 1], size)
+        into.clusters_in_size, into.mtime_ns = size, self._tick()
+        if job.pivot:
+            guest.active[job.target] = into.path
+        else:
+            files[top - 1].backing, files[top - 1].mtime_ns = into.path, self._tick()
+
+    def _pull(self, guest: _Guest, job: PullImages) -> None:
+        files = self._chain(guest.active[job.target])
+        paths = [file.path for file in files]
+        if job.base is not None and job.base not in paths[1:]:
+            raise BlockJobError(reason="not in the chain", domain=guest.name, target=job.target)
+        end = len(files) if job.base is None else paths.index(job.base)
+        active = files[0]
+        active.clusters = self._merged(files[:end], active.clusters_in_size)
+        active.backing, active.mtime_ns = job.base, self._tick()
+
+    def delete_image(self, uuid: str, path: PurePosixPath) -> None:
+        """See `Host.delete_image`."""
+        with self.call("delete_image"):
+            ours = self._guest(uuid).ledgers
+            known = any(ledger.overlay(path) is not None for ledger in ours)
+            _law(known, f"{path} was never an overlay of ours")
+            used = {
+                file.path
+                for guest in self._guests.values()
+                for active in guest.active.values()
+                for file in self._chain(active)
+            }
+            if path in used:
+                raise DomainBusyError(reason="a chain has the image", path=str(path))
+            self._files.pop(path, None)
+
     def freeze(self, uuid: str, timeout_seconds: float) -> int:
         """See `Host.freeze`."""
         with self.call("freeze"):
@@ -966,7 +1035,6 @@ class _Shelf:
     receipts: dict[tuple[str, str], Receipt] = field(factory=dict[tuple[str, str], Receipt])
     files: dict[str, str] = field(factory=dict[str, str])
     manifests: dict[str, str] = field(factory=dict[str, str])
-    readers: int = 0
     written: bool = False
 
 
@@ -1126,17 +1194,18 @@ class FakeStore:
     def _locked(self, uuid: str, *, exclusive: bool) -> Generator[None]:
         shelf = self._shelf(uuid)
         with self._host.call("locked"):
-            if shelf.written or (exclusive and shelf.readers):
+            if exclusive and shelf.written:
                 raise LockedError(
                     reason="another run holds the lock", owner="pid 1", path=str(self.path)
                 )
-        shelf.written = exclusive
-        shelf.readers += not exclusive
+        if not exclusive:  # restores share, and do not wait for a backup
+            yield
+            return
+        shelf.written = True
         try:
             yield
         finally:
             shelf.written = False
-            shelf.readers -= not exclusive
 
     def locked(self, uuid: str, name: str, *, exclusive: bool) -> AbstractContextManager[None]:
         """See `PointStore.locked`."""

@@ -276,7 +276,8 @@ def _list(arguments: argparse.Namespace, _: _Signals) -> int:
         (point for each in histories for point in each.points), key=lambda p: (p.time, p.sequence)
     )
     if arguments.json:
-        _print_json({"points": [_point_document(point) for point in points]})
+        tops = {each.uuid: each for each in histories}
+        _print_json({"points": [_point_document(tops[point.uuid], point) for point in points]})
         return OK
     for history in histories:
         if history.points:
@@ -286,7 +287,7 @@ def _list(arguments: argparse.Namespace, _: _Signals) -> int:
     return OK
 
 
-def _point_document(point: fb.RestorePoint) -> dict[str, object]:
+def _point_document(history: fb.History, point: fb.RestorePoint) -> dict[str, object]:
     """Return a point as ``list --json`` promises it; fields may be added, never changed."""
     return {
         "id": point.id,
@@ -299,12 +300,12 @@ def _point_document(point: fb.RestorePoint) -> dict[str, object]:
         "parent": point.parent,
         "disks": {
             disk.target: {
-                "image": disk.images[0].name,
+                "image": history.top(point.id, disk.target).name,
                 "kind": str(disk.kind),
                 "reason": disk.reason,
                 "bytes": disk.size_bytes,
                 "virtual_size": disk.virtual_size_bytes,
-                "sha256": disk.images[0].sha256,
+                "sha256": history.top(point.id, disk.target).sha256,
             }
             for disk in point.disks
         },

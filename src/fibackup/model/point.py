@@ -223,7 +223,7 @@ class PointDisk:
         reason: Why it is a full, or on what proof it is an increment.
         parent: The point on whose image of this disk it lies, None for a full.
         virtual_size_bytes: What the guest saw.
-        images: The images this point added, top first; 1 or more.
+        images: The images this point added, top first; none when the disk is as at *parent*.
         content_sha256: sha256 of the disk's flat content, None when it was not taken.
     """
 
@@ -237,8 +237,6 @@ class PointDisk:
 
     def __attrs_post_init__(self) -> None:
         """Refuse images that do not lie on each other, and a kind that contradicts them."""
-        if not self.images:
-            raise ModelError(reason="a disk without an image", target=self.target)
         for image, under in zip(self.images, self.images[1:], strict=False):
             if image.backing != under.name:
                 raise ModelError(
@@ -246,11 +244,13 @@ class PointDisk:
                     target=self.target,
                 )
         full = self.kind is DiskKind.FULL
-        if full != (self.parent is None) or full != (self.images[-1].backing is None):
+        lies_on = self.images[-1].backing if self.images else self.parent
+        if full != (self.parent is None) or full != (lies_on is None):
             raise ModelError(
-                reason=f"{self.kind} on point {self.parent}, image on {self.images[-1].backing}",
-                target=self.target,
+                reason=f"{self.kind} on point {self.parent}, image on {lies_on}", target=self.target
             )
+        if full and not self.images:
+            raise ModelError(reason="a full without an image", target=self.target)
 
     @property
     def size_bytes(self) -> int:
@@ -451,6 +451,38 @@ class History:
         """
         return next((point for point in self.points if point.id == point_id), None)
 
+    def top(self, point_id: str, target: str) -> StoredImage:
+        """
+        Return the stored image that shows a disk at a point.
+
+        Args:
+            point_id: The point.
+            target: The disk.
+
+        Returns:
+            The point's own top image, or the one of the nearest parent that has any.
+
+        Raises:
+            NoSuchPointError: No such point, or the point has no such disk.
+            ManifestError: A parent is missing.
+
+        Source:
+            docs/store-format.md, ``images``.
+        """
+        disk = self.point(point_id).disk(target)
+        for _ in self.points:
+            if disk.images:
+                return disk.images[0]
+            parent = self.find(disk.parent or "")
+            if parent is None:
+                break
+            disk = parent.disk(target)
+        raise ManifestError(
+            reason=f"point {point_id} lies on point {disk.parent}, which is not there",
+            target=target,
+            path=str(self.path),
+        )
+
     def images(self, point_id: str, target: str) -> tuple[StoredImage, ...]:
         """
         Return every stored image that makes up a disk at a point.
@@ -478,7 +510,7 @@ class History:
                 for image in disk.images
             }
         )
-        chain: list[StoredImage] = [self.point(point_id).disk(target).images[0]]
+        chain: list[StoredImage] = [self.top(point_id, target)]
         while (backing := chain[-1].backing) is not None:
             if backing not in stored or len(chain) > MAX_DEPTH * max(1, len(self.points)):
                 raise ManifestError(

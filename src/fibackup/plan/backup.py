@@ -199,7 +199,7 @@ def _plan_disk(
         kind, reason, on, under, layers = DiskKind.FULL, parent, None, None, chain.images
     else:
         kind, on, layers = DiskKind.INCREMENT, parent.point.id, parent.new_layers
-        under = parent.disk.images[0].name
+        under = history.top(parent.point.id, chain.target).name
         reason = f"ledger, chain and store agree on the content of point {on}"
     names, copies, adopted = _store_layers(chain.target, layers, under, history, point)
     planned = PlannedDisk(chain.target, kind, reason, on, names, adopted)

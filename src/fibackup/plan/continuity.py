@@ -22,7 +22,7 @@ from attrs import frozen
 from fibackup.errors import ManifestError
 from fibackup.model.chain import BackingChain, Image
 from fibackup.model.ledger import Ledger, Overlay
-from fibackup.model.point import History, PointDisk, RestorePoint
+from fibackup.model.point import History, PointDisk, RestorePoint, StoredImage
 
 __all__ = ["Parent", "find_parent"]
 
@@ -94,7 +94,7 @@ def _witnesses(
     changed = _changed_below(chain.images[depth + 1 :], overlay, ledger)
     if changed is not None:
         return changed
-    if not _same_image(overlay, disk, ledger):
+    if not _same_image(overlay, history.top(point.id, chain.target), ledger):
         return f"the store's image of point {overlay.point} is not the one in the ledger"
     damage = _damage(history, point.id, chain.target)
     return damage if damage is not None else (point, disk)
@@ -109,7 +109,7 @@ def _damage(history: History, point: str, target: str) -> str | None:
     return f"the store's image {damage} is missing or has another size" if damage else None
 
 
-def _same_image(overlay: Overlay, disk: PointDisk, ledger: Ledger) -> bool:
+def _same_image(overlay: Overlay, top: StoredImage, ledger: Ledger) -> bool:
     """
     Tell whether the store's image is the one that the ledger means.
 
@@ -117,8 +117,8 @@ def _same_image(overlay: Overlay, disk: PointDisk, ledger: Ledger) -> bool:
     identity of the image it was copied from.
     """
     if overlay.sha256 is not None:
-        return overlay.sha256 == disk.images[0].sha256
-    source = disk.images[0].source
+        return overlay.sha256 == top.sha256
+    source = top.source
     under = ledger.image(overlay.below)
     return (
         under is not None and source.path == str(under.path) and source.identity == under.identity
