@@ -9,8 +9,9 @@ What a backup costs beside the plainest ways to copy the same images, measured i
     increment    what was written since the point before
     memory       peak of a process that backs up one large disk, through a daemon
 
-The contestants take turns, in another order each round, and every one begins with a cold cache of
-its sources, after a sync, and ends when its outputs are durable. What counts are the medians, and
+The contestants take turns, in a random order each round: what one leaves behind helps or harms the
+next. Every one begins after a sync, with none of the images in the page cache, and ends when its
+outputs are durable. What counts are the medians, and
 the ratio to ``cp``. fibackup alone also freezes and proves (libvirt), hashes (sha256), and leaves
 nothing in the page cache; ``snapshot + cp`` is the method of fi-backup.sh.
 """
@@ -132,10 +133,12 @@ def cached_bytes(path: Path) -> int:
     return sum(byte & 1 for byte in buffer.raw) * mmap.PAGESIZE
 
 
-def forget(paths: Sequence[Path]) -> None:
-    """Make files durable, then drop them from the page cache."""
+def forget(directory: Path) -> None:
+    """Make all files durable, then drop those below a directory from the page cache."""
     os.sync()
-    for path in paths:
+    for path in directory.rglob("*"):
+        if not path.is_file():
+            continue
         with path.open("rb") as stream:
             os.posix_fadvise(stream.fileno(), 0, 0, os.POSIX_FADV_DONTNEED)
 
@@ -381,8 +384,7 @@ def compete(stage: Stage, contestants: dict[str, Contestant]) -> dict[str, Resul
     results: dict[str, Result] = defaultdict(Result)
     names = list(contestants)
     for number in range(stage.sizes.rounds + 1):
-        turn = number % len(names)
-        for name in (*names[turn:], *names[:turn]):
+        for name in random.Random(number).sample(names, len(names)):
             found = Result() if number == 0 else results[name]
             measure(stage, contestants[name], found)
     return {name: results[name] for name in names}
@@ -393,7 +395,7 @@ def measure(stage: Stage, contestant: Contestant, result: Result) -> None:
     out = Path(tempfile.mkdtemp(dir=stage.hypervisor.root))
     counter = stage.counter
     with contestant(stage, out) as (sources, timed):
-        forget(sources)
+        forget(stage.hypervisor.images)
         before = (counter.processes, counter.calls)
         clock, cpu = time.monotonic(), cpu_seconds()
         report = timed()

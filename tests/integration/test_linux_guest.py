@@ -222,9 +222,7 @@ def test_the_guest_writes_on_after_the_thaw(story: Story) -> None:
     assert backups.guest.failures() == []
 
 
-def test_a_restored_point_boots(
-    story: Story, linux_guest: MakeLinuxGuest, tmp_path: Path
-) -> None:
+def test_a_restored_point_boots(story: Story, linux_guest: MakeLinuxGuest, tmp_path: Path) -> None:
     """A second domain on restored disks boots and continues the numbers without a gap."""
     backups, moments = story
     moment = moments[-1]

@@ -20,6 +20,7 @@ import re
 import shutil
 import stat
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from pathlib import Path, PurePosixPath
@@ -30,15 +31,21 @@ import pytest
 from fibackup import (
     BackupPolicy,
     DiskKind,
+    DomainBusyError,
+    Event,
     Executor,
     History,
     ImageFormat,
     LibvirtHost,
     Plan,
     PointDisk,
+    Quiesce,
     Report,
     RestorePoint,
+    StepError,
+    StepFinished,
     Store,
+    TakeSnapshot,
     plan_backup,
     plan_restore,
 )
@@ -106,7 +113,9 @@ class Series:
 
     def plan(self, *, full: bool = False, exclude: Sequence[str] = ()) -> Plan:
         """Plan the next point."""
-        policy = BackupPolicy(full=full, exclude=tuple(exclude), allow_paused=True)
+        policy = BackupPolicy(
+            full=full, exclude=tuple(exclude), quiesce=Quiesce.OFF, allow_paused=True
+        )
         found = self.host.read_domain(self.domain.name)
         return plan_backup(found, self.history, now=datetime.now(UTC), policy=policy)
 
@@ -240,7 +249,6 @@ def story(hypervisor: Embedded, tmp_path_factory: pytest.TempPathFactory) -> Ite
     scratch.chmod(0o755)
     (scratch / "store").mkdir()
     domain = hypervisor.block_domain(*shapes(scratch), devices_xml=SCSI)
-    umask = os.umask(0)
     try:
         with Store.create(scratch / "store") as store:
             made = Series(domain, LibvirtHost(hypervisor.connection), store, scratch)
@@ -248,11 +256,21 @@ def story(hypervisor: Embedded, tmp_path_factory: pytest.TempPathFactory) -> Ite
                 for target in domain.disks:
                     domain.write(target, number * 512 * KIB, 300 * 512, 0x10 + number)
                     domain.write(target, 3 * MIB + number * 512, 512, 0x20 + number)
-                made.backup()
+                with umask_000():
+                    made.backup()
             yield made
     finally:
-        os.umask(umask)
         domain.close()
+
+
+@contextmanager
+def umask_000() -> Iterator[None]:
+    """Let everybody read what is made with the default mode."""
+    before = os.umask(0)
+    try:
+        yield
+    finally:
+        os.umask(before)
 
 
 def stored_images(story: Series) -> list[tuple[Path, str | None, str]]:
@@ -273,7 +291,8 @@ def test_every_kind_of_disk_comes_back(story: Series) -> None:
     """
     assert set(story.domain.disks) == set(SHAPES)
     assert [len(references) for references in story.references.values()] == [len(SHAPES)] * 3
-    story.check()
+    with umask_000():
+        story.check()
 
 
 def test_the_first_point_is_full_and_the_others_are_increments(story: Series) -> None:
@@ -317,7 +336,6 @@ def test_sha256sum_agrees_with_the_manifest(story: Series) -> None:
 
 def test_nobody_else_may_read_the_store(story: Series) -> None:
     """Files of a store are 0600 and its directories 0700, even under the umask 000."""
-    assert os.umask(0) == 0
     inside = [path for path in Path(story.store.path).rglob("*") if path.is_dir()]
     files = [path for path in Path(story.store.path).rglob("*") if not path.is_dir()]
     assert {stat.S_IMODE(path.stat().st_mode) for path in inside} == {0o700}
@@ -651,6 +669,30 @@ def test_a_frozen_overlay_that_an_outsider_touched_is_stored_again(
     made.domain.write("vda", 6 * MIB, MIB, 0x62)
     last = made.backup()
     assert disk_of(last, "vda").parent == point_of(report).id
+    made.check()
+
+
+@pytest.mark.parametrize("image_format", ["qcow2", "raw"])
+def test_a_layer_that_changes_before_it_is_copied_stops_the_run(
+    block_domain: MakeBlockDomain, series: MakeSeries, image_format: str
+) -> None:
+    """What is not as it was right after the snapshot is not copied; the next run is right."""
+    made = series(block_domain(DiskSpec(format="raw" if image_format == "raw" else "qcow2")))
+    made.domain.write("vda", 0, MIB, 0x71)
+    frozen = made.domain.active("vda")
+
+    def touch(event: Event) -> None:
+        if isinstance(event, StepFinished) and isinstance(event.step, TakeSnapshot):
+            os.utime(frozen)
+
+    with pytest.raises(StepError, match="not frozen: other mtime") as failure:
+        Executor(made.host, made.store).run(made.plan(), on_event=touch)
+    assert isinstance(failure.value.__cause__, DomainBusyError)
+    assert failure.value.target == "vda"
+    assert str(made.domain.active("vda")) in failure.value.state
+    assert made.history.points == ()
+    made.domain.write("vda", MIB, MIB, 0x72)
+    assert len(disk_of(made.backup(), "vda").images) == 2
     made.check()
 
 

@@ -26,6 +26,7 @@ from typing import Any, cast
 import libvirt
 import pytest
 
+import fibackup
 from fibackup import (
     BackupPolicy,
     Executor,
@@ -46,7 +47,6 @@ from hypervisor import (
     MakeBlockDomain,
     MakeLinuxGuest,
     PrivateDaemon,
-    create_image,
     differences,
 )
 from hypervisor.host import run, tool
@@ -54,7 +54,7 @@ from hypervisor.host import run, tool
 pytestmark = pytest.mark.libvirt
 
 KIB = 1024
-SOURCES = Path(__file__).parents[2] / "src"
+SOURCES = Path(fibackup.__file__).parents[1]
 
 
 def backup(

@@ -11,20 +11,21 @@ Plan a forward-incremental backup: full or increment, under which names, in whic
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
-from datetime import datetime, timedelta
+from collections.abc import Mapping
+from datetime import datetime
 from pathlib import PurePosixPath
 
 from attrs import evolve, frozen
 
 from fibackup.errors import DomainStateError
-from fibackup.model.chain import MAX_DEPTH, OVERLAY_MARK, BackingChain, Image
+from fibackup.model.chain import MAX_DEPTH, BackingChain, Image
 from fibackup.model.domain import Disk, Domain, DomainState
 from fibackup.model.ledger import FrozenImage, KnownStore, Ledger, Overlay, Run, RunPhase
-from fibackup.model.point import DiskKind, History, StoredImage, format_point_id
+from fibackup.model.point import DiskKind, History
 from fibackup.model.snapshot import NewOverlay, Snapshot
 from fibackup.plan.consolidate import rolling
 from fibackup.plan.continuity import find_parent
+from fibackup.plan.layers import free_id, overlay_paths, store_layers
 from fibackup.plan.policy import BackupPolicy, Quiesce
 from fibackup.plan.selection import chain_of, check_disk, check_state, choose_disks, live_states
 from fibackup.plan.steps import (
@@ -110,7 +111,7 @@ def plan_backup(
     choice = choose_disks(domain, wishes)
     for disk in choice.disks:
         check_disk(domain, disk)
-    point = _free_id(now, domain, history)
+    point = free_id(now, domain, history)
     disks = _plan_disks(choice.disks, domain.ledger, history, point, full=wishes.full)
     freeze = _plan_freeze(domain, wishes)
     said = (freeze.detail,) if freeze.detail else ()
@@ -133,52 +134,13 @@ def plan_backup(
     )
 
 
-def _free_id(now: datetime, domain: Domain, history: History) -> str:
-    """Return the id for *now*, or for the first later second that no file carries yet."""
-    taken = set(history.taken_ids) | {point.id for point in history.points}
-    taken |= {
-        image.point_in_name
-        for disk in domain.disks
-        if disk.chain
-        for image in disk.chain
-        if image.point_in_name
-    }
-    taken |= {entry.point for entry in domain.ledger.overlays}
-    if domain.ledger.run is not None:
-        taken.add(domain.ledger.run.point)
-    time = now
-    while (point := format_point_id(time)) in taken:
-        time += timedelta(seconds=1)
-    return point
-
-
-def _overlay_paths(chains: Iterable[BackingChain], point: str) -> dict[str, PurePosixPath]:
-    """
-    Name the new overlays: ``<stem>.bimg-<point>`` beside the active layer.
-
-    Two disks whose images differ only in the suffix (``data.qcow2``, ``data.img``) keep it.
-    """
-    paths: dict[str, PurePosixPath] = {}
-    for chain in chains:
-        source = chain.active.path
-        ours = OVERLAY_MARK in source.name
-        stem = source.name.partition(OVERLAY_MARK)[0] if ours else source.stem
-        path = source.with_name(f"{stem}{OVERLAY_MARK}{point}")
-        name = source.name
-        while path in paths.values():
-            path = source.with_name(f"{name}{OVERLAY_MARK}{point}")
-            name = f"{name}-{chain.target}"
-        paths[chain.target] = path
-    return paths
-
-
 # --- full or increment --------------------------------------------------------------------------
 
 
 def _plan_disks(
     disks: tuple[Disk, ...], ledger: Ledger, history: History, point: str, *, full: bool
 ) -> tuple[_DiskPlan, ...]:
-    overlays = _overlay_paths(map(chain_of, disks), point)
+    overlays = overlay_paths(map(chain_of, disks), point)
     return tuple(
         _plan_disk(chain_of(disk), overlays[disk.target], ledger, history, point, full=full)
         for disk in disks
@@ -201,58 +163,9 @@ def _plan_disk(
         kind, on, layers = DiskKind.INCREMENT, parent.point.id, parent.new_layers
         under = history.top(parent.point.id, chain.target).name
         reason = f"ledger, chain and store agree on the content of point {on}"
-    names, copies, adopted = _store_layers(chain.target, layers, under, history, point)
+    names, copies, adopted = store_layers(chain.target, layers, under, history, point)
     planned = PlannedDisk(chain.target, kind, reason, on, names, adopted)
     return _DiskPlan(chain, overlay, kind, reason, on, copies, planned)
-
-
-def _store_layers(
-    target: str, layers: tuple[Image, ...], under: str | None, history: History, point: str
-) -> tuple[tuple[str, ...], tuple[CopyImage, ...], tuple[StoredImage, ...]]:
-    """Name the stored images of *layers* (top first), base first; adopt what is stored already."""
-    names: list[str] = []
-    copies: list[CopyImage] = []
-    adopted: list[StoredImage] = []
-    for above, image in reversed(tuple(enumerate(layers))):
-        known = _receipt(target, image, under, history) if above else None
-        if known is not None:
-            adopted.append(known)
-            under = known.name
-        else:
-            name = f"{point}-{above}.qcow2" if above else f"{point}.qcow2"
-            copies.append(_copy(target, image, name, under, frozen_already=above > 0))
-            under = name
-        names.append(under)
-    return tuple(reversed(names)), tuple(copies), tuple(reversed(adopted))
-
-
-def _copy(
-    target: str, image: Image, name: str, under: str | None, *, frozen_already: bool
-) -> CopyImage:
-    return CopyImage(
-        target=target,
-        source=image.path,
-        format=image.format,
-        name=name,
-        backing=under,
-        identity=image.identity if frozen_already else None,
-        estimate_bytes=image.allocated_bytes or 0,
-    )
-
-
-def _receipt(target: str, image: Image, under: str | None, history: History) -> StoredImage | None:
-    """Return the stored image that an unfinished run made of *image*, when it fits here."""
-    for receipt in history.receipts:
-        source = receipt.image.source
-        if (
-            receipt.target == target
-            and source.path == str(image.path)
-            and source.format == image.format
-            and source.identity == image.identity
-            and receipt.image.backing == under
-        ):
-            return receipt.image
-    return None
 
 
 # --- the steps ----------------------------------------------------------------------------------

@@ -1,0 +1,160 @@
+"""
+Names: of points, of overlays beside their sources, of images in the store.
+
+::
+
+    disk.bimg-A  (active)   ->  disk.bimg-B                 overlay of point B
+    layers to store         ->  B.qcow2 on B-1.qcow2 on A.qcow2
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from datetime import datetime, timedelta
+from pathlib import PurePosixPath
+
+from fibackup.model.chain import OVERLAY_MARK, BackingChain, Image
+from fibackup.model.domain import Domain
+from fibackup.model.point import History, StoredImage, format_point_id
+from fibackup.plan.steps import CopyImage
+
+__all__ = ["free_id", "overlay_paths", "store_layers"]
+
+_MAX_STEM_BYTES = 200
+
+
+def free_id(now: datetime, domain: Domain, history: History) -> str:
+    """
+    Return the id for *now*, or for the first later second that no file carries yet.
+
+    Args:
+        now: The time, aware.
+        domain: The domain, for its overlays and its ledger.
+        history: The store's points, receipts and files.
+
+    Source:
+        docs/store-format.md, ``id``: a name, used once.
+    """
+    taken = set(history.taken_ids) | {point.id for point in history.points}
+    taken |= {
+        image.point_in_name
+        for disk in domain.disks
+        if disk.chain
+        for image in disk.chain
+        if image.point_in_name
+    }
+    taken |= {entry.point for entry in domain.ledger.overlays}
+    if domain.ledger.run is not None:
+        taken.add(domain.ledger.run.point)
+    time = now
+    while (point := format_point_id(time)) in taken:
+        time += timedelta(seconds=1)
+    return point
+
+
+def overlay_paths(chains: Iterable[BackingChain], point: str) -> dict[str, PurePosixPath]:
+    """
+    Name the new overlays: ``<stem>.bimg-<point>`` beside the active layer.
+
+    Two disks whose images differ only in the suffix (``data.qcow2``, ``data.img``) keep it.
+
+    Args:
+        chains: Chains of the chosen disks.
+        point: Id of the point.
+
+    Returns:
+        The overlay of each target; no path twice.
+
+    Source:
+        docs/backup.md.
+    """
+    paths: dict[str, PurePosixPath] = {}
+    for chain in chains:
+        source = chain.active.path
+        ours = OVERLAY_MARK in source.name
+        stem = _short(source.name.partition(OVERLAY_MARK)[0] if ours else source.stem)
+        path = source.with_name(f"{stem}{OVERLAY_MARK}{point}")
+        name = _short(source.name)
+        while path in paths.values():
+            path = source.with_name(f"{name}{OVERLAY_MARK}{point}")
+            name = f"{name}-{chain.target}"
+        paths[chain.target] = path
+    return paths
+
+
+def _short(name: str) -> str:
+    """Return what of *name* leaves room for the point: a file name has 255 bytes at most."""
+    data = name.encode(errors="surrogateescape")
+    return name if len(data) <= _MAX_STEM_BYTES else data[:_MAX_STEM_BYTES].decode(errors="ignore")
+
+
+def store_layers(
+    target: str,
+    layers: tuple[Image, ...],
+    under: str | None,
+    history: History,
+    point: str,
+    *,
+    frozen: bool = False,
+) -> tuple[tuple[str, ...], tuple[CopyImage, ...], tuple[StoredImage, ...]]:
+    """
+    Name the stored images of *layers*; adopt what is stored already.
+
+    Args:
+        target: The disk.
+        layers: Images that the point is to add, top first.
+        under: Name of the stored image that they lie on, None for a full.
+        history: The store, for its receipts.
+        point: Id of the point.
+        frozen: True: the top image too is frozen already (the domain is off).
+
+    Returns:
+        Names, top first; the copies to make, base first; the adopted images, top first.
+
+    Source:
+        docs/store-format.md, "Receipts".
+    """
+    names: list[str] = []
+    copies: list[CopyImage] = []
+    adopted: list[StoredImage] = []
+    for above, image in reversed(tuple(enumerate(layers))):
+        settled = frozen or above > 0
+        known = _receipt(target, image, under, history) if settled else None
+        if known is not None:
+            adopted.append(known)
+            under = known.name
+        else:
+            name = f"{point}-{above}.qcow2" if above else f"{point}.qcow2"
+            copies.append(_copy(target, image, name, under, frozen_already=settled))
+            under = name
+        names.append(under)
+    return tuple(reversed(names)), tuple(copies), tuple(reversed(adopted))
+
+
+def _copy(
+    target: str, image: Image, name: str, under: str | None, *, frozen_already: bool
+) -> CopyImage:
+    return CopyImage(
+        target=target,
+        source=image.path,
+        format=image.format,
+        name=name,
+        backing=under,
+        identity=image.identity if frozen_already else None,
+        estimate_bytes=image.allocated_bytes or 0,
+    )
+
+
+def _receipt(target: str, image: Image, under: str | None, history: History) -> StoredImage | None:
+    """Return the stored image that an unfinished run made of *image*, when it fits here."""
+    for receipt in history.receipts:
+        source = receipt.image.source
+        if (
+            receipt.target == target
+            and source.path == str(image.path)
+            and source.format == image.format
+            and source.identity == image.identity
+            and receipt.image.backing == under
+        ):
+            return receipt.image
+    return None

@@ -1,0 +1,660 @@
+"""The command line as users, cron and scripts meet it: a process, its output, its exit code."""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import json
+import os
+import signal
+import stat
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from hashlib import sha256
+from pathlib import Path
+from typing import Any
+
+import libvirt
+import pytest
+
+import fibackup as fb
+from hypervisor import (
+    MIB,
+    BlockDomain,
+    DiskSpec,
+    GuestOptions,
+    ImageFormat,
+    MakeBlockDomain,
+    MakeLinuxGuest,
+    PrivateDaemon,
+    differences,
+    read_records,
+)
+
+pytestmark = pytest.mark.libvirt
+
+SOURCE = Path(fb.__file__).resolve().parents[1]
+NO_WARNING = ("--quiesce", "off")
+LEDGER = "urn:fibackup:ledger:1"
+SIGNALS = pytest.mark.parametrize(
+    ("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)], ids=["ctrl-c", "term"]
+)
+
+# Runs the command line in a process that sends itself a signal in a chosen phase.
+IN_PHASE = """
+import os, sys
+import fibackup as fb
+import fibackup.host.flatten, fibackup.host.store
+from fibackup.cli import main
+
+phase, number, *words = sys.argv[1:]
+sent = []
+
+def send():
+    if not sent:
+        sent.append(os.kill(os.getpid(), int(number)))
+
+def wrap(owner, name, before=False):
+    real = getattr(owner, name)
+    def wrapped(*args, **options):
+        if before:
+            send()
+        try:
+            return real(*args, **options)
+        finally:
+            send()
+    setattr(owner, name, wrapped)
+
+match phase:
+    case "read": wrap(fb.LibvirtHost, "read_domain", before=True)
+    case "before the snapshot": wrap(fb.LibvirtHost, "write_ledger")
+    case "freeze": wrap(fb.LibvirtHost, "freeze")
+    case "snapshot": wrap(fb.LibvirtHost, "take_snapshot", before=True)
+    case "copy": wrap(fibackup.host.store, "copy_image", before=True)
+    case "publish": wrap(fb.Store, "publish", before=True)
+    case "verify": wrap(fibackup.host.flatten, "hash_file", before=True)
+    case "restore": wrap(fibackup.host.flatten, "convert", before=True)
+code = main(words)
+assert sent, "the phase was not reached"
+sys.exit(code)
+"""
+
+
+def environment(**more: str) -> dict[str, str]:
+    """Return the environment of child processes that import fibackup."""
+    return {
+        **os.environ,
+        "PYTHONPATH": str(SOURCE),
+        "PYTHONDONTWRITEBYTECODE": "1",
+        "NO_COLOR": "1",
+        **more,
+    }
+
+
+@dataclass
+class Shell:
+    """A user's shell beside a daemon and a directory for a store."""
+
+    daemon: PrivateDaemon
+    store: Path
+    out: Path
+    host: fb.LibvirtHost
+    references: dict[str, dict[str, Path]] = field(default_factory=dict)
+
+    def run(
+        self,
+        *words: str | Path,
+        code: int = 0,
+        python: tuple[str, ...] = ("-m", "fibackup"),
+        **variables: str,
+    ) -> subprocess.CompletedProcess[str]:
+        """Run the command line; check its exit code, and that it shows no traceback."""
+        done = subprocess.run(
+            [sys.executable, *python, *map(str, words)],
+            check=False,
+            capture_output=True,
+            text=True,
+            errors="surrogateescape",
+            env=environment(**variables),
+            timeout=120,
+        )
+        assert "Traceback" not in done.stderr
+        assert done.returncode == code, done
+        return done
+
+    def words(self, *more: str | Path, verb: str = "backup") -> tuple[str | Path, ...]:
+        """Return the arguments of a backup into the store."""
+        return (verb, "-c", self.daemon.uri, "-s", self.store, "--allow-paused", *more)
+
+    def in_phase(
+        self, phase: str, number: int, code: int, *words: str | Path
+    ) -> subprocess.CompletedProcess[str]:
+        """Run the command line, and send it a signal when it has come that far."""
+        return self.run(phase, str(number), *words, code=code, python=("-c", IN_PHASE))
+
+    def backup(self, domain: BlockDomain, number: int, *more: str) -> dict[str, Any]:
+        """Write as the guest, keep what it has, back up; return the point as JSON has it."""
+        for target in domain.disks:
+            domain.write(target, number * 256 * 1024, 320 * 1024, number)
+        references = {target: domain.reference(target, f"p{number}") for target in domain.disks}
+        done = self.run(*self.words("--json", *more, domain.uuid))
+        (result,) = json.loads(done.stdout)["results"]
+        assert result["ok"] is True
+        point: dict[str, Any] = result["report"]["point"]
+        self.references[point["id"]] = references
+        return point
+
+    def restores(self, domain: BlockDomain, point: str) -> None:
+        """Restore a point and compare it with what the guest had."""
+        into = self.out / f"{point}-{len(list(self.out.iterdir()))}"
+        self.run("restore", "-s", self.store, domain.uuid, "--point", point, "--into", into)
+        for image in into.iterdir():
+            reference = self.references[point][image.stem]
+            assert differences(image, "qcow2", reference) == ""
+
+    def points(self, domain: BlockDomain) -> list[dict[str, Any]]:
+        """Return what ``list --json`` says."""
+        done = self.run("list", "-s", self.store, "--json", domain.uuid)
+        points: list[dict[str, Any]] = json.loads(done.stdout)["points"]
+        return points
+
+    def picture(self, domain: BlockDomain) -> tuple[object, ...]:
+        """Return all that a command which fails early must leave as it was."""
+        try:
+            ledger = domain.dom.metadata(libvirt.VIR_DOMAIN_METADATA_ELEMENT, LEDGER, 0)
+        except libvirt.libvirtError:
+            ledger = ""
+        names = sorted(str(path) for path in domain.directory.rglob("*"))
+        return ledger, names, domain.dom.XMLDesc(0), domain.dom.state()[0], tree(self.store)
+
+
+def tree(directory: Path) -> dict[str, tuple[int, str]]:
+    """Return every file below a directory but the locks: mode and hash."""
+    return {
+        str(path.relative_to(directory)): (
+            path.lstat().st_mode,
+            sha256(path.read_bytes()).hexdigest() if stat.S_ISREG(path.lstat().st_mode) else "",
+        )
+        for path in sorted(directory.rglob("*"))
+        if path.name not in {"lock", "lock.readers"}
+    }
+
+
+def temporary_files(directory: Path) -> list[Path]:
+    """Return what no command may leave behind."""
+    return sorted(directory.rglob(".*.tmp"))
+
+
+def wait_until(holds: Callable[[], object], seconds: float = 60) -> None:
+    """Wait until something holds."""
+    deadline = time.monotonic() + seconds
+    while not holds():
+        assert time.monotonic() < deadline
+        time.sleep(0.002)
+
+
+@pytest.fixture
+def shell(private_daemon: PrivateDaemon, tmp_path: Path) -> Shell:
+    """Give a shell with an empty directory for a store."""
+    store, out = tmp_path / "store", tmp_path / "out"
+    for path in (store, out):
+        path.mkdir()
+    return Shell(private_daemon, store, out, fb.LibvirtHost(private_daemon.connection))
+
+
+@pytest.fixture
+def domain(shell: Shell, block_domain: MakeBlockDomain) -> BlockDomain:
+    """Give a paused domain with two disks."""
+    return block_domain(DiskSpec(), DiskSpec(target="vdb", format="raw"), on=shell.daemon)
+
+
+# -- what the verbs print ------------------------------------------------------------------------
+
+
+def test_a_story_for_people(shell: Shell, domain: BlockDomain) -> None:
+    """Each verb tells people what they need: data on stdout, talk on stderr."""
+    domain.write("vda", 0, MIB, 1)
+    reference = domain.reference("vda", "first")
+    saved = shell.run(*shell.words(*NO_WARNING, domain.name))
+    assert saved.stdout.startswith(f"backup of {domain.name} done in ")
+    assert "copied " in saved.stdout
+    assert "take one snapshot of vda, vdb" in saved.stderr
+    listed = shell.run("list", "--store", shell.store)
+    assert domain.uuid in listed.stdout
+    assert "vda,vdb" in listed.stdout
+    drawn = shell.run("chain", "-c", shell.daemon.uri, "--store", shell.store, domain.name)
+    assert "active layer" in drawn.stdout
+    assert "stored" in drawn.stdout
+    into = shell.out / "story"
+    restored = shell.run("restore", "-s", shell.store, domain.name, "--into", into)
+    assert str(into / "vda.qcow2") in restored.stdout
+    assert differences(into / "vda.qcow2", "qcow2", reference) == ""
+    assert (listed.stderr, drawn.stderr) == ("", "")
+
+
+def test_a_story_for_scripts(shell: Shell, domain: BlockDomain) -> None:
+    """With --json each verb prints one document, whose fields are there for good."""
+    first, second = shell.backup(domain, 1), shell.backup(domain, 2)
+    listed = shell.points(domain)
+    assert [point["id"] for point in listed] == [first["id"], second["id"]]
+    assert [point["kind"] for point in listed] == ["full", "increment"]
+    assert listed[1]["parent"] == first["id"]
+    for point in listed:
+        assert {"id", "domain", "uuid", "time", "kind", "consistency", "parent"} < set(point)
+        assert (point["domain"], point["uuid"]) == (domain.name, domain.uuid)
+        assert set(point["disks"]) == {"vda", "vdb"}
+        for target, disk in point["disks"].items():
+            assert {"image", "bytes", "virtual_size", "sha256"} <= set(disk)
+            (image,) = shell.store.glob(f"*/{target}/{disk['image']}")
+            assert image.stat().st_size == disk["bytes"]
+            assert sha256(image.read_bytes()).hexdigest() == disk["sha256"]
+    chain = json.loads(shell.run("chain", "-c", shell.daemon.uri, "--json", domain.uuid).stdout)
+    assert chain["domain"]["uuid"] == domain.uuid
+    assert len(chain["domain"]["disks"][0]["chain"]["images"]) == 3
+    words = ("restore", "-s", shell.store, domain.name, "--json", "--point", first["id"])
+    for more in (("--dry-run",), ()):
+        done = shell.run(*words, "--into", shell.out / "json", *more)
+        (result,) = json.loads(done.stdout)["results"]
+        assert (result["domain"], result["ok"]) == (domain.name, True)
+        assert ("plan" in result, (shell.out / "json").exists()) == (bool(more), not more)
+    for point in (first, second):
+        shell.restores(domain, point["id"])
+
+
+def test_a_dry_run_changes_nothing(shell: Shell, domain: BlockDomain) -> None:
+    """--dry-run prints the plan, makes no store, and leaves domain and store as they are."""
+    for _ in range(2):
+        before = shell.picture(domain)
+        said = shell.run(*shell.words("--dry-run", domain.name))
+        assert said.stdout.startswith(f"backup of {domain.name}, point ")
+        assert "publish point" in said.stdout
+        document = json.loads(shell.run(*shell.words("-n", "--json", domain.name)).stdout)
+        plan = fb.decode(fb.Plan, document["results"][0]["plan"])
+        assert {decision.target for decision in plan.decisions} == {"vda", "vdb"}
+        assert shell.picture(domain) == before
+        shell.backup(domain, 1)
+    (point, _) = shell.points(domain)
+    shell.restores(domain, point["id"])
+
+
+def test_quiet_is_quiet(shell: Shell, domain: BlockDomain) -> None:
+    """-q says nothing at all when all is well, and only the error when it is not."""
+    done = shell.run(*shell.words("-q", domain.name))
+    assert (done.stdout, done.stderr) == ("", "")
+    done = shell.run("restore", "-s", shell.store, domain.name, "--into", shell.out / "q", "-q")
+    assert (done.stdout, done.stderr) == ("", "")
+    done = shell.run(*shell.words("-q", "nobody"), code=1)
+    assert (done.stdout, len(done.stderr.splitlines())) == ("", 1)
+    done = shell.run(*shell.words("--no-progress", domain.name))
+    assert (done.stdout != "", done.stderr) == (True, "")
+
+
+def test_some_disks_only(shell: Shell, domain: BlockDomain) -> None:
+    """--disk and --exclude choose disks; a wrong one is refused with the ones that there are."""
+    one = shell.backup(domain, 1, "--disk", "vda")
+    two = shell.backup(domain, 2, "--exclude", "vda")
+    assert [[disk["target"] for disk in point["disks"]] for point in (one, two)] == [
+        ["vda"],
+        ["vdb"],
+    ]
+    before = shell.picture(domain)
+    done = shell.run(*shell.words("--disk", "vdz", domain.name), code=1)
+    assert "it has: vda, vdb" in done.stderr
+    done = shell.run(*shell.words("--disk", "vda", "--exclude", "vda", domain.name), code=1)
+    assert "asked for and excluded: vda" in done.stderr
+    assert shell.picture(domain) == before
+    into = shell.out / "raw"
+    words = ("--point", one["id"], "--disk", "vda", "--format", "raw", "--into", into)
+    shell.run("restore", "-s", shell.store, domain.uuid, *words)
+    assert [path.name for path in into.iterdir()] == ["vda.raw"]
+    assert differences(into / "vda.raw", "raw", shell.references[one["id"]]["vda"]) == ""
+    done = shell.run("restore", "-s", shell.store, domain.uuid, *words[:2], "--disk", "vdb",
+                     "--into", into, code=1)  # fmt: skip
+    assert "does not have the disk" in done.stderr
+
+
+# -- exit codes ----------------------------------------------------------------------------------
+
+
+def test_warnings_count_when_told_so(shell: Shell, domain: BlockDomain) -> None:
+    """--strict turns a warning, here of a freeze that was not had, into exit 4."""
+    assert "warning" in shell.run(*shell.words("--strict", domain.name), code=4).stdout
+    assert "warning" in shell.run(*shell.words("-n", "--strict", domain.name), code=4).stdout
+    shell.run(*shell.words(domain.name))
+    shell.run(*shell.words("--strict", *NO_WARNING, domain.name))
+    assert len(shell.points(domain)) == 3
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        (),
+        ("frobnicate",),
+        ("backup", "x"),
+        ("backup", "--store", "/nowhere"),
+        ("backup", "--store", "/nowhere", "--all", "x"),
+        ("backup", "--store", "/nowhere", "--quiesce", "perhaps", "x"),
+        ("restore", "--store", "/nowhere", "x"),
+        ("restore", "--store", "/nowhere", "x", "--into", "/nowhere", "--format", "vmdk"),
+        ("backup", "--store", "/nowhere", "-rf"),
+    ],
+)
+def test_wrong_usage(shell: Shell, words: tuple[str, ...]) -> None:
+    """What cannot be understood is exit 2, with a word on stderr and nothing on stdout."""
+    done = shell.run(*words, code=2)
+    assert done.stdout == ""
+    assert "fibackup" in done.stderr
+
+
+def test_what_is_not_there(shell: Shell, domain: BlockDomain) -> None:
+    """An unknown domain, point or hypervisor is exit 1, and makes no store."""
+    assert "nobody" in shell.run(*shell.words("nobody"), code=1).stderr
+    done = shell.run(*shell.words("--json", "nobody"), code=1)
+    (result,) = json.loads(done.stdout)["results"]
+    assert (result["ok"], result["error"]["type"]) == (False, "NoSuchDomainError")
+    assert list(shell.store.iterdir()) == []
+    words = ("backup", "-c", "qemu+unix:///system?socket=/nowhere", "-s", shell.store, "x")
+    assert "cannot connect" in shell.run(*words, code=1).stderr
+    done = shell.run("backup", "-c", "qemu+ssh://far/system", "-s", shell.store, "x", code=3)
+    assert "on another machine" in done.stderr
+    assert list(shell.store.iterdir()) == []
+    point = shell.backup(domain, 1)
+    restore = ("restore", "-s", shell.store, "--into", shell.out / "x")
+    assert point["id"] in shell.run(*restore, domain.name, "--point", "never", code=1).stderr
+    assert "no point of this domain" in shell.run(*restore, "nobody", code=1).stderr
+    assert not (shell.out / "x").exists()
+
+
+def test_what_is_no_store(shell: Shell, domain: BlockDomain, tmp_path: Path) -> None:
+    """A directory that is missing, or holds something else, is exit 10 and stays as it was."""
+    full = tmp_path / "full"
+    full.mkdir()
+    (full / "letter").write_text("mine")
+    before = tree(full)
+    for path in (tmp_path / "missing", full, full / "letter"):
+        for more in ((), ("-n",)):
+            words = ("backup", "-c", shell.daemon.uri, "--allow-paused", domain.name, "-s", path)
+            assert shell.run(*words, *more, code=10).stdout == ""
+        for verb in (("list",), ("restore", "x", "--into", tmp_path / "into")):
+            assert shell.run(*verb, "-s", path, code=10).stdout == ""
+    assert not (tmp_path / "missing").exists()
+    assert not (tmp_path / "into").exists()
+    assert tree(full) == before
+    shell.restores(domain, shell.backup(domain, 1)["id"])
+
+
+def test_a_store_in_use_a_damaged_one_and_a_busy_domain(shell: Shell, domain: BlockDomain) -> None:
+    """Locked is exit 11, damaged 12, a domain that is off 13; each leaves things as they were."""
+    first = shell.backup(domain, 1)
+    (lock,) = shell.store.glob("*/lock")
+    with lock.open("r+b") as held:
+        fcntl.flock(held, fcntl.LOCK_EX)
+        before = shell.picture(domain)
+        assert "another run holds the lock" in shell.run(*shell.words(domain.name), code=11).stderr
+        assert shell.picture(domain) == before
+        shell.restores(domain, first["id"])  # readers work beside a writer
+    (image,) = shell.store.glob("*/vda/*.qcow2")
+    good = image.read_bytes()
+    image.write_bytes(good[:-512])
+    words = ("restore", "-s", shell.store, domain.uuid, "--into", shell.out / "bad")
+    assert image.name in shell.run(*words, code=12).stderr
+    assert not (shell.out / "bad").exists()
+    image.write_bytes(good)
+    domain.destroy()
+    before = shell.picture(domain)
+    assert f"virsh start {domain.uuid}" in shell.run(*shell.words(domain.name), code=13).stderr
+    assert shell.picture(domain) == before
+    domain.start()
+    paused = ("backup", "-c", shell.daemon.uri, "-s", shell.store, domain.name)
+    assert "virsh resume" in shell.run(*paused, code=13).stderr
+    shell.restores(domain, shell.backup(domain, 2)["id"])
+
+
+def test_one_bad_domain_does_not_hide_the_others(
+    shell: Shell, domain: BlockDomain, block_domain: MakeBlockDomain
+) -> None:
+    """With --all, a domain that cannot be backed up is exit 5, and all the others have a point."""
+    other = block_domain(on=shell.daemon)
+    off = block_domain(on=shell.daemon, start=False)
+    done = shell.run(*shell.words("--all", "--json"), code=5)
+    results = {each["domain"]: each for each in json.loads(done.stdout)["results"]}
+    assert {off.uuid, domain.uuid, other.uuid} == set(results)
+    assert results[off.uuid]["error"]["exit_code"] == 13
+    assert results[off.uuid]["error"]["type"] == "DomainStateError"
+    assert off.name in done.stderr
+    for good in (domain, other):
+        assert results[good.uuid]["ok"] is True
+    shell.run(*shell.words("--running"))
+    assert [len(shell.points(each)) for each in (domain, other)] == [2, 2]
+    shell.run("list", "-s", shell.store, off.uuid, code=1)
+    shell.run(*shell.words(domain.name, off.name, "nobody"), code=5)
+    shell.run(*shell.words(off.name, "nobody"), code=13)
+    shell.restores(other, shell.backup(other, 1)["id"])
+
+
+def test_an_empty_hypervisor_and_an_empty_store(shell: Shell, domain: BlockDomain) -> None:
+    """Nothing to list is no error: an empty list, exit 0."""
+    domain.close()
+    fb.Store.create(shell.store).close()
+    assert json.loads(shell.run("list", "-s", shell.store, "--json").stdout) == {"points": []}
+    assert shell.run("list", "-s", shell.store).stdout == ""
+    assert json.loads(shell.run(*shell.words("--running", "--json")).stdout) == {"results": []}
+
+
+# -- terminals, pipes and locales ----------------------------------------------------------------
+
+
+def test_names_never_reach_a_terminal_raw(shell: Shell) -> None:
+    """Terminal escapes and bidirectional marks in names are shown as such, in every output."""
+    name = "evil\u202eeman\x9b31m"
+    domain = BlockDomain(shell.daemon, name, {"vda": DiskSpec()}, "")
+    try:
+        refused = shell.run(*shell.words(name), code=13)
+        domain.start()
+        shell.backup(domain, 1)
+        said = [
+            refused,
+            shell.run(*shell.words(name, "-v")),
+            shell.run(*shell.words("-n", name)),
+            shell.run("chain", "-c", shell.daemon.uri, "-s", shell.store, name),
+            shell.run("list", "-s", shell.store),
+            shell.run("list", "-s", shell.store, "--json"),
+            shell.run("restore", "-s", shell.store, name, "--into", shell.out / "x"),
+            shell.run("restore", "-s", shell.store, name, "--into", shell.out / "x", code=1),
+            shell.run("list", "-s", shell.store, "nobody\x1b[31m\n", code=1),
+        ]
+        for done in said:
+            raw = {"\u202e", "\x9b", "\x1b"} & set(done.stdout + done.stderr)
+            assert not raw, (raw, done)
+        assert "\\u202e" in said[4].stdout
+        assert said[5].stdout.isascii()
+        for encoding in ("ascii", "latin-1"):
+            shell.run("list", "-s", shell.store, PYTHONIOENCODING=encoding)
+    finally:
+        domain.close()
+
+
+def test_letters_that_the_locale_lacks(shell: Shell) -> None:
+    """A name with letters that stdout cannot show is shown by their numbers, not a traceback."""
+    domain = BlockDomain(shell.daemon, "wéb-\u9b45", {"vda": DiskSpec()}, "")
+    try:
+        domain.start()
+        shell.backup(domain, 1)
+        done = shell.run("list", "-s", shell.store, PYTHONIOENCODING="ascii")
+        assert "w\\xe9b-\\u9b45" in done.stdout
+        shell.run(*shell.words(domain.name), PYTHONIOENCODING="ascii")
+        assert len(shell.points(domain)) == 2
+    finally:
+        domain.close()
+
+
+def test_a_reader_that_goes_away_and_a_disk_that_is_full(shell: Shell, domain: BlockDomain) -> None:
+    """A closed pipe or a full disk behind stdout is exit 1, never a traceback."""
+    point = shell.backup(domain, 1)
+    listing = [sys.executable, "-m", "fibackup", "list", "-s", str(shell.store), "--json"]
+    read, write = os.pipe()
+    os.close(read)
+    for out in (write, os.open("/dev/full", os.O_WRONLY)):
+        done = subprocess.run(
+            listing, check=False, stdout=out, stderr=subprocess.PIPE, text=True, env=environment()
+        )
+        os.close(out)
+        assert done.returncode == 1
+        assert "Traceback" not in done.stderr
+        assert "Exception" not in done.stderr
+    shell.restores(domain, point["id"])
+
+
+# -- signals -------------------------------------------------------------------------------------
+
+
+@SIGNALS
+def test_a_signal_in_every_phase_of_a_backup(
+    shell: Shell, domain: BlockDomain, number: int, code: int
+) -> None:
+    """Wherever a signal comes, the run ends cleanly and the next one picks up what was frozen."""
+    shell.backup(domain, 1)
+    for step, phase in enumerate(("read", "before the snapshot", "snapshot", "copy", "publish"), 2):
+        domain.write("vda", 0, MIB, step)
+        points = len(shell.points(domain))
+        done = shell.in_phase(phase, number, code, *shell.words("--json", domain.uuid))
+        (result,) = json.loads(done.stdout)["results"]
+        assert result["error"]["type"] == "CancelledError", phase
+        assert result["error"]["exit_code"] == 130, phase
+        assert temporary_files(shell.store) == [], phase
+        assert domain.dom.state()[0] == libvirt.VIR_DOMAIN_PAUSED
+        published = phase == "publish"  # and only the ledger's last word is missing
+        assert len(shell.points(domain)) == points + published, phase
+        if phase == "read":
+            assert "state" not in result["error"]
+        elif phase == "before the snapshot":
+            assert result["error"]["state"].startswith("no snapshot was taken"), phase
+        else:
+            assert "delete neither these nor their backing files" in result["error"]["state"]
+        point = shell.backup(domain, step)
+        assert {disk["kind"] for disk in point["disks"]} == {"increment"}, phase
+        shell.restores(domain, point["id"])
+
+
+@SIGNALS
+def test_a_signal_in_every_phase_of_a_restore(
+    shell: Shell, domain: BlockDomain, number: int, code: int
+) -> None:
+    """A restore that is interrupted leaves no file, and can be started again."""
+    point = shell.backup(domain, 1)
+    before = tree(shell.store)
+    for phase in ("verify", "restore"):
+        into = shell.out / f"{phase}-{number}"
+        words = ("restore", "-s", shell.store, domain.uuid, "--into", into)
+        done = shell.in_phase(phase, number, code, *words)
+        assert done.stdout == ""
+        assert [path for path in shell.out.rglob("*") if path.is_file()] == []
+    assert tree(shell.store) == before
+    shell.restores(domain, point["id"])
+
+
+@contextlib.contextmanager
+def child(*words: str | Path) -> Iterator[subprocess.Popen[str]]:
+    """Start the command line in a process group of its own, as a shell does."""
+    process = subprocess.Popen(
+        [sys.executable, "-m", "fibackup", *map(str, words)],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        env=environment(),
+        start_new_session=True,
+    )
+    try:
+        yield process
+    finally:
+        if process.poll() is None:
+            process.kill()
+        process.communicate()
+
+
+def members(group: int) -> list[int]:
+    """Return the pids of the processes in a group, but its leader."""
+    found = []
+    for entry in Path("/proc").glob("[0-9]*/stat"):
+        with contextlib.suppress(OSError):
+            fields = entry.read_text().rpartition(")")[2].split()
+            if int(fields[2]) == group and fields[0] != "Z" and int(entry.parent.name) != group:
+                found.append(int(entry.parent.name))
+    return found
+
+
+@pytest.mark.parametrize("image_format", ["qcow2", "raw"])
+def test_ctrl_c_while_a_big_image_is_copied(
+    shell: Shell, block_domain: MakeBlockDomain, image_format: ImageFormat
+) -> None:
+    """Ctrl-C reaches the whole group, qemu-img too: exit 130, and nothing is left of the copy."""
+    domain = block_domain(DiskSpec(format=image_format, size_bytes=512 * MIB), on=shell.daemon)
+    domain.write("vda", 0, 256 * MIB, 7)
+    with child(*shell.words(domain.uuid)) as process:
+        wait_until(lambda: list(shell.store.rglob(".*.qcow2.tmp")) or process.poll() is not None)
+        if image_format == "raw":
+            wait_until(lambda: members(process.pid) or process.poll() is not None)
+        os.killpg(process.pid, signal.SIGINT)
+        out, error = process.communicate(timeout=60)
+        group = process.pid
+    assert (process.returncode, out) == (130, ""), error
+    assert "Traceback" not in error
+    assert members(group) == []
+    assert temporary_files(shell.store) == []
+    assert not list(shell.store.glob("*/*.json"))
+    point = shell.backup(domain, 1)
+    assert {disk["kind"] for disk in point["disks"]} == {"full"}
+    into = shell.out / "into"
+    words = ("restore", "-s", shell.store, domain.uuid, "--into", into)
+    with child(*words) as process:
+        wait_until(lambda: list(shell.out.rglob(".*.tmp")) or process.poll() is not None)
+        os.killpg(process.pid, signal.SIGINT)
+        out, error = process.communicate(timeout=60)
+    assert (process.returncode, out, "Traceback" in error) == (130, "", False), error
+    assert [path for path in shell.out.rglob("*") if path.is_file()] == []
+    shell.restores(domain, point["id"])
+
+
+def test_two_signals_are_as_good_as_one(shell: Shell, domain: BlockDomain) -> None:
+    """An impatient user who presses Ctrl-C again and again does no harm."""
+    domain.write("vda", 0, 32 * MIB, 7)
+    with child(*shell.words(domain.uuid)) as process:
+        wait_until(lambda: list(shell.store.rglob("lock")) or process.poll() is not None)
+        while process.poll() is None:
+            with contextlib.suppress(ProcessLookupError):
+                process.send_signal(signal.SIGINT)
+            with contextlib.suppress(subprocess.TimeoutExpired):
+                process.wait(0.001)
+        out, error = process.communicate()
+    # the last signal may find a Python that is ending: a shell shows 130 for that as well
+    assert process.returncode in {130, -signal.SIGINT}, error
+    assert (out, "Traceback" in error) == ("", False), error
+    assert temporary_files(shell.store) == []
+    shell.restores(domain, shell.backup(domain, 1)["id"])
+
+
+@SIGNALS
+def test_a_signal_never_leaves_a_guest_frozen(
+    shell: Shell, linux_guest: MakeLinuxGuest, number: int, code: int
+) -> None:
+    """A signal between freeze and thaw ends the run after the thaw: the guest writes on."""
+    guest = linux_guest(
+        DiskSpec(size_bytes=128 * MIB), options=GuestOptions(record_kib=4), on=shell.daemon
+    )
+    words = shell.words("--quiesce", "require", "--json", guest.uuid)
+    done = shell.in_phase("freeze", number, code, *words)
+    (result,) = json.loads(done.stdout)["results"]
+    assert result["error"]["type"] == "CancelledError"
+    assert "snapshot" in "".join(result["error"]["done"])
+    assert guest.dom.fsInfo(0), "a frozen agent refuses this"
+    durable = guest.wait_more()
+    assert guest.dom.state()[0] == libvirt.VIR_DOMAIN_RUNNING
+    assert temporary_files(shell.store) == []
+    shell.run(*words)
+    into = shell.out / f"guest-{number}"
+    shell.run("restore", "-s", shell.store, guest.uuid, "--into", into, "--format", "raw")
+    assert len(read_records(into / "vda.raw", "vda", replay_journal=True)) >= durable
+    guest.close()

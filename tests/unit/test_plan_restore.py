@@ -1,0 +1,96 @@
+"""Facts about the plan of a restore."""
+
+from pathlib import PurePosixPath
+
+import pytest
+from attrs import evolve
+
+from fibackup.errors import FibackupError, ManifestError, NoSuchPointError, PolicyError, VerifyError
+from fibackup.host.executor import Executor
+from fibackup.model import History
+from fibackup.plan import FlattenImage, ImageFormat, Plan, plan_backup, plan_restore
+from fibackup.testing import FakeHost, FakeStore
+
+INTO = PurePosixPath("/into")
+
+
+def two_points() -> History:
+    """Return the history of a domain with two disks and two points."""
+    host = FakeHost()
+    uuid = host.add_domain("web1", {"vda": {0: 1}, "vdb": {}})
+    store = FakeStore(host)
+    for _ in range(2):
+        plan = plan_backup(host.read_domain(uuid), store.read_history(uuid), now=host.now)
+        Executor(host, store).run(plan)
+    return store.read_history(uuid)
+
+
+def flattens(plan: Plan) -> list[FlattenImage]:
+    """Return the steps, all of one kind."""
+    steps = [step for step in plan.steps if isinstance(step, FlattenImage)]
+    assert len(steps) == len(plan.steps)
+    return steps
+
+
+def test_a_restore_writes_each_disk_flat() -> None:
+    """From all images down to the base, to a file named by the target."""
+    history = two_points()
+    plan = plan_restore(history, "latest", into=INTO)
+    assert [str(step.destination) for step in flattens(plan)] == [
+        "/into/vda.qcow2",
+        "/into/vdb.qcow2",
+    ]
+    assert [len(step.images) for step in flattens(plan)] == [2, 2]
+    assert plan.expects.absent == tuple(step.destination for step in flattens(plan))
+    assert (plan.verb, plan.point) == ("restore", history.points[-1].id)
+    assert Plan.from_json(plan.to_json()) == plan
+
+
+def test_wishes_choose_disks_point_and_format() -> None:
+    """A disk that is named twice is restored once."""
+    history = two_points()
+    (step,) = flattens(
+        plan_restore(
+            history,
+            history.points[0].id,
+            into=INTO,
+            disks=("vdb", "vdb"),
+            image_format=ImageFormat.RAW,
+        )
+    )
+    assert (step.target, step.format, str(step.destination)) == ("vdb", "raw", "/into/vdb.raw")
+    assert len(step.images) == 1
+
+
+@pytest.mark.parametrize(
+    ("point", "into", "disks", "error"),
+    [
+        ("latest", "relative", (), PolicyError),
+        ("20200101T000000Z", "/into", (), NoSuchPointError),
+        ("latest", "/into", ("vdz",), NoSuchPointError),
+    ],
+)
+def test_a_restore_that_cannot_be_is_refused(
+    point: str, into: str, disks: tuple[str, ...], error: type[FibackupError]
+) -> None:
+    """A relative directory, no such point, no such disk."""
+    with pytest.raises(error):
+        plan_restore(two_points(), point, into=PurePosixPath(into), disks=disks)
+
+
+def test_a_restore_of_damaged_images_is_refused() -> None:
+    """Before anything is written; the points that do not need them are restored."""
+    history = two_points()
+    name = history.points[-1].disk("vda").images[0].name
+    damaged = evolve(history, damaged=frozenset({f"vda/{name}"}))
+    with pytest.raises(VerifyError, match="missing or has another size"):
+        plan_restore(damaged, "latest", into=INTO)
+    assert plan_restore(damaged, damaged.points[0].id, into=INTO).steps
+    assert plan_restore(damaged, "latest", into=INTO, disks=("vdb",)).steps
+
+
+def test_a_restore_of_images_that_reach_no_base_is_refused() -> None:
+    """The manifest of the full is gone."""
+    history = two_points()
+    with pytest.raises(ManifestError):
+        plan_restore(evolve(history, points=history.points[1:]), "latest", into=INTO)
