@@ -142,7 +142,16 @@ def disks(draw: DrawFn, target: SearchStrategy[str] = targets) -> Disk:
     )
 
 
-overlays = st.builds(Overlay, targets, paths, paths, point_ids, uuids, sha256=st.none() | digests)
+overlays = st.builds(
+    Overlay,
+    targets,
+    paths,
+    paths,
+    point_ids,
+    uuids,
+    sha256=st.none() | digests,
+    stale=st.booleans(),
+)
 frozen_images = st.builds(FrozenImage, paths, formats, st.none() | paths, st.none() | identities)
 ledgers = st.builds(
     Ledger,

@@ -123,3 +123,14 @@ def test_two_identities_are_refused() -> None:
     identity = '<identity inode="1" size="2" mtime_ns="3"/>' * 2
     with pytest.raises(ParseError, match="stands there twice"):
         parse_ledger(ledger(f'<image path="/a" format="raw">{identity}</image>'))
+
+
+def test_an_overlay_is_stale_or_says_nothing() -> None:
+    """The attribute ``stale`` is ``yes`` or not there."""
+    text = (
+        "<ledger version='1'><overlay target='vda' path='/d.bimg-A' below='/d' point='A' "
+        "store='S' stale='{}'/></ledger>"
+    )
+    assert parse_ledger(text.format("yes")).overlays[0].stale
+    with pytest.raises(ParseError, match="stale"):
+        parse_ledger(text.format("no"))

@@ -50,6 +50,7 @@ from fibackup.model.ledger import Ledger, Run, RunPhase, consolidated
 from fibackup.model.point import Consistency, PointDisk, RestorePoint, StoredFile, StoredImage
 from fibackup.model.snapshot import NewOverlay, Snapshot
 from fibackup.parse.domain_xml import domain_facts
+from fibackup.plan.continuity import stale_overlays
 from fibackup.plan.report import Report, RestoredImage, StepOutcome
 from fibackup.plan.steps import (
     ConsolidateDisk,
@@ -233,7 +234,7 @@ class _Run:
             if (latest.sequence if latest else 0) != self._plan.expects.sequence:
                 raise self._stale("the store has other points than when the plan was made")
             if not set(self._plan.expects.receipts) <= {
-                receipt.image.name for receipt in history.receipts
+                f"{receipt.target}/{receipt.image.name}" for receipt in history.receipts
             }:
                 raise self._stale("an image that the plan counts on is no longer in the store")
             self._check_domain()
@@ -473,7 +474,9 @@ class _Run:
 
     def _consolidate(self, disk: ConsolidateDisk) -> None:
         uuid, target = self._plan.uuid, disk.job.target
-        ledger = self._host.read_domain(uuid).ledger
+        domain = self._host.read_domain(uuid)
+        ledger, before = domain.ledger, domain.disk(target).chain
+        stale = stale_overlays(before, ledger) if before is not None else frozenset()
         run = Run(self._plan.point or "-", self._plan.store or "-", RunPhase.CONSOLIDATING)
         self._host.write_ledger(uuid, evolve(ledger, run=run))
         try:
@@ -483,14 +486,15 @@ class _Run:
             chain = self._host.read_domain(uuid).disk(target).chain
             if chain is not None and set(disk.overlays) <= set(chain.paths):
                 self._host.write_ledger(
-                    uuid, consolidated(ledger, target=target, removed=(), after=chain)
+                    uuid, consolidated(ledger, target=target, removed=(), after=chain, stale=stale)
                 )
             raise
         chain = self._host.read_domain(uuid).disk(target).chain
         if chain is None or chain.paths != disk.job.leaves:
             raise HostError(target=target, reason="after the block job the chain is another one")
         self._host.write_ledger(
-            uuid, consolidated(ledger, target=target, removed=disk.overlays, after=chain)
+            uuid,
+            consolidated(ledger, target=target, removed=disk.overlays, after=chain, stale=stale),
         )
         for path in disk.overlays:
             self._host.delete_image(uuid, path)

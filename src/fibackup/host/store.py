@@ -373,7 +373,8 @@ class Store:
         """See `PointStore.publish`."""
         with self._domain(point.uuid) as (fd, path), os_errors(f"{path}/{point.id}{_MANIFEST}"):
             self._check_files(fd, path, point)
-            self._check_receipts(fd, path, point)
+            if not _exists(point.id + _MANIFEST, fd):
+                self._check_receipts(fd, path, point)
             write_once(point.id + _MANIFEST, render_manifest(point).encode(), fd)
             for disk in point.disks:
                 with open_directory(disk.target, fd) as disk_fd:
@@ -509,6 +510,14 @@ def _is_directory(fd: int, name: str) -> bool:
         return stat.S_ISDIR(os.stat(name, dir_fd=fd, follow_symlinks=False).st_mode)
     except FileNotFoundError:  # a temporary file that a writer has finished meanwhile
         return False
+
+
+def _exists(name: str, dir_fd: int) -> bool:
+    try:
+        os.stat(name, dir_fd=dir_fd, follow_symlinks=False)
+    except FileNotFoundError:
+        return False
+    return True
 
 
 def _damaged(points: tuple[RestorePoint, ...], sizes: dict[str, dict[str, int]]) -> Generator[str]:

@@ -100,6 +100,7 @@ class Overlay:
         point: The point on whose content it sits.
         store: UUID of the store that has the point.
         sha256: sha256 of the point's own stored image of this disk; None until it is published.
+        stale: True once an image under it has changed: it is ours still, but proves nothing.
     """
 
     target: str = field(validator=one_line)
@@ -108,6 +109,7 @@ class Overlay:
     point: str = field(validator=one_line)
     store: str = field(validator=one_line)
     sha256: str | None = None
+    stale: bool = False
 
 
 @frozen
@@ -175,6 +177,7 @@ def consolidated(
     target: str,
     removed: tuple[PurePosixPath, ...],
     after: BackingChain,
+    stale: frozenset[PurePosixPath] = frozenset(),
 ) -> Ledger:
     """
     Return the ledger after images of a disk were committed or pulled away.
@@ -187,6 +190,8 @@ def consolidated(
         target: The disk.
         removed: Images that are no longer in the chain.
         after: The chain as it is now, with the identities of its images.
+        stale: Overlays whose proof did not hold before the job; the new identities of what lies
+            under them must not stand in for it.
 
     Returns:
         The ledger to write.
@@ -202,7 +207,7 @@ def consolidated(
     )
     paths = {*after.paths, *gone}
     overlays = [
-        evolve(entry, below=below)
+        evolve(entry, below=below, stale=entry.stale or entry.path in stale)
         if entry.target == target and (below := under.get(entry.path)) is not None
         else entry
         for entry in ledger.overlays

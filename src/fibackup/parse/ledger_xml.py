@@ -90,6 +90,7 @@ def _add_overlay(root: ET.Element, overlay: Overlay) -> None:
         point=overlay.point,
         store=overlay.store,
         sha256=overlay.sha256,
+        stale="yes" if overlay.stale else None,
     )
 
 
@@ -212,9 +213,15 @@ def _store(where: str, node: ET.Element) -> KnownStore:
     return KnownStore(**_leaf(node, where, {"uuid", "path", "point"}))
 
 
+def _yes(where: str, value: str | None) -> bool:
+    if value not in {None, "yes"}:
+        raise ParseError(where=f"{where}/@stale", reason=f"{value!r} is not 'yes'")
+    return value is not None
+
+
 def _overlay(where: str, node: ET.Element) -> Overlay:
     needed = {"target", "path", "below", "point", "store"}
-    values = _leaf(node, where, needed, frozenset({"sha256"}))
+    values = _leaf(node, where, needed, frozenset({"sha256", "stale"}))
     return Overlay(
         target=values["target"],
         path=PurePosixPath(values["path"]),
@@ -222,6 +229,7 @@ def _overlay(where: str, node: ET.Element) -> Overlay:
         point=values["point"],
         store=values["store"],
         sha256=values.get("sha256"),
+        stale=_yes(where, values.get("stale")),
     )
 
 

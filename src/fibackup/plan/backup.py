@@ -212,7 +212,9 @@ def _expects(
         disks=tuple(ExpectedDisk.of(disk.chain) for disk in disks),
         ledger=domain.ledger,
         sequence=latest.sequence if latest else 0,
-        receipts=tuple(image.name for disk in disks for image in disk.planned.adopted),
+        receipts=tuple(
+            f"{disk.chain.target}/{image.name}" for disk in disks for image in disk.planned.adopted
+        ),
         absent=tuple(disk.overlay for disk in disks),
         states=live_states(policy),
         space_bytes=sum(copy.estimate_bytes for disk in disks for copy in disk.copies),
@@ -302,8 +304,9 @@ def _with_overlays(ledger: Ledger, store: str, point: str, disks: tuple[_DiskPla
 
     An image that was frozen before keeps the identity that it had then, so that a change between
     two points cannot slip in; the newly frozen one is measured after the snapshot. An older
-    overlay, of any store, is forgotten when an image under it is written down otherwise than
-    before: its proof is gone, and the new identity must not stand in for it.
+    overlay, of any store, is marked stale when an image under it is written down otherwise than
+    before: its proof is gone, and the new identity must not stand in for it. An overlay whose
+    run ended before it was written down is adopted: its name is the one of the intent.
     """
     before = {entry.path: entry for entry in ledger.images}
     after = dict(before)
@@ -315,8 +318,25 @@ def _with_overlays(ledger: Ledger, store: str, point: str, disks: tuple[_DiskPla
             identity = None if image is active else image.identity
             backing = under.path if under is not None else None
             after[image.path] = FrozenImage(image.path, image.format, backing, identity)
-    old = (entry for entry in ledger.overlays if _keeps_its_proof(entry, before, after))
-    return evolve(ledger, overlays=(*old, *new), images=tuple(after.values()))
+    old = tuple(
+        entry if _keeps_its_proof(entry, before, after) else evolve(entry, stale=True)
+        for entry in ledger.overlays
+    )
+    adopted = _left_by_run(ledger, tuple(disk.chain for disk in disks))
+    return evolve(ledger, overlays=(*old, *adopted, *new), images=tuple(after.values()))
+
+
+def _left_by_run(ledger: Ledger, chains: tuple[BackingChain, ...]) -> tuple[Overlay, ...]:
+    """Return the overlays of a run that ended right after its snapshot; they prove nothing."""
+    run = ledger.run
+    if run is None:
+        return ()
+    return tuple(
+        Overlay(chain.target, image.path, under.path, run.point, run.store, stale=True)
+        for chain in chains
+        for image, under in zip(chain.images, chain.images[1:], strict=False)
+        if image.point_in_name == run.point and ledger.overlay(image.path) is None
+    )
 
 
 def _keeps_its_proof(

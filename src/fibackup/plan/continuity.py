@@ -24,7 +24,7 @@ from fibackup.model.chain import BackingChain, Image
 from fibackup.model.ledger import Ledger, Overlay
 from fibackup.model.point import History, PointDisk, RestorePoint, StoredImage
 
-__all__ = ["Parent", "find_parent"]
+__all__ = ["Parent", "find_parent", "stale_overlays"]
 
 
 @frozen
@@ -81,12 +81,35 @@ def find_parent(chain: BackingChain, ledger: Ledger, history: History) -> Parent
     return "the first point of this disk in this store"
 
 
+def stale_overlays(chain: BackingChain, ledger: Ledger) -> frozenset[PurePosixPath]:
+    """
+    Return the overlays of a chain under which something is not as it was frozen.
+
+    Args:
+        chain: The live chain, with the identities of its images.
+        ledger: The domain's ledger.
+
+    Source:
+        ADR 0006: a proof that is gone stays gone.
+    """
+    return frozenset(
+        image.path
+        for depth, image in enumerate(chain.images)
+        if (overlay := ledger.overlay(image.path)) is not None
+        and (
+            overlay.stale or _changed_below(chain.images[depth + 1 :], overlay, ledger) is not None
+        )
+    )
+
+
 def _witnesses(
     chain: BackingChain, depth: int, overlay: Overlay, ledger: Ledger, history: History
 ) -> tuple[RestorePoint, PointDisk] | str:
     """Ask store and chain whether *overlay*, found at *depth*, sits on its point."""
     if overlay.target != chain.target:
         return f"the overlay {overlay.path} belonged to disk {overlay.target}"
+    if overlay.stale:
+        return f"an image under {overlay.path} has changed since point {overlay.point}"
     point = history.find(overlay.point)
     disk = next((d for d in point.disks if d.target == chain.target), None) if point else None
     if point is None or disk is None:

@@ -370,7 +370,7 @@ class Expectation:
         disks: Chains of the chosen disks.
         ledger: The domain's ledger, None when the plan touches no domain.
         sequence: Sequence of the store's newest point of the domain, 0 when it has none.
-        receipts: Names of unpublished images that the plan counts on.
+        receipts: ``"vda/NAME"``: unpublished images that the plan counts on.
         absent: Paths that must not exist.
         space_bytes: Free bytes needed in the store.
         states: States of the domain in which the plan may run; empty when it touches no domain.
