@@ -639,7 +639,7 @@ def test_a_base_that_an_outsider_touched_forces_a_full(
     [decision] = (each for each in plan.decisions if each.target == "vda")
     assert decision.kind is DiskKind.FULL
     assert f"{base[0]} changed since point" in decision.reason
-    assert what in decision.reason.partition(": other ")[2].split(", ")
+    assert re.search(rf"changed since point .*\b{what}\b", decision.reason)
     assert decision.reason in str(plan)
     report = made.backup()
     assert kinds(report) == {"vda": "full", "vdb": "increment"}
@@ -685,7 +685,7 @@ def test_a_layer_that_changes_before_it_is_copied_stops_the_run(
         if isinstance(event, StepFinished) and isinstance(event.step, TakeSnapshot):
             os.utime(frozen)
 
-    with pytest.raises(StepError, match="not frozen: other mtime") as failure:
+    with pytest.raises(StepError, match=r"not frozen: .*\bmtime\b") as failure:
         Executor(made.host, made.store).run(made.plan(), on_event=touch)
     assert isinstance(failure.value.__cause__, DomainBusyError)
     assert failure.value.target == "vda"

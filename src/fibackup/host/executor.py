@@ -27,6 +27,7 @@ from attrs import evolve
 from fibackup.errors import (
     AgentError,
     DestinationExistsError,
+    DomainBusyError,
     FibackupError,
     HostError,
     NoSpaceError,
@@ -47,15 +48,25 @@ from fibackup.host.events import (
 )
 from fibackup.model.domain import Domain
 from fibackup.model.ledger import Ledger, Run, RunPhase, consolidated
-from fibackup.model.point import Consistency, PointDisk, RestorePoint, StoredFile, StoredImage
+from fibackup.model.point import (
+    Consistency,
+    History,
+    PointDisk,
+    RestorePoint,
+    StoredFile,
+    StoredImage,
+    Versions,
+)
 from fibackup.model.snapshot import NewOverlay, Snapshot
 from fibackup.parse.domain_xml import domain_facts
 from fibackup.plan.continuity import stale_overlays
 from fibackup.plan.report import Report, RestoredImage, StepOutcome
 from fibackup.plan.steps import (
+    ConfirmOff,
     ConsolidateDisk,
     CopyImage,
     EachDisk,
+    Expectation,
     ExpectedDisk,
     FlattenImage,
     InParallel,
@@ -158,8 +169,10 @@ class _Run:
         self._frozen_seconds = 0.0
         self._config: StoredFile | None = None
         self._facts: tuple[tuple[str, str], ...] = ()
+        self._versions = Versions()
         self._stored: dict[tuple[str, str], StoredImage] = {}
         self._copied_bytes = 0
+        self._history: History | None = None
         self._point: RestorePoint | None = None
         self._written: Ledger | None = None
         self._restored: list[RestoredImage] = []
@@ -225,6 +238,7 @@ class _Run:
             return
         history = self._store.read_history(self._plan.uuid)
         self._store_path = str(history.path)
+        self._history = history
         if history.store != self._plan.store:
             raise self._stale(f"the plan is for store {self._plan.store}, this is {history.store}")
         if self._plan.verb == "restore":
@@ -303,7 +317,10 @@ class _Run:
             case SaveDomainConfig():
                 xml = self._host.domain_config(self._plan.uuid)
                 self._facts = domain_facts(xml)
+                self._versions = self._host.versions()
                 self._config = self._store.save_config(self._plan.uuid, step.name, xml)
+            case ConfirmOff():
+                self._confirm_off(step)
             case PublishPoint():
                 self._publish(step)
             case FlattenImage():
@@ -457,6 +474,15 @@ class _Run:
         found = next((image.identity for image in chain or () if image.path == step.source), None)
         return evolve(step, identity=found)
 
+    def _confirm_off(self, step: ConfirmOff) -> None:
+        domain = self._host.read_domain(self._plan.uuid)
+        wanted = Expectation(disks=step.disks, states=self._plan.expects.states)
+        difference = wanted.difference(domain)
+        if difference is not None:
+            raise DomainBusyError(domain=domain.name, reason=f"while it was copied, {difference}")
+        self._moment = datetime.now(UTC)
+        self._consistency = Consistency.OFFLINE
+
     def _each_disk(self, step: EachDisk) -> None:
         """Consolidate disk by disk; the first failure is raised when all have had their turn."""
         failures: list[FibackupError] = []
@@ -519,7 +545,7 @@ class _Run:
             facts=self._facts,
             disks=tuple(self._point_disk(disk) for disk in step.disks),
             skipped=step.skipped,
-            versions=self._host.versions(),
+            versions=self._versions,
             warnings=tuple(self._warnings),
         )
         self._store.publish(point)
@@ -529,14 +555,21 @@ class _Run:
         for image in disk.adopted:
             self._stored.setdefault((disk.target, image.name), image)
         images = tuple(self._stored[disk.target, name] for name in disk.images)
+        top = images[0] if images else self._parent_top(disk)
         return PointDisk(
             target=disk.target,
             kind=disk.kind,
             reason=disk.reason,
             parent=disk.parent,
-            virtual_size_bytes=images[0].virtual_size_bytes,
+            virtual_size_bytes=top.virtual_size_bytes,
             images=images,
         )
+
+    def _parent_top(self, disk: PlannedDisk) -> StoredImage:
+        """Return the image that shows a disk that is as at its parent."""
+        if self._history is None or disk.parent is None:
+            raise HostError(target=disk.target, reason="a disk without an image has a parent")
+        return self._history.top(disk.parent, disk.target)
 
     # --- after a failure ------------------------------------------------------------------------
 

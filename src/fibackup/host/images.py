@@ -23,7 +23,7 @@ from fibackup.host.lock import refuse_users
 from fibackup.model.chain import MAX_DEPTH, BackingChain, Image
 from fibackup.parse.qcow2_header import Qcow2Header, resolve_backing
 
-__all__ = ["delete_unused", "examine_chain", "shared_images"]
+__all__ = ["delete_unused", "examine_chain", "follow_chain", "shared_images"]
 
 
 def examine_chain(chain: BackingChain) -> BackingChain:
@@ -50,6 +50,45 @@ def examine_chain(chain: BackingChain) -> BackingChain:
             _examine(image, under) for image, under in zip(chain.images, following, strict=True)
         ),
     )
+
+
+def follow_chain(chain: BackingChain) -> BackingChain:
+    """
+    Return *chain* down to its base, from the headers of its images.
+
+    libvirt shows the whole chain of a running domain only; of one that is off it shows what the
+    definition says. QEMU would follow the headers when the domain starts, and so do we. An image
+    whose header does not say the format of its backing file is not followed: it would be probed.
+
+    Args:
+        chain: What the definition shows, examined.
+
+    Returns:
+        The chain with the images that it lacked; ``problem`` is set where it cannot be followed.
+
+    Source:
+        QEMU docs/interop/qcow2.txt, "backing file format name".
+    """
+    images = list(chain.images)
+    while len(images) < MAX_DEPTH and (below := images[-1].header_backing):
+        if not below.startswith("/") or any(str(image.path) == below for image in images):
+            break
+        found = _backing_format(images[-1].path)
+        if found is None:
+            words = "its header does not say the format of its backing file"
+            images[-1] = evolve(images[-1], problem=words)
+            break
+        images.append(_examine(Image(PurePosixPath(below), found), None))
+    return evolve(chain, images=tuple(images))
+
+
+def _backing_format(path: PurePosixPath) -> str | None:
+    with os_errors(str(path)):
+        fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
+    try:
+        return read_qcow2_head(fd, str(path))[0].backing_format
+    finally:
+        os.close(fd)
 
 
 def _examine(image: Image, under: Image | None) -> Image:

@@ -31,6 +31,9 @@ AGENT_COMMAND_FAILED = 113
 OPERATION_TIMEOUT = 68
 NO_DOMAIN = 42
 NO_DOMAIN_METADATA = 80
+CONNECTION_LOST = frozenset({1, 38, 39})
+"""Codes of a call on a connection whose daemon is gone: internal, system and RPC errors."""
+
 _ACCESS = {29, 45, 88, 94}
 _BUSY_BLOCK_JOB = {83}
 

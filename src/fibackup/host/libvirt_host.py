@@ -32,8 +32,13 @@ from attrs import evolve
 from fibackup.errors import AgentError, DomainBusyError, LibvirtError, RequirementError
 from fibackup.host.block_jobs import run_commit, run_pull
 from fibackup.host.events import CancelToken, OnEvent
-from fibackup.host.images import delete_unused, examine_chain, shared_images
-from fibackup.host.libvirt_errors import NO_DOMAIN_METADATA, libvirt_errors, translate
+from fibackup.host.images import delete_unused, examine_chain, follow_chain, shared_images
+from fibackup.host.libvirt_errors import (
+    CONNECTION_LOST,
+    NO_DOMAIN_METADATA,
+    libvirt_errors,
+    translate,
+)
 from fibackup.model.domain import UUID_PATTERN, Disk, Domain, DomainState, ImageUse
 from fibackup.model.ledger import Ledger
 from fibackup.model.point import Versions
@@ -82,7 +87,8 @@ class LibvirtHost:
     """
     A hypervisor that is reached through libvirt; the image files must be on this machine.
 
-    Thread-safe: it keeps the connection and no other state.
+    Thread-safe: it keeps the connection and no other state. A connection that `open` made is
+    made again when the daemon was restarted in between.
 
     Open one with `LibvirtHost.open`, and use it as a context manager, or call `close`. An
     application that has a connection already, and runs libvirt's event loop itself, passes it to
@@ -92,7 +98,7 @@ class LibvirtHost:
     def __init__(self, connection: libvirt.virConnect) -> None:
         """Use an open connection, which the caller closes."""
         self._connection = connection
-        self._close_connection = False
+        self._uri: str | None = None
 
     @classmethod
     def open(cls, uri: str | None = None) -> Self:
@@ -119,7 +125,7 @@ class LibvirtHost:
         _start_event_loop()
         with libvirt_errors(f"cannot connect to {where}"):
             host = cls(libvirt.open(where))
-        host._close_connection = True
+        host._uri = where
         return host
 
     def close(self) -> None:
@@ -129,8 +135,8 @@ class LibvirtHost:
         Source:
             libvirt ``virConnectClose``.
         """
-        if self._close_connection:
-            self._close_connection = False
+        if self._uri is not None:
+            self._uri = None
             with libvirt_errors("virConnectClose"):
                 self._connection.close()
 
@@ -212,9 +218,24 @@ class LibvirtHost:
 
     def _lookup(self, name: str) -> libvirt.virDomain:
         with libvirt_errors("virDomainLookup", name):
-            if UUID_PATTERN.fullmatch(name):
-                return self._connection.lookupByUUIDString(name)
-            return self._connection.lookupByName(name)
+            try:
+                return self._find(name)
+            except libvirt.libvirtError as error:
+                if not self._reconnect(error):
+                    raise
+            return self._find(name)
+
+    def _find(self, name: str) -> libvirt.virDomain:
+        if UUID_PATTERN.fullmatch(name):
+            return self._connection.lookupByUUIDString(name)
+        return self._connection.lookupByName(name)
+
+    def _reconnect(self, error: libvirt.libvirtError) -> bool:
+        """Open our own connection again when the daemon has gone and come back."""
+        if self._uri is None or error.get_error_code() not in CONNECTION_LOST:
+            return False
+        self._connection = libvirt.open(self._uri)
+        return True
 
     def _read_ledger(self, handle: libvirt.virDomain, name: str) -> Ledger:
         try:
@@ -362,7 +383,8 @@ def _examine_disk(handle: libvirt.virDomain, disk: Disk, *, active: bool) -> Dis
         with libvirt_errors("virDomainGetBlockJobInfo"):
             info = handle.blockJobInfo(disk.target, 0)
         job = _BLOCK_JOBS.get(int(info.get("type", 0)), "unknown") if info else None
-    return evolve(disk, chain=examine_chain(disk.chain), block_job=job)
+    chain = examine_chain(disk.chain)
+    return evolve(disk, chain=chain if active else follow_chain(chain), block_job=job)
 
 
 def _snapshot_xml(snapshot: Snapshot) -> str:

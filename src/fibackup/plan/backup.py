@@ -26,6 +26,7 @@ from fibackup.model.snapshot import NewOverlay, Snapshot
 from fibackup.plan.consolidate import rolling
 from fibackup.plan.continuity import find_parent
 from fibackup.plan.layers import free_id, overlay_paths, store_layers
+from fibackup.plan.offline import plan_offline
 from fibackup.plan.policy import BackupPolicy, Quiesce
 from fibackup.plan.selection import chain_of, check_disk, check_state, choose_disks, live_states
 from fibackup.plan.steps import (
@@ -84,7 +85,7 @@ def plan_backup(
     domain: Domain, history: History, *, now: datetime, policy: BackupPolicy | None = None
 ) -> Plan:
     """
-    Plan the next restore point of a running domain.
+    Plan the next restore point of a domain, running or off.
 
     Args:
         domain: The domain, just read.
@@ -93,8 +94,9 @@ def plan_backup(
         policy: What the caller wants; the default is every disk, increments, freeze if possible.
 
     Returns:
-        A plan with one atomic snapshot over all chosen disks. Running it copies, per disk, only
-        the images that the store does not have.
+        For a running domain, a plan with one atomic snapshot over all chosen disks; running it
+        copies, per disk, only the images that the store does not have. For one that is off, see
+        docs/backup.md: nothing of the domain is changed.
 
     Raises:
         DomainStateError: The domain is off, paused, crashed, or busy. Nothing was touched.
@@ -108,6 +110,8 @@ def plan_backup(
     """
     wishes = policy if policy is not None else BackupPolicy()
     check_state(domain, wishes)
+    if domain.state is DomainState.SHUTOFF:
+        return plan_offline(domain, history, now=now, policy=wishes)
     choice = choose_disks(domain, wishes)
     for disk in choice.disks:
         check_disk(domain, disk)
@@ -162,7 +166,8 @@ def _plan_disk(
     else:
         kind, on, layers = DiskKind.INCREMENT, parent.point.id, parent.new_layers
         under = history.top(parent.point.id, chain.target).name
-        reason = f"ledger, chain and store agree on the content of point {on}"
+        passed = f" (not on a newer one: {parent.doubt})" if parent.doubt else ""
+        reason = f"ledger, chain and store agree on the content of point {on}{passed}"
     names, copies, adopted = store_layers(chain.target, layers, under, history, point)
     planned = PlannedDisk(chain.target, kind, reason, on, names, adopted)
     return _DiskPlan(chain, overlay, kind, reason, on, copies, planned)

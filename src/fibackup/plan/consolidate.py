@@ -107,7 +107,7 @@ def plan_consolidation(
         libvirt ``virDomainBlockCommit``, ``virDomainBlockRebase``; docs/design.md, "Live side".
     """
     wishes = policy or ConsolidationPolicy()
-    check_state(domain, BackupPolicy(allow_paused=wishes.allow_paused))
+    check_state(domain, BackupPolicy(allow_paused=wishes.allow_paused, offline=False))
     if domain.snapshots:
         raise DomainStateError(
             domain=domain.name,

@@ -36,11 +36,13 @@ class Parent:
         point: The point.
         disk: The disk in that point.
         new_layers: Images above the point's content, active layer first; 1 or more.
+        doubt: Why a newer point is not the parent, empty when none was passed over.
     """
 
     point: RestorePoint
     disk: PointDisk
     new_layers: tuple[Image, ...]
+    doubt: str = ""
 
 
 def find_parent(chain: BackingChain, ledger: Ledger, history: History) -> Parent | str:
@@ -73,7 +75,7 @@ def find_parent(chain: BackingChain, ledger: Ledger, history: History) -> Parent
                 f"resized since point {point.id}: "
                 f"{disk.virtual_size_bytes} bytes then, {chain.active.virtual_size_bytes} now"
             )
-        return Parent(point, disk, chain.images[: depth + 1])
+        return Parent(point, disk, chain.images[: depth + 1], next(iter(doubts), ""))
     if doubts:
         return doubts[0]
     if any(disk.target == chain.target for point in history.points for disk in point.disks):

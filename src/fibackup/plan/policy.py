@@ -32,6 +32,7 @@ class BackupPolicy:
         full: True: a full of every disk, even where an increment is proven.
         skip_unsupported: True: leave out, with a warning, what cannot be backed up; False: refuse.
         allow_paused: True: a domain that its owner paused is backed up as it stands.
+        offline: True: a domain that is off is backed up as it lies; False: refuse it.
         consolidate: True: once the point is published, what lies between the active layer and the
             disk's own image is committed into that (rolling consolidation).
     """
@@ -44,6 +45,7 @@ class BackupPolicy:
     skip_unsupported: bool = False
     allow_paused: bool = False
     consolidate: bool = False
+    offline: bool = True
 
     def __attrs_post_init__(self) -> None:
         """Refuse wishes that contradict each other."""

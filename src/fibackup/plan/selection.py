@@ -66,7 +66,8 @@ def check_state(domain: Domain, policy: BackupPolicy) -> None:
             reason="a managed-save image exists; a snapshot would be lost when it is resumed",
             remedy=f"start the domain, or: virsh managedsave-remove {domain.uuid}",
         )
-    if domain.state not in live_states(policy):
+    off = policy.offline and domain.state is DomainState.SHUTOFF
+    if domain.state not in live_states(policy) and not off:
         raise DomainStateError(
             domain=domain.name, reason=f"the domain is {domain.state}", remedy=_remedy(domain)
         )

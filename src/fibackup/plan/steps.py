@@ -38,6 +38,7 @@ from fibackup.units import format_bytes, printable
 __all__ = [
     "PLAN_SCHEMA",
     "CommitImages",
+    "ConfirmOff",
     "ConsolidateDisk",
     "CopyImage",
     "Decision",
@@ -239,6 +240,18 @@ class SaveDomainConfig:
 
 
 @frozen
+class ConfirmOff:
+    """
+    Make sure that the domain is still off, and that no image was written while it was copied.
+
+    Attributes:
+        disks: The chains, as they were when the plan was made.
+    """
+
+    disks: tuple[ExpectedDisk, ...]
+
+
+@frozen
 class PlannedDisk:
     """
     One disk of the point to publish.
@@ -311,6 +324,7 @@ Step: TypeAlias = (
     | InParallel
     | EachDisk
     | SaveDomainConfig
+    | ConfirmOff
     | PublishPoint
     | FlattenImage
 )
@@ -346,13 +360,13 @@ class ExpectedDisk:
     images: tuple[ExpectedImage, ...]
 
     @classmethod
-    def of(cls, chain: BackingChain) -> Self:
-        """Return what is expected of *chain*."""
+    def of(cls, chain: BackingChain, *, frozen: bool = False) -> Self:
+        """Return what is expected of *chain*; of the active layer too when that is *frozen*."""
         active, *frozen_images = chain.images
         return cls(
             chain.target,
             (
-                ExpectedImage(active.path, active.format, None),
+                ExpectedImage(active.path, active.format, active.identity if frozen else None),
                 *(
                     ExpectedImage(image.path, image.format, image.identity)
                     for image in frozen_images
@@ -402,7 +416,8 @@ class Expectation:
         chains = {disk.target: disk.chain for disk in domain.disks}
         for expected in self.disks:
             chain = chains.get(expected.target)
-            found = ExpectedDisk.of(chain) if chain is not None else None
+            off = expected.images[0].identity is not None
+            found = ExpectedDisk.of(chain, frozen=off) if chain is not None else None
             if found != expected:
                 return f"disk {expected.target}: its chain is not the one the plan was made for"
         if self.ledger is not None and domain.ledger != self.ledger:
@@ -576,6 +591,8 @@ def describe(step: Step) -> tuple[str, ...]:
             return _describe_each(step)
         case SaveDomainConfig():
             return (f"store the domain's XML as {step.name}",)
+        case ConfirmOff():
+            return ("make sure that the domain is still off and its images unchanged",)
         case PublishPoint():
             return (f"publish point {step.point} (number {step.sequence})",)
         case FlattenImage():
