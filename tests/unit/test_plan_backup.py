@@ -152,7 +152,7 @@ def test_the_state_is_checked_first() -> None:
     world = World()
     world.host.shut_off("web1")
     with pytest.raises(DomainStateError, match="shut off"):
-        world.plan()
+        world.plan(policy=BackupPolicy(offline=False))
 
 
 def test_a_naive_time_is_refused() -> None:

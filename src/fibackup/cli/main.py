@@ -18,6 +18,7 @@ from collections.abc import Callable, Sequence
 from datetime import UTC, datetime
 from pathlib import PurePosixPath
 from types import FrameType
+from typing import TextIO
 from uuid import UUID
 
 import fibackup as fb
@@ -89,8 +90,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     """
     arguments = build_parser().parse_args(argv)
     _log(arguments.verbose)
-    if isinstance(sys.stdout, io.TextIOWrapper):  # names in a locale that lacks their letters
-        sys.stdout.reconfigure(errors="backslashreplace")
+    _accept_all_names(sys.stdout)
     signals = _Signals()
     signals.install()
     verbs: dict[str, Callable[[argparse.Namespace, _Signals], int]] = {
@@ -110,6 +110,12 @@ def main(argv: Sequence[str] | None = None) -> int:
             print(f"fibackup: error: {fb.printable(str(error))}", file=sys.stderr)
         return FAILED
     return 128 + signals.number if signals.number and code else code
+
+
+def _accept_all_names(stream: TextIO) -> None:
+    """Let names be printed in a locale that lacks their letters."""
+    if isinstance(stream, io.TextIOWrapper):
+        stream.reconfigure(errors="backslashreplace")
 
 
 def _log(verbose: int) -> None:
@@ -272,6 +278,9 @@ def _list(arguments: argparse.Namespace, _: _Signals) -> int:
             histories = [store.read_history(uuid) for uuid in store.domains()]
         else:
             histories = [_find_history(store, arguments.domain)]
+    for history in histories:
+        for file, reason in history.unreadable:
+            print(f"fibackup: warning: {fb.printable(f'{file}: {reason}')}", file=sys.stderr)
     points = sorted(
         (point for each in histories for point in each.points), key=lambda p: (p.time, p.sequence)
     )

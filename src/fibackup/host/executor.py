@@ -19,6 +19,7 @@ import time
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, suppress
 from datetime import UTC, datetime
+from pathlib import PurePosixPath
 from threading import Lock
 from typing import assert_never
 
@@ -502,7 +503,7 @@ class _Run:
         uuid, target = self._plan.uuid, disk.job.target
         domain = self._host.read_domain(uuid)
         ledger, before = domain.ledger, domain.disk(target).chain
-        stale = stale_overlays(before, ledger) if before is not None else frozenset()
+        stale = stale_overlays(before, ledger) if before is not None else frozenset[PurePosixPath]()
         run = Run(self._plan.point or "-", self._plan.store or "-", RunPhase.CONSOLIDATING)
         self._host.write_ledger(uuid, evolve(ledger, run=run))
         try:

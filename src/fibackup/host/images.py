@@ -19,7 +19,7 @@ from attrs import evolve
 from fibackup.errors import FibackupError, HostError, ParseError
 from fibackup.host.copy_image import read_qcow2_head
 from fibackup.host.files import identity_of, os_errors
-from fibackup.host.lock import refuse_users
+from fibackup.host.lock import has_writer, refuse_users
 from fibackup.model.chain import MAX_DEPTH, BackingChain, Image
 from fibackup.parse.qcow2_header import Qcow2Header, resolve_backing
 
@@ -107,7 +107,12 @@ def _examine_open(image: Image, under: Image | None, fd: int) -> Image:
     found = os.fstat(fd)
     if not stat.S_ISREG(found.st_mode):
         raise HostError(reason="not a regular file", path=str(image.path))
-    known = evolve(image, identity=identity_of(fd), allocated_bytes=found.st_blocks * 512)
+    known = evolve(
+        image,
+        identity=identity_of(fd),
+        allocated_bytes=found.st_blocks * 512,
+        being_written=has_writer(fd),
+    )
     if image.format == "raw":
         return evolve(known, virtual_size_bytes=found.st_size)
     if image.format != "qcow2":

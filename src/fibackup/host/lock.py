@@ -25,7 +25,7 @@ from contextlib import contextmanager
 
 from fibackup.errors import DomainBusyError, LockedError, StoreError
 
-__all__ = ["hold_image_lock", "hold_store_lock", "refuse_users"]
+__all__ = ["has_writer", "hold_image_lock", "hold_store_lock", "refuse_users"]
 
 _IN_USE = 100
 _NOT_SHARED = 200
@@ -63,13 +63,33 @@ def hold_image_lock(fd: int, path: str) -> None:
             (_IN_USE + _RESIZE, "somebody may resize the image"),
             (_NOT_SHARED + _CONSISTENT_READ, "somebody does not let others read the image"),
         ):
-            answer = fcntl.fcntl(fd, fcntl.F_OFD_GETLK, _lock_record(fcntl.F_WRLCK, byte))
-            if _FLOCK.unpack(answer)[0] != fcntl.F_UNLCK:
+            if _is_held(fd, byte):
                 raise DomainBusyError(reason=f"{what}: it is not frozen", path=path)
     except OSError as error:
         raise DomainBusyError(
             reason=f"QEMU's image lock cannot be had ({error.strerror})", path=path
         ) from error
+
+
+def has_writer(fd: int) -> bool:
+    """
+    Tell whether a QEMU process may write or resize an image; False where nothing can be told.
+
+    Args:
+        fd: The image, open.
+
+    Source:
+        QEMU block/file-posix.c; fcntl(2) ``F_OFD_GETLK``.
+    """
+    try:
+        return any(_is_held(fd, _IN_USE + permission) for permission in (_WRITE, _RESIZE))
+    except OSError:
+        return False
+
+
+def _is_held(fd: int, byte: int) -> bool:
+    answer = fcntl.fcntl(fd, fcntl.F_OFD_GETLK, _lock_record(fcntl.F_WRLCK, byte))
+    return bool(_FLOCK.unpack(answer)[0] != fcntl.F_UNLCK)
 
 
 def refuse_users(fd: int, path: str) -> None:

@@ -19,7 +19,7 @@ from __future__ import annotations
 import os
 import re
 import stat
-from collections.abc import Generator, Iterator
+from collections.abc import Generator, Iterable, Iterator
 from contextlib import contextmanager, suppress
 from datetime import UTC, datetime
 from hashlib import sha256
@@ -237,12 +237,7 @@ class Store:
             return History(store=self._uuid, path=self.path, uuid=uuid)
         with os_errors(f"{self.path}/{name}"), open_directory(name, self._fd) as fd:
             files = sorted(self._list(fd))
-            points = tuple(
-                sorted(
-                    (self._read_point(fd, name, each) for each in files if _is_manifest(each)),
-                    key=lambda point: point.sequence,
-                )
-            )
+            points, unreadable = self._read_points(fd, name, filter(_is_manifest, files))
             sizes = {each: self._disk_files(fd, each) for each in files if _is_directory(fd, each)}
             named = {
                 f"{disk.target}/{image.name}"
@@ -267,7 +262,21 @@ class Store:
                     if POINT_PATTERN.fullmatch(each[:16])
                 ),
                 damaged=frozenset(_damaged(points, sizes)),
+                unreadable=unreadable,
             )
+
+    def _read_points(
+        self, fd: int, directory: str, files: Iterable[str]
+    ) -> tuple[tuple[RestorePoint, ...], tuple[tuple[str, str], ...]]:
+        """Read the manifests; one that is damaged spoils its own point only."""
+        points: list[RestorePoint] = []
+        unreadable: list[tuple[str, str]] = []
+        for file in files:
+            try:
+                points.append(self._read_point(fd, directory, file))
+            except ManifestError as error:
+                unreadable.append((file, error.reason))
+        return tuple(sorted(points, key=lambda point: point.sequence)), tuple(unreadable)
 
     def _read_point(self, fd: int, directory: str, file: str) -> RestorePoint:
         path = str(self.path / directory / file)

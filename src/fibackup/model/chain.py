@@ -79,6 +79,7 @@ class Image:
         header_backing: Absolute path of the backing file that the image's own header names,
             ``""`` when the header names none, None when no header was read (raw, or not looked at).
         problem: Why the image cannot be trusted or read, or None.
+        being_written: True when a process holds QEMU's write lock on it.
     """
 
     path: PurePosixPath = field(validator=absolute)
@@ -88,6 +89,7 @@ class Image:
     identity: FileIdentity | None = None
     header_backing: str | None = None
     problem: str | None = None
+    being_written: bool = False
 
     @property
     def point_in_name(self) -> str | None:

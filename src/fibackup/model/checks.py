@@ -16,6 +16,7 @@ __all__ = [
     "base_name",
     "matches",
     "non_negative",
+    "not_empty",
     "one_line",
     "sha256_hex",
     "target_name",
@@ -45,6 +46,12 @@ def one_line(_: object, attribute: Attribute[Any], value: str) -> None:
     """Refuse empty text and control characters."""
     if not value or any(ord(char) < 32 or ord(char) == 127 for char in value):
         raise _refuse(attribute, value, "is empty or has control characters")
+
+
+def not_empty(_: object, attribute: Attribute[Any], value: str) -> None:
+    """Refuse empty text; libvirt lets a domain's name have nearly any character."""
+    if not value:
+        raise _refuse(attribute, value, "is empty")
 
 
 def base_name(_: object, attribute: Attribute[Any], value: str) -> None:

@@ -19,8 +19,9 @@ from attrs import field, frozen
 
 from fibackup.errors import ModelError
 from fibackup.model.chain import BackingChain
-from fibackup.model.checks import matches, one_line
+from fibackup.model.checks import matches, not_empty, one_line
 from fibackup.model.ledger import Ledger
+from fibackup.units import printable
 
 __all__ = ["UUID_PATTERN", "Disk", "Domain", "DomainState", "ImageUse"]
 
@@ -125,7 +126,7 @@ class ImageUse:
         path: The image, as the first domain names it.
     """
 
-    domain: str = field(validator=one_line)
+    domain: str = field(validator=not_empty)
     path: PurePosixPath
 
 
@@ -147,7 +148,7 @@ class Domain:
         snapshots: Names of libvirt's snapshots with metadata.
     """
 
-    name: str = field(validator=one_line)
+    name: str = field(validator=not_empty)
     uuid: str = field(validator=matches(UUID_PATTERN, "is not a UUID"))
     state: DomainState = DomainState.UNKNOWN
     disks: tuple[Disk, ...] = ()
@@ -192,7 +193,7 @@ class Domain:
 
     def __str__(self) -> str:
         """Return name, state and every disk with its chain."""
-        lines = [f"{self.name} ({self.state}) {self.uuid}"]
+        lines = [f"{printable(self.name)} ({self.state}) {self.uuid}"]
         for disk in self.disks:
             lines.extend(f"  {line}" for line in str(disk).splitlines())
         return "\n".join(lines)

@@ -28,6 +28,7 @@ from fibackup.model.checks import (
     base_name,
     matches,
     non_negative,
+    not_empty,
     one_line,
     sha256_hex,
     target_name,
@@ -302,7 +303,7 @@ class RestorePoint:
     parent: str | None
     store: str = field(validator=matches(UUID_PATTERN, "is not a UUID"))
     time: datetime
-    domain: str = field(validator=one_line)
+    domain: str = field(validator=not_empty)
     uuid: str = field(validator=matches(UUID_PATTERN, "is not a UUID"))
     consistency: Consistency
     consistency_detail: str
@@ -387,6 +388,8 @@ class History:
         taken_ids: Ids that no new point may have, because files carry them.
         damaged: ``"vda/20261124T040407Z.qcow2"``: images that a point names, but whose file is
             missing or has another size.
+        unreadable: ``(file, reason)`` of manifests that are damaged: their points are not in
+            *points*, and nothing is known of them.
     """
 
     store: str = field(validator=matches(UUID_PATTERN, "is not a UUID"))
@@ -396,6 +399,7 @@ class History:
     receipts: tuple[Receipt, ...] = ()
     taken_ids: frozenset[str] = frozenset()
     damaged: frozenset[str] = frozenset()
+    unreadable: tuple[tuple[str, str], ...] = ()
 
     def __attrs_post_init__(self) -> None:
         """Refuse points out of order, of another domain or with one id twice."""
@@ -407,6 +411,12 @@ class History:
             )
         if any(point.uuid != self.uuid or point.store != self.store for point in self.points):
             raise ManifestError(reason="a point of another domain or store", path=str(self.path))
+
+    @property
+    def next_sequence(self) -> int:
+        """The next point's place in the order; damaged manifests keep theirs."""
+        last = self.points[-1].sequence if self.points else 0
+        return last + 1 + len(self.unreadable)
 
     @property
     def latest(self) -> RestorePoint | None:
@@ -425,6 +435,7 @@ class History:
 
         Raises:
             NoSuchPointError: The store has none of that id. Nothing was touched.
+            ManifestError: The point's manifest is damaged.
 
         Source:
             docs/store-format.md, ``point``.
@@ -434,6 +445,9 @@ class History:
         for point in self.points:
             if point.id == point_id:
                 return point
+        for file, reason in self.unreadable:
+            if file.startswith(point_id):
+                raise ManifestError(reason=reason, path=str(self.path / file))
         known = ", ".join(point.id for point in self.points[-3:]) or "none"
         raise NoSuchPointError(
             reason=f"no point {point_id}; the newest are: {known}", path=str(self.path)

@@ -134,7 +134,7 @@ def plan_backup(
             *_steps(domain, history, point, disks, choice.skipped, freeze),
             *(_rolling(domain, disks) if wishes.consolidate else ()),
         ),
-        warnings=(*choice.warnings, *_warnings(domain, disks), *said),
+        warnings=(*choice.warnings, *_warnings(domain, history, disks), *said),
     )
 
 
@@ -196,8 +196,8 @@ def _plan_freeze(domain: Domain, policy: BackupPolicy) -> _Freeze:
     return _Freeze(wanted=True, required=required, timeout_seconds=policy.freeze_timeout_seconds)
 
 
-def _warnings(domain: Domain, disks: tuple[_DiskPlan, ...]) -> tuple[str, ...]:
-    out: list[str] = []
+def _warnings(domain: Domain, history: History, disks: tuple[_DiskPlan, ...]) -> tuple[str, ...]:
+    out = [f"the manifest {file} is damaged: {reason}" for file, reason in history.unreadable]
     for disk in disks:
         target, active = disk.chain.target, str(disk.chain.active.path)
         depth = disk.chain.depth + 1
@@ -262,7 +262,7 @@ def _steps(
         InParallel(lanes),
         PublishPoint(
             point=point,
-            sequence=latest.sequence + 1 if latest else 1,
+            sequence=history.next_sequence,
             parent=latest.id if latest else None,
             config=config,
             disks=tuple(disk.planned for disk in disks),

@@ -13,6 +13,7 @@ from collections.abc import Iterable
 from datetime import datetime, timedelta
 from pathlib import PurePosixPath
 
+from fibackup.errors import DomainStateError
 from fibackup.model.chain import OVERLAY_MARK, BackingChain, Image
 from fibackup.model.domain import Domain
 from fibackup.model.point import History, StoredImage, format_point_id
@@ -111,6 +112,9 @@ def store_layers(
     Returns:
         Names, top first; the copies to make, base first; the adopted images, top first.
 
+    Raises:
+        DomainStateError: An image that should be frozen is being written. Nothing was touched.
+
     Source:
         docs/store-format.md, "Receipts".
     """
@@ -119,6 +123,12 @@ def store_layers(
     adopted: list[StoredImage] = []
     for above, image in reversed(tuple(enumerate(layers))):
         settled = frozen or above > 0
+        if settled and image.being_written:
+            raise DomainStateError(
+                target=target,
+                reason=f"{image.path} is to be copied, but a process has it open for writing",
+                remedy="an aborted block job keeps it so until the domain is shut down and started",
+            )
         known = _receipt(target, image, under, history) if settled else None
         if known is not None:
             adopted.append(known)

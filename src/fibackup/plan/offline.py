@@ -98,7 +98,7 @@ def plan_offline(domain: Domain, history: History, *, now: datetime, policy: Bac
             ConfirmOff(expected),
             PublishPoint(
                 point=point,
-                sequence=latest.sequence + 1 if latest else 1,
+                sequence=history.next_sequence,
                 parent=latest.id if latest else None,
                 config=config,
                 disks=tuple(disk for disk, _ in parts),
