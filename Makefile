@@ -50,9 +50,12 @@ lint: $(ready) ## style
 
 types: $(ready) ## types, with both checkers, and of the public names
 	$(stage)
+	mkdir -p .cache
 	$(PYTHON) -m mypy src tests examples
 	$(PYTHON) -m pyright src tests examples
-	$(PYTHON) -m pyright --verifytypes fibackup --ignoreexternal
+	PATH="$(dir $(abspath $(PYTHON))):$$PATH" $(PYTHON) -m pyright --verifytypes fibackup --ignoreexternal \
+		| tee .cache/verifytypes | tail -n 4
+	grep -q 'completeness score: 100%' .cache/verifytypes
 
 unit: $(ready) ## unit and property tests, with the branch coverage of the pure layers
 	$(stage)
