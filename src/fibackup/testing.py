@@ -61,10 +61,21 @@ from fibackup.model.point import (
     Versions,
 )
 from fibackup.model.snapshot import Snapshot
+from fibackup.parse.domain_xml import parse_domain_xml
 from fibackup.parse.ledger_xml import parse_ledger, render_ledger
 from fibackup.parse.manifest import parse_manifest, render_manifest
 from fibackup.plan.report import RestoredImage
-from fibackup.plan.steps import CommitImages, CopyImage, FlattenImage, PullImages
+from fibackup.plan.steps import (
+    CommitImages,
+    CommitOffline,
+    CopyImage,
+    CopyMemory,
+    FinishBlockJob,
+    FlattenImage,
+    PullImages,
+    RestoreMemory,
+    ResumeDomain,
+)
 
 __all__ = ["CLUSTER_BYTES", "AgentState", "Content", "FakeHost", "FakeStore", "Moment"]
 
@@ -162,8 +173,14 @@ class _Guest:
     persistent: bool = True
     managed_save: bool = False
     job: str | None = None
+    snapshots: tuple[str, ...] = ()
+    left_jobs: dict[str, CommitImages | PullImages] = field(
+        factory=dict[str, CommitImages | PullImages]
+    )
     ledger: Ledger = field(factory=Ledger)
     ledgers: list[Ledger] = field(factory=list[Ledger])
+    memory: int = 0
+    memory_blockers: tuple[str, ...] = ()
 
 
 @frozen
@@ -208,13 +225,16 @@ class FakeHost:
         """Make a host without domains."""
         self.calls: list[str] = []
         self.moments: list[Moment] = []
-        self.now = start
+        self.now: datetime = start
         self._guests: dict[str, _Guest] = {}
         self._files: dict[PurePosixPath, _File] = {}
         self._inode = 100
         self._ticks = 0
+        self.memory_files: dict[PurePosixPath, int] = {}
+        self.restored: dict[PurePosixPath, tuple[int, Content]] = {}
         self._fault: _Fault | None = None
         self._lock = RLock()
+        self._held: set[str] = set()
 
     # --- faults ---------------------------------------------------------------------------------
 
@@ -439,6 +459,25 @@ class FakeHost:
         """
         self._guest(domain).disks[disk.target] = disk
 
+    def leave_job(self, domain: str, job: CommitImages | PullImages) -> None:
+        """
+        Let a block job run on a disk, as one does whose starter was killed.
+
+        Args:
+            domain: Name or UUID.
+            job: What `finish_block_job` will do.
+
+        Source:
+            libvirt: a job goes on when the client that started it is gone.
+        """
+        guest = self._guest(domain)
+        kind = "pull" if isinstance(job, PullImages) else "commit"
+        active = isinstance(job, CommitImages) and job.pivot
+        guest.left_jobs[job.target] = job
+        guest.disks[job.target] = evolve(
+            guest.disks[job.target], block_job="active commit" if active else kind
+        )
+
     def set_agent(self, domain: str, agent: AgentState) -> None:
         """
         Let the guest agent behave otherwise from now on.
@@ -612,6 +651,58 @@ class FakeHost:
         guest = self._guest(domain)
         guest.managed_save, guest.job = managed_save, job
 
+    def set_memory(self, domain: str, value: int, *, blockers: tuple[str, ...] = ()) -> None:
+        """
+        Let the guest keep a number in its memory, and nowhere else.
+
+        Args:
+            domain: Name or UUID.
+            value: The number.
+            blockers: What keeps its memory from being saved.
+
+        Source:
+            docs/embed.md, "In your tests".
+        """
+        guest = self._guest(domain)
+        guest.memory, guest.memory_blockers = value, blockers
+
+    def memory(self, domain: str) -> int:
+        """
+        Return the number that the guest has in its memory.
+
+        Args:
+            domain: Name or UUID.
+
+        Source:
+            docs/embed.md, "In your tests".
+        """
+        return self._guest(domain).memory
+
+    def rename(self, domain: str, name: str) -> None:
+        """
+        Give a domain another name.
+
+        Args:
+            domain: Name or UUID.
+            name: The new name.
+
+        Source:
+            libvirt ``virDomainRename``.
+        """
+        self._guest(domain).name = name
+
+    def undefine(self, domain: str) -> None:
+        """
+        Forget a domain; its images stay.
+
+        Args:
+            domain: Name or UUID.
+
+        Source:
+            libvirt ``virDomainUndefine``.
+        """
+        del self._guests[self._guest(domain).uuid]
+
     def is_frozen(self, domain: str) -> bool:
         """
         Tell whether the guest's file systems are frozen.
@@ -628,7 +719,7 @@ class FakeHost:
         guest = self._guest(domain)
         guest.state = state
         if state is DomainState.SHUTOFF:
-            guest.frozen = False
+            guest.frozen, guest.memory = False, 0
 
     # --- the test's side: what other people do --------------------------------------------------
 
@@ -652,6 +743,19 @@ class FakeHost:
         self.add_image(path, size_clusters=active.clusters_in_size, backing=active.path)
         guest.active[target] = path
         return path
+
+    def set_snapshots(self, domain: str, names: tuple[str, ...]) -> None:
+        """
+        Let libvirt keep snapshots of a domain, with metadata.
+
+        Args:
+            domain: Name or UUID.
+            names: Their names.
+
+        Source:
+            libvirt ``virDomainListAllSnapshots``.
+        """
+        self._guest(domain).snapshots = names
 
     def foreign_commit(
         self, domain: str, target: str, *, layers: int | None = None
@@ -837,6 +941,21 @@ class FakeHost:
 
     # --- the protocol ---------------------------------------------------------------------------
 
+    @contextmanager
+    def _locked(self, uuid: str) -> Generator[None]:
+        with self.call("host.locked"):
+            if uuid in self._held:
+                raise LockedError(reason="another run holds the lock", owner="pid 1", path=uuid)
+        self._held.add(uuid)
+        try:
+            yield
+        finally:
+            self._held.discard(uuid)
+
+    def locked(self, uuid: str) -> AbstractContextManager[None]:
+        """See `Host.locked`."""
+        return self._locked(uuid)
+
     def read_domain(self, name: str) -> Domain:
         """See `Host.read_domain`."""
         with self.call("read_domain"):
@@ -851,6 +970,9 @@ class FakeHost:
                 managed_save=guest.managed_save,
                 job=guest.job,
                 agent_connected=guest.agent is not AgentState.ABSENT,
+                memory_blockers=guest.memory_blockers,
+                memory_bytes=CLUSTER_BYTES,
+                snapshots=guest.snapshots,
             )
 
     def versions(self) -> Versions:
@@ -874,7 +996,7 @@ class FakeHost:
     def occupied(self, paths: tuple[PurePosixPath, ...]) -> tuple[PurePosixPath, ...]:
         """See `Host.occupied`."""
         with self.call("occupied"):
-            return tuple(path for path in paths if path in self._files)
+            return tuple(p for p in paths if p in self._files or p in self.memory_files)
 
     def take_snapshot(self, uuid: str, snapshot: Snapshot) -> datetime:
         """See `Host.take_snapshot`."""
@@ -887,6 +1009,8 @@ class FakeHost:
                 size = self._files[new.source].clusters_in_size
                 self.add_image(new.path, size_clusters=size, backing=new.source)
                 guest.active[new.target] = new.path
+            if snapshot.memory is not None:
+                self.memory_files[snapshot.memory] = guest.memory
             self.now += timedelta(seconds=1)
             return self.now
 
@@ -898,6 +1022,9 @@ class FakeHost:
         )
         if guest.state is DomainState.SHUTOFF:
             raise LibvirtError(reason="the domain is not running", domain=guest.name, code=55)
+        if snapshot.memory is not None:
+            _law(not guest.frozen, "memory of a frozen guest")
+            _law(not guest.memory_blockers, f"{guest.memory_blockers} are found while planning")
         for new in snapshot.overlays:
             if guest.active.get(new.target) != new.source:
                 raise LibvirtError(
@@ -933,6 +1060,21 @@ class FakeHost:
             paths = tuple(file.path for file in self._chain(guest.active[job.target]))
             _law(paths == job.leaves, f"the job leaves {paths}, the plan says {job.leaves}")
 
+    def finish_block_job(
+        self, uuid: str, step: FinishBlockJob, on_event: OnEvent, cancel: CancelToken
+    ) -> None:
+        """See `Host.finish_block_job`."""
+        with self.call("finish_block_job"):
+            cancel.check()
+            guest = self._guest(uuid)
+            on_event(CopyProgress(step.target, step.kind, 0, CLUSTER_BYTES))
+            job = guest.left_jobs.pop(step.target)
+            guest.disks[step.target] = evolve(guest.disks[step.target], block_job=None)
+            if isinstance(job, CommitImages):
+                self._commit(guest, job)
+            else:
+                self._pull(guest, job)
+
     def _commit(self, guest: _Guest, job: CommitImages) -> None:
         files = self._chain(guest.active[job.target])
         paths = [file.path for file in files]
@@ -947,6 +1089,23 @@ class FakeHost:
             guest.active[job.target] = into.path
         else:
             files[top - 1].backing, files[top - 1].mtime_ns = into.path, self._tick()
+
+    def commit_offline(
+        self, uuid: str, job: CommitOffline, on_event: OnEvent, cancel: CancelToken
+    ) -> None:
+        """See `Host.commit_offline`."""
+        with self.call("commit_offline"):
+            cancel.check()
+            guest = self._guest(uuid)
+            files = self._chain(guest.active[job.target])
+            if guest.state is not DomainState.SHUTOFF or files[0].identity != job.identity:
+                raise DomainBusyError(reason="it was started", domain=guest.name, target=job.target)
+            on_event(CopyProgress(job.target, "commit", 0, CLUSTER_BYTES))
+            paths = tuple(file.path for file in files)
+            self._commit(
+                guest, CommitImages(job.target, job.base, job.top, pivot=True, leaves=job.leaves)
+            )
+            _law(paths[paths.index(job.base) :] == job.leaves, f"{job.leaves} is no end of {paths}")
 
     def _pull(self, guest: _Guest, job: PullImages) -> None:
         files = self._chain(guest.active[job.target])
@@ -973,6 +1132,33 @@ class FakeHost:
             if path in used:
                 raise DomainBusyError(reason="a chain has the image", path=str(path))
             self._files.pop(path, None)
+
+    def delete_memory(self, uuid: str, path: PurePosixPath) -> None:
+        """See `Host.delete_memory`."""
+        with self.call("delete_memory"):
+            ours = self._guest(uuid).ledgers
+            _law(any(ledger.memory == path for ledger in ours), f"{path} was never ours")
+            self.memory_files.pop(path, None)
+
+    def resume_domain(self, uuid: str, step: ResumeDomain, config: str) -> None:
+        """See `Host.resume_domain`."""
+        with self.call("resume_domain"):
+            name = parse_domain_xml(config).name
+            guest = self._guests.get(uuid) or _Guest(
+                name, uuid, step.memory.parent, AgentState.CONNECTED, state=DomainState.SHUTOFF
+            )
+            if guest.state is not DomainState.SHUTOFF:
+                raise DomainBusyError(reason="the domain runs", domain=name)
+            if step.memory not in self.memory_files:
+                raise LibvirtError(reason="there is no such file", path=str(step.memory))
+            self._guests[uuid] = guest
+            for disk in step.disks:
+                size, content = self.restored[disk.path]
+                self.add_image(disk.path, content, size_clusters=size, image_format=disk.format)
+                guest.disks[disk.target] = Disk(disk.target, bus="virtio")
+                guest.active[disk.target] = disk.path
+            guest.memory, guest.ledger = self.memory_files.pop(step.memory), Ledger()
+            guest.state = DomainState.PAUSED if step.paused else DomainState.RUNNING
 
     def freeze(self, uuid: str, timeout_seconds: float) -> int:
         """See `Host.freeze`."""
@@ -1034,6 +1220,7 @@ class _Shelf:
     images: dict[tuple[str, str], _Kept] = field(factory=dict[tuple[str, str], _Kept])
     receipts: dict[tuple[str, str], Receipt] = field(factory=dict[tuple[str, str], Receipt])
     files: dict[str, str] = field(factory=dict[str, str])
+    unnamed: dict[str, str] = field(factory=dict[str, str])
     manifests: dict[str, str] = field(factory=dict[str, str])
     written: bool = False
 
@@ -1066,7 +1253,7 @@ class FakeStore:
         free_bytes: int = 1 << 40,
     ) -> None:
         """Make an empty store."""
-        self.path = PurePosixPath(path)
+        self.path: PurePosixPath = PurePosixPath(path)
         self.space_bytes = free_bytes
         self.while_copying: Callable[[CopyImage], object] | None = None
         self.restored: dict[PurePosixPath, dict[int, int]] = {}
@@ -1100,8 +1287,10 @@ class FakeStore:
             qcow2: a cluster that an image does not have is read from its backing file.
         """
         shelf = self._shelf(uuid)
-        name = parse_manifest(shelf.manifests[point]).disk(target).images[0].name
-        return _read(self._resolve(shelf, target, name))
+        disk = parse_manifest(shelf.manifests[point]).disk(target)
+        while not disk.images:  # as at its parent
+            disk = parse_manifest(shelf.manifests[disk.parent or ""]).disk(target)
+        return _read(self._resolve(shelf, target, disk.images[0].name))
 
     def image_names(self, uuid: str) -> tuple[tuple[str, str], ...]:
         """
@@ -1202,6 +1391,7 @@ class FakeStore:
             yield
             return
         shelf.written = True
+        shelf.unnamed.clear()
         try:
             yield
         finally:
@@ -1227,6 +1417,13 @@ class FakeStore:
                 points=tuple(points),
                 receipts=tuple(shelf.receipts.values()),
                 taken_ids=frozenset(name[:16] for name in names),
+                unclaimed=frozenset(f"{target}/{name}" for target, name in shelf.images)
+                - {
+                    f"{disk.target}/{image.name}"
+                    for point in points
+                    for disk in point.disks
+                    for image in disk.images
+                },
                 damaged=frozenset(
                     f"{disk.target}/{image.name}"
                     for point in points
@@ -1239,7 +1436,8 @@ class FakeStore:
     def occupied(self, paths: tuple[PurePosixPath, ...]) -> tuple[PurePosixPath, ...]:
         """See `PointStore.occupied`."""
         with self._host.call("store.occupied"):
-            return tuple(path for path in paths if path in self.restored)
+            there = {*self.restored, *self._host.memory_files}
+            return tuple(path for path in paths if path in there)
 
     def free_bytes(self) -> int:
         """See `PointStore.free_bytes`."""
@@ -1297,12 +1495,51 @@ class FakeStore:
             shelf.files[name] = text
             return StoredFile(FileRole.DOMAIN_XML, name, len(text.encode()), _sha256(text))
 
+    def copy_memory(
+        self, uuid: str, step: CopyMemory, on_event: OnEvent, cancel: CancelToken
+    ) -> StoredFile:
+        """See `PointStore.copy_memory`."""
+        with self._host.call("copy_memory"):
+            cancel.check()
+            if step.source not in self._host.memory_files:
+                raise HostError(reason="no such file", path=str(step.source))
+            text = str(self._host.memory_files[step.source])
+            on_event(CopyProgress("memory", step.name, len(text), len(text)))
+            self._shelf(uuid).unnamed[step.name] = text
+            return StoredFile(FileRole.MEMORY, step.name, len(text), _sha256(text))
+
+    def read_config(self, uuid: str, file: StoredFile) -> str:
+        """See `PointStore.read_config`."""
+        with self._host.call("read_config"):
+            return self._verified(uuid, file)
+
+    def restore_memory(
+        self, uuid: str, step: RestoreMemory, on_event: OnEvent, cancel: CancelToken
+    ) -> None:
+        """See `PointStore.restore_memory`."""
+        with self._host.call("restore_memory"):
+            cancel.check()
+            if step.destination in self._host.memory_files:
+                raise DestinationExistsError(reason="the file exists", path=str(step.destination))
+            text = self._verified(uuid, step.file)
+            on_event(CopyProgress("memory", step.destination.name, len(text), len(text)))
+            self._host.memory_files[step.destination] = int(text)
+
+    def _verified(self, uuid: str, file: StoredFile) -> str:
+        text = self._shelf(uuid).files.get(file.name)
+        if text is None or _sha256(text) != file.sha256:
+            raise VerifyError(reason="the file is not what was recorded", path=file.name)
+        return text
+
     def publish(self, point: RestorePoint) -> None:
         """See `PointStore.publish`."""
         with self._host.call("publish"):
             shelf = self._shelf(point.uuid)
             if point.id in shelf.manifests:
                 raise DestinationExistsError(reason="the manifest exists", path=f"{point.id}.json")
+            for file in point.files:
+                if file.name in shelf.unnamed:
+                    shelf.files[file.name] = shelf.unnamed.pop(file.name)
             self._check_complete(shelf, point)
             shelf.manifests[point.id] = render_manifest(point)
             for disk in point.disks:
@@ -1321,7 +1558,10 @@ class FakeStore:
                 receipt = shelf.receipts.get((disk.target, image.name))
                 if receipt != Receipt(disk.target, image):
                     raise StoreError(reason="the receipt says otherwise", path=image.name)
-            tuple(self._resolve(shelf, disk.target, disk.images[0].name))
+            if disk.images:
+                tuple(self._resolve(shelf, disk.target, disk.images[0].name))
+            else:
+                _law(disk.parent in shelf.manifests, "a disk without an image has a parent")
 
     def flatten(
         self, uuid: str, step: FlattenImage, on_event: OnEvent, cancel: CancelToken
@@ -1336,6 +1576,8 @@ class FakeStore:
             cancel.check()
             content = _read(self._resolve(shelf, step.target, step.images[0].name))
             self.restored[step.destination] = content
+            clusters = step.images[0].virtual_size_bytes // CLUSTER_BYTES
+            self._host.restored[step.destination] = clusters, content
             size = (len(content) + 1) * CLUSTER_BYTES
             on_event(CopyProgress(step.target, step.destination.name, size, size))
             return RestoredImage(

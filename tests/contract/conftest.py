@@ -53,6 +53,14 @@ class World(Protocol):
         """Shut the domain off and start it again."""
         ...
 
+    def shut_off(self) -> None:
+        """Shut the domain off."""
+        ...
+
+    def start(self) -> None:
+        """Start the domain."""
+        ...
+
     def touch(self, path: PurePosixPath) -> None:
         """Move the time of an image."""
         ...
@@ -86,6 +94,14 @@ class FakeWorld:
     def restart(self) -> None:
         """Shut the domain off and start it again."""
         self.host.restart(self.uuid)
+
+    def shut_off(self) -> None:
+        """Shut the domain off."""
+        self.host.shut_off(self.uuid)
+
+    def start(self) -> None:
+        """Start the domain."""
+        self.host.start(self.uuid)
 
     def touch(self, path: PurePosixPath) -> None:
         """Move the time of an image."""
@@ -154,8 +170,16 @@ class RealWorld:
 
     def restart(self) -> None:
         """Shut the domain off and start it again."""
+        self.shut_off()
+        self.start()
+
+    def shut_off(self) -> None:
+        """Shut the domain off."""
         self.domain.destroy()
-        self.domain.start()
+
+    def start(self) -> None:
+        """Start the domain; it runs, and does nothing by itself."""
+        self.domain.start(paused=False)
 
     def touch(self, path: PurePosixPath) -> None:
         """Move the time of an image."""

@@ -31,7 +31,14 @@ from fibackup.model import (
     RunPhase,
     Snapshot,
 )
-from fibackup.plan import CopyImage
+from fibackup.plan import (
+    CommitOffline,
+    ConsolidationPolicy,
+    CopyImage,
+    EachDisk,
+    Method,
+    plan_consolidation,
+)
 
 if TYPE_CHECKING:
     from contract.conftest import Points, World
@@ -219,6 +226,37 @@ def test_one_writer_at_a_time(world: World) -> None:
         pass
 
 
+def test_one_run_at_a_time_on_a_domain(world: World) -> None:
+    """A second one is refused at once; another domain, and a later run, are not."""
+    other = "00000000-0000-4000-8000-00000000dead"
+    with world.host.locked(world.uuid), world.host.locked(other):
+        with pytest.raises(LockedError) as caught, world.host.locked(world.uuid):
+            pass
+        assert "pid" in caught.value.owner
+    with world.host.locked(world.uuid):
+        pass
+
+
+def test_a_run_holds_the_domain_and_a_second_one_touches_nothing(
+    world: World, points: Points
+) -> None:
+    """Whatever store the other run has, or none."""
+    plan, before = points.plan(), chain(world)
+    with world.host.locked(world.uuid), pytest.raises(LockedError):
+        Executor(world.host, world.store).run(plan)
+    assert (chain(world), world.store.read_history(world.uuid).points) == (before, ())
+    held: list[str] = []
+
+    def look(_: object) -> None:
+        if not held:
+            with pytest.raises(LockedError) as caught, world.host.locked(world.uuid):
+                pass
+            held.append(caught.value.owner)
+
+    Executor(world.host, world.store).run(plan, on_event=look)
+    assert held
+
+
 def test_an_image_that_a_guest_writes_is_not_copied(world: World) -> None:
     """The copy is refused, and nothing of it is left."""
     active = chain(world).active.path
@@ -282,3 +320,77 @@ def test_a_changed_base_costs_a_full_of_that_disk(world: World, points: Points) 
     assert decisions["vda"].kind is DiskKind.FULL
     assert "mtime" in decisions["vda"].reason
     assert decisions["vdb"].kind is DiskKind.INCREMENT
+
+
+FORMS = {
+    "commit": (ConsolidationPolicy(), 1),
+    "rolling commit": (ConsolidationPolicy(keep_overlay=True), 2),
+    "pull": (ConsolidationPolicy(method=Method.BLOCKPULL), 1),
+    "rolling pull": (ConsolidationPolicy(method=Method.BLOCKPULL, keep_overlay=True), 2),
+    "off": (ConsolidationPolicy(), 1),
+}
+
+
+@pytest.mark.parametrize("form", FORMS)
+def test_a_consolidation_changes_no_content(world: World, points: Points, form: str) -> None:
+    """The guest has what it had, points restore, overlays of ours are gone, the ledger knows."""
+    world.restart()  # into a state that a pull takes: not paused
+    for value in (1, 2, 3):
+        world.write("vda", value, value)
+        points.take()
+    world.write("vda", 4, 4)
+    policy, depth = FORMS[form]
+    before = chain(world).paths
+    if form == "off":
+        world.shut_off()
+    plan = plan_consolidation(world.host.read_domain(world.uuid), policy=policy)
+    Executor(world.host, None).run(plan)
+    if form == "off":
+        world.start()
+    gone = set(before[:-1]) - set(chain(world).paths)
+    assert chain(world).depth == chain(world, "vdb").depth == depth
+    assert world.host.occupied((*gone, before[-1])) == (before[-1],)
+    ledger = world.host.read_domain(world.uuid).ledger
+    assert ledger.run is None
+    assert {entry.path for entry in ledger.overlays} == (
+        {chain(world).active.path, chain(world, "vdb").active.path} if depth == 2 else set()
+    )
+    assert world.guest_content("vda") == {1: 1, 2: 2, 3: 3, 4: 4}
+    world.write("vda", 5, 5)
+    report = points.take()
+    assert report.point is not None
+    assert report.point.kind is (DiskKind.INCREMENT if depth == 2 else DiskKind.FULL)
+    assert world.restore_content(report.point.id, "vda") == world.guest_content("vda")
+    for point, value in zip(world.store.read_history(world.uuid).points, (1, 2, 3), strict=False):
+        assert world.restore_content(point.id, "vda") == {n: n for n in range(1, value + 1)}
+
+
+def test_an_image_in_a_chain_is_not_deleted(world: World, points: Points) -> None:
+    """Active or frozen; one that is gone already is fine."""
+    points.take()
+    points.take()
+    for path in chain(world).paths[:2]:
+        with pytest.raises(DomainBusyError):
+            world.host.delete_image(world.uuid, path)
+    assert chain(world).depth == 3
+
+
+def test_nobody_else_uses_an_image_of_the_domain(world: World) -> None:
+    """The domain's own use does not count."""
+    assert world.host.image_uses(world.uuid, chain(world).paths) == ()
+    assert world.host.read_domain(world.uuid).snapshots == ()
+
+
+def test_a_commit_off_line_is_refused_for_a_domain_that_runs(world: World, points: Points) -> None:
+    """Its chain stays."""
+    points.take()
+    world.shut_off()
+    (step,) = plan_consolidation(world.host.read_domain(world.uuid)).steps
+    assert isinstance(step, EachDisk)
+    job = step.disks[0].job
+    assert isinstance(job, CommitOffline)
+    world.start()
+    before = chain(world).paths
+    with pytest.raises(DomainBusyError):
+        world.host.commit_offline(world.uuid, job, ignore_events, CancelToken())
+    assert chain(world).paths == before

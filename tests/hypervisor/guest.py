@@ -35,6 +35,7 @@ from hypervisor.images import MIB, DiskSpec, convert
 _MEMORY_MIB: Final = 192
 _AGENT: Final = "org.qemu.guest_agent.0"
 _ACK: Final = re.compile(r"^ACK (\d+)\r?$", re.MULTILINE)
+_COUNT: Final = re.compile(r"^COUNT (\d+)\r?$", re.MULTILINE)
 _READY: Final = re.compile(r"^READY\r?$", re.MULTILINE)
 _FAILED: Final = re.compile(r"^(FAILED .*?|.*Kernel panic.*?)\r?$", re.MULTILINE)
 
@@ -52,6 +53,8 @@ class GuestOptions:
     agent: AgentMode = "on"
     """`hang` never answers, `slow` freezes after `freeze_delay_seconds`, `fail` refuses to."""
     writer: bool = True
+    counter: bool = False
+    """Whether the guest counts in its memory; `counted` says how far it is."""
     record_kib: int = 8
     pause_microseconds: int = 50_000
     freeze_delay_seconds: int = 30
@@ -61,6 +64,7 @@ class GuestOptions:
         return (
             f"console=ttyS0 quiet panic=-1 fib.disks={','.join(disks)} fib.agent={self.agent}"
             f" fib.writer={'on' if self.writer else 'off'} fib.kib={self.record_kib}"
+            f" fib.counter={'on' if self.counter else 'off'}"
             f" fib.pause={self.pause_microseconds} fib.delay={self.freeze_delay_seconds}"
         )
 
@@ -147,6 +151,14 @@ class LinuxGuest:
     def acked(self) -> int:
         """Return the number of the last record that the guest knows to be durable on all disks."""
         return max(map(int, _ACK.findall(self._console_text())), default=0)
+
+    def counted(self) -> list[int]:
+        """Return every value of the counter, in the order in which the guest said them."""
+        return [int(number) for number in _COUNT.findall(self._console_text())]
+
+    def boots(self) -> int:
+        """Return how often the guest has booted."""
+        return len(_READY.findall(self._console_text()))
 
     def failures(self) -> list[str]:
         """Return what the guest complained about: mounts, writes, panics."""

@@ -6,9 +6,11 @@
 #                       hang: the port is open, nobody answers    slow: freezing takes fib.delay seconds
 #                       fail: every freeze is refused
 #   fib.writer=on|off   append records of fib.kib KiB, wait fib.pause microseconds, again
+#   fib.counter=on|off  count, ten times a second, in memory and nowhere else
 #
 # On the console:  READY             the disks are mounted, the agent is started
 #                  ACK n             record n is on every disk, after fsync
+#                  COUNT n           the counter; it begins with 1 at each boot
 #                  FAILED what       something that never happens on a healthy machine
 export PATH=/bin
 /bin/busybox mkdir -p /proc /sys /dev /run /tmp /mnt /sbin
@@ -18,12 +20,13 @@ mount -t proc proc /proc
 mount -t sysfs sys /sys
 dmesg -n 1
 
-disks=vda agent=on writer=on kib=8 pause=50000 delay=30
+disks=vda agent=on writer=on counter=off kib=8 pause=50000 delay=30
 for word in $(cat /proc/cmdline); do
 	case $word in
 	fib.disks=*) disks=${word#*=} ;;
 	fib.agent=*) agent=${word#*=} ;;
 	fib.writer=*) writer=${word#*=} ;;
+	fib.counter=*) counter=${word#*=} ;;
 	fib.kib=*) kib=${word#*=} ;;
 	fib.pause=*) pause=${word#*=} ;;
 	fib.delay=*) delay=${word#*=} ;;
@@ -132,6 +135,13 @@ write_records() {
 
 [ "$agent" = off ] || start_agent
 echo READY
+if [ "$counter" = on ]; then
+	while :; do
+		count=$((count + 1))
+		echo "COUNT $count"
+		usleep 100000
+	done &
+fi
 if [ "$writer" = on ]; then
 	(write_records || echo "FAILED writer at $number") &
 	echo $! >/run/writer.pid

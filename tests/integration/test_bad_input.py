@@ -62,6 +62,7 @@ class Wishes(TypedDict, total=False):
     full: bool
     skip_unsupported: bool
     allow_paused: bool
+    offline: bool
 
 
 @dataclass(frozen=True)
@@ -192,10 +193,10 @@ def test_an_unknown_domain_is_named(bench: Bench, name: str) -> None:
 
 
 def test_a_domain_that_is_off_is_refused(bench: Bench, block_domain: MakeBlockDomain) -> None:
-    """A domain that is off is refused, with the command that starts it."""
+    """A domain that is off is refused when so wished, with the command that starts it."""
     domain = block_domain(start=False)
     with bench.unchanged(domain), pytest.raises(fb.DomainStateError, match="shut off") as caught:
-        bench.plan(domain)
+        bench.plan(domain, offline=False)
     assert f"virsh start {domain.uuid}" in str(caught.value)
     domain.start()
     bench.backs_up(domain)

@@ -387,7 +387,7 @@ def test_what_is_no_store(shell: Shell, domain: BlockDomain, tmp_path: Path) -> 
 
 
 def test_a_store_in_use_a_damaged_one_and_a_busy_domain(shell: Shell, domain: BlockDomain) -> None:
-    """Locked is exit 11, damaged 12, a domain that is off 13; each leaves things as they were."""
+    """Locked is exit 11, damaged 12, saved or paused 13; each leaves things as they were."""
     first = shell.backup(domain, 1)
     (lock,) = shell.store.glob("*/lock")
     with lock.open("r+b") as held:
@@ -403,10 +403,12 @@ def test_a_store_in_use_a_damaged_one_and_a_busy_domain(shell: Shell, domain: Bl
     assert image.name in shell.run(*words, code=12).stderr
     assert not (shell.out / "bad").exists()
     image.write_bytes(good)
-    domain.destroy()
+    domain.dom.managedSave(0)
     before = shell.picture(domain)
-    assert f"virsh start {domain.uuid}" in shell.run(*shell.words(domain.name), code=13).stderr
+    said = shell.run(*shell.words(domain.name), code=13).stderr
+    assert f"virsh managedsave-remove {domain.uuid}" in said
     assert shell.picture(domain) == before
+    domain.dom.managedSaveRemove(0)
     domain.start()
     paused = ("backup", "-c", shell.daemon.uri, "-s", shell.store, domain.name)
     assert "virsh resume" in shell.run(*paused, code=13).stderr
@@ -418,7 +420,8 @@ def test_one_bad_domain_does_not_hide_the_others(
 ) -> None:
     """With --all, a domain that cannot be backed up is exit 5, and all the others have a point."""
     other = block_domain(on=shell.daemon)
-    off = block_domain(on=shell.daemon, start=False)
+    off = block_domain(on=shell.daemon)
+    off.dom.managedSave(0)
     done = shell.run(*shell.words("--all", "--json"), code=5)
     results = {each["domain"]: each for each in json.loads(done.stdout)["results"]}
     assert {off.uuid, domain.uuid, other.uuid} == set(results)
@@ -433,6 +436,51 @@ def test_one_bad_domain_does_not_hide_the_others(
     shell.run(*shell.words(domain.name, off.name, "nobody"), code=5)
     shell.run(*shell.words(off.name, "nobody"), code=13)
     shell.restores(other, shell.backup(other, 1)["id"])
+
+
+@pytest.mark.parametrize("jobs", ["1", "3"])
+def test_many_domains_side_by_side(
+    shell: Shell, domain: BlockDomain, block_domain: MakeBlockDomain, jobs: str
+) -> None:
+    """Six domains, one of them bad, N at a time into a new store: exit 5, five right points."""
+    others = [domain, *(block_domain(on=shell.daemon) for _ in range(4))]
+    bad = block_domain(on=shell.daemon)
+    bad.dom.managedSave(0)
+    for _ in range(2):
+        for number, each in enumerate(others):
+            for target in each.disks:
+                each.write(target, number * MIB, MIB, number + 1)
+        names = [each.name for each in (*others[:2], bad, *others[2:])]
+        done = shell.run(*shell.words("--jobs", jobs, "--json", *names), code=5)
+        results = json.loads(done.stdout)["results"]
+        assert [each["domain"] for each in results] == names
+        assert [each["ok"] for each in results] == [name != bad.name for name in names]
+        for each in others:
+            point = shell.points(each)[-1]["id"]
+            references = {target: each.reference(target, point) for target in each.disks}
+            shell.references[point] = references
+            shell.restores(each, point)
+    assert [len(shell.points(each)) for each in others] == [2] * len(others)
+
+
+@pytest.mark.parametrize("jobs", ["0", "-1", "many", ""])
+def test_jobs_is_a_number(shell: Shell, jobs: str) -> None:
+    """Of 1 or more."""
+    assert "--jobs" in shell.run(*shell.words("--jobs", jobs, "x"), code=2).stderr
+
+
+def test_requirements_are_met_before_anything_is_touched(
+    shell: Shell, domain: BlockDomain, tmp_path: Path
+) -> None:
+    """A qemu-img that is too old is exit 3, with its version and the one that is needed."""
+    old = tmp_path / "qemu-img"
+    old.write_text("#!/bin/sh\necho qemu-img version 2.11.1\n")
+    old.chmod(0o755)
+    before = shell.picture(domain)
+    for words in (shell.words(domain.name), ("consolidate", "-c", shell.daemon.uri, domain.name)):
+        done = shell.run(*words, code=3, FIBACKUP_QEMU_IMG=str(old))
+        assert "qemu-img 2.11.1 is too old; 4.2" in done.stderr
+    assert shell.picture(domain) == before
 
 
 def test_an_empty_hypervisor_and_an_empty_store(shell: Shell, domain: BlockDomain) -> None:
@@ -452,7 +500,7 @@ def test_names_never_reach_a_terminal_raw(shell: Shell) -> None:
     name = "evil\u202eeman\x9b31m"
     domain = BlockDomain(shell.daemon, name, {"vda": DiskSpec()}, "")
     try:
-        refused = shell.run(*shell.words(name), code=13)
+        refused = shell.run(*shell.words(name, "--disk", "vdz"), code=1)
         domain.start()
         shell.backup(domain, 1)
         said = [

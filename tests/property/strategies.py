@@ -159,6 +159,7 @@ ledgers = st.builds(
     images=st.lists(frozen_images, max_size=3).map(tuple),
     stores=st.lists(st.builds(KnownStore, uuids, paths.map(str), point_ids), max_size=2).map(tuple),
     run=st.none() | st.builds(Run, point_ids, uuids, st.sampled_from(RunPhase), st.booleans()),
+    memory=st.none() | paths,
 )
 
 
@@ -176,6 +177,8 @@ def domains(draw: DrawFn) -> Domain:
         managed_save=draw(st.booleans()),
         job=draw(st.none() | st.just("backup")),
         agent_connected=draw(st.booleans()),
+        memory_blockers=tuple(draw(st.lists(lines, max_size=2))),
+        memory_bytes=draw(sizes),
     )
 
 

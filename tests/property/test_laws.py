@@ -22,10 +22,20 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 
-from fibackup.errors import FibackupError, ManifestError
+from fibackup.errors import FibackupError, ManifestError, PlanError
 from fibackup.host.executor import Executor
 from fibackup.model import History, Image, format_point_id, parse_point_id
-from fibackup.plan import BackupPolicy, Plan, Quiesce, Report, plan_backup
+from fibackup.plan import (
+    BackupPolicy,
+    ConsolidationPolicy,
+    Method,
+    Plan,
+    Quiesce,
+    Report,
+    plan_backup,
+    plan_consolidation,
+    plan_recovery,
+)
 from fibackup.plan.steps import CopyImage, EachDisk
 from fibackup.testing import CLUSTER_BYTES, AgentState, FakeHost, FakeStore
 
@@ -105,6 +115,60 @@ class World:
             if not frozen_before:
                 self._no_guest_is_left_frozen(begin, fault)
 
+    def consolidate(
+        self, policy: ConsolidationPolicy | None = None, fault: Fault | None = None
+    ) -> Report | None:
+        """Plan and run a consolidation; None when it was refused, or failed with a fault."""
+        seen = {target: self.host.guest_sees(DOMAIN, target) for target in self._targets()}
+        if fault is not None:
+            self.host.fail_at(fault.at, fault.error, after=fault.after, lasting=fault.lasting)
+        try:
+            plan = plan_consolidation(self.host.read_domain(DOMAIN), policy=policy)
+            assert Plan.from_json(plan.to_json()) == plan
+            with self._only_a_commit_writes(plan):
+                return Executor(self.host, None).run(plan)
+        except PlanError:  # refused: nothing was touched
+            return None
+        except (FibackupError, KeyboardInterrupt):
+            if fault is None:
+                raise
+            return None
+        finally:
+            self.host.heal()
+            assert seen == {target: self.host.guest_sees(DOMAIN, target) for target in seen}
+
+    def _targets(self) -> tuple[str, ...]:
+        return tuple(disk.target for disk in self.host.read_domain(DOMAIN).disks)
+
+    def recover(self, store: int = 0, fault: Fault | None = None) -> None:
+        """Recover with a store at hand, perhaps the wrong one; twice changes nothing more."""
+        if fault is not None:
+            self.host.fail_at(fault.at, fault.error, after=fault.after, lasting=fault.lasting)
+        try:
+            self._recover(store)
+        except FibackupError:
+            if fault is None:
+                raise
+            return
+        finally:
+            self.host.heal()
+        assert self.plan_recovery(store).steps == ()
+
+    def plan_recovery(self, store: int) -> Plan:
+        """Plan a recovery, and hold the plan to the laws of plans."""
+        history = self.stores[store].read_history(self.uuid)
+        plan = plan_recovery(self.host.read_domain(DOMAIN), history, now=self.host.now)
+        assert Plan.from_json(plan.to_json()) == plan
+        self._every_backing_is_stored(plan, store)
+        return plan
+
+    def _recover(self, store: int) -> None:
+        plan = self.plan_recovery(store)
+        seen = {target: self.host.guest_sees(DOMAIN, target) for target in TARGETS}
+        with self._only_a_commit_writes(plan):
+            Executor(self.host, self.stores[store]).run(plan)
+        assert {target: self.host.guest_sees(DOMAIN, target) for target in TARGETS} == seen
+
     def finish(self, store: int = 0) -> None:
         """Recover from whatever there was: plan again, finish, and need one copy for each disk."""
         targets = tuple(disk.target for disk in self.host.read_domain(DOMAIN).disks)
@@ -153,7 +217,7 @@ class World:
             for step in plan.steps
             if isinstance(step, EachDisk)
             for disk in step.disks
-            for path in (*disk.overlays, *disk.job.leaves)
+            for path in (*disk.touched, disk.job.leaves[0])
         }
         try:
             yield
@@ -229,6 +293,35 @@ def test_a_base_that_changes_before_a_failure_never_ends_in_a_wrong_increment(nu
     world.finish()
 
 
+def _consolidated(policy: ConsolidationPolicy, fault: Fault | None, *, off: bool) -> World:
+    world = _two_points()
+    if off:
+        world.host.shut_off(DOMAIN)
+    world.consolidate(policy, fault)
+    if off:
+        world.host.start(DOMAIN)
+    return world
+
+
+@pytest.mark.parametrize("number", range(1, 25))
+@pytest.mark.parametrize("after", [False, True], ids=["before", "after"])
+@pytest.mark.parametrize("lasting", [False, True], ids=["once", "lasting"])
+@pytest.mark.parametrize("form", ["commit", "rolling", "pull", "rolling pull", "off"])
+def test_a_consolidation_that_fails_at_any_call_harms_nothing(
+    *, form: str, lasting: bool, after: bool, number: int
+) -> None:
+    """Fail at any call, in any form: the guest sees the same, and both stores can go on."""
+    method = Method.BLOCKPULL if "pull" in form else Method.BLOCKCOMMIT
+    policy = ConsolidationPolicy(method=method, keep_overlay="rolling" in form)
+    world = _consolidated(policy, Fault(number, after, lasting), off=form == "off")
+    world.host.write(DOMAIN, "vda", 3, 12)
+    world.backup(1)
+    world.host.write(DOMAIN, "vda", 4, 13)
+    world.finish()
+    world.finish(1)
+    assert world.host.images()[TEMPLATE] == World().host.images()[TEMPLATE]
+
+
 @settings(max_examples=20)
 @given(
     times=st.lists(st.integers(0, 3), min_size=1, max_size=6),
@@ -269,6 +362,14 @@ policies = st.builds(
 )
 
 
+forms = st.builds(
+    ConsolidationPolicy,
+    method=st.sampled_from(Method),
+    keep_overlay=st.booleans(),
+    disks=st.sampled_from([(), ("vda",), ("vdb",)]),
+)
+
+
 class Histories(RuleBasedStateMachine):
     """Anything may happen to the domain, and anything may fail."""
 
@@ -299,6 +400,20 @@ class Histories(RuleBasedStateMachine):
     def backup(self, store: int, policy: BackupPolicy, fault: Fault | None) -> None:
         """A backup runs, or fails somewhere."""
         self.world.backup(store, policy, fault)
+
+    @rule(policy=forms, off=st.booleans(), fault=faults)
+    def consolidate(self, policy: ConsolidationPolicy, off: bool, fault: Fault | None) -> None:  # noqa: FBT001
+        """The live chains are shortened, running or off, or something fails."""
+        if off:
+            self.host.shut_off(DOMAIN)
+        self.world.consolidate(policy, fault)
+        if off:
+            self.host.start(DOMAIN)
+
+    @rule(store=stores, fault=faults)
+    def recover(self, store: int, fault: Fault | None) -> None:
+        """A recovery runs, or fails somewhere."""
+        self.world.recover(store, fault)
 
     @precondition(lambda self: not self.thawed())
     @rule()

@@ -3,10 +3,19 @@
 from pathlib import PurePosixPath
 
 import pytest
+from attrs import evolve
 
 from fibackup.errors import ModelError
 from fibackup.model.chain import BackingChain, Image
-from fibackup.model.ledger import FrozenImage, KnownStore, Ledger, Overlay, Run, RunPhase
+from fibackup.model.ledger import (
+    FrozenImage,
+    KnownStore,
+    Ledger,
+    Overlay,
+    Run,
+    RunPhase,
+    consolidated,
+)
 
 TOP, BASE = PurePosixPath("/i/disk.bimg-A"), PurePosixPath("/i/disk.qcow2")
 OVERLAY = Overlay("vda", TOP, BASE, "A", "store")
@@ -41,3 +50,57 @@ def test_paths_of_the_ledger_are_absolute() -> None:
         FrozenImage(PurePosixPath("disk.qcow2"), "qcow2")
     with pytest.raises(ModelError):
         Overlay("vda", PurePosixPath("x"), BASE, "A", "store")
+
+
+MIDDLE, OTHER = PurePosixPath("/i/disk.bimg-0"), PurePosixPath("/i/template.qcow2")
+UPPER = Overlay("vda", TOP, MIDDLE, "A", "store")
+LOWER = Overlay("vda", MIDDLE, BASE, "0", "store")
+
+
+def test_an_overlay_lies_on_what_was_under_it_past_overlays_of_ours() -> None:
+    """Down to the disk's own image and no further; a ledger that loops has no end."""
+    ledger = Ledger((UPPER, LOWER))
+    assert ledger.lies_on(UPPER, MIDDLE)
+    assert ledger.lies_on(UPPER, BASE)
+    assert not ledger.lies_on(UPPER, OTHER)
+    loop = Ledger((UPPER, Overlay("vda", MIDDLE, TOP, "0", "store")))
+    assert not loop.lies_on(UPPER, BASE)
+
+
+def chain_of(*paths: PurePosixPath, target: str = "vda") -> BackingChain:
+    """Return a chain of qcow2 images."""
+    return BackingChain(target, tuple(Image(path, "qcow2") for path in paths))
+
+
+def test_after_a_commit_the_overlay_lies_on_the_base() -> None:
+    """It keeps its point; what was committed is freed; other disks are as they were."""
+    other = Overlay("vdb", OTHER, BASE, "A", "store")
+    run = Run("A", "store", RunPhase.CONSOLIDATING)
+    ledger = Ledger((UPPER, LOWER, other), (FROZEN,), run=run)
+    after = consolidated(ledger, target="vda", removed=(MIDDLE,), after=chain_of(TOP, BASE))
+    assert after.overlays == (evolve(UPPER, below=BASE), evolve(LOWER, freed=True), other)
+    assert (after.images, after.run) == ((FrozenImage(BASE, "qcow2"),), None)
+
+
+def test_a_proof_that_was_lost_before_stays_lost() -> None:
+    """New identities under an overlay must not stand in for it."""
+    after = consolidated(
+        Ledger((UPPER, LOWER)),
+        target="vda",
+        removed=(),
+        after=chain_of(TOP, MIDDLE, BASE),
+        stale=frozenset({MIDDLE}),
+    )
+    assert [entry.stale for entry in after.overlays] == [False, True]
+    again = consolidated(after, target="vda", removed=(), after=chain_of(TOP, MIDDLE, BASE))
+    assert again.overlays == after.overlays
+
+
+@pytest.mark.parametrize("paths", [(TOP,), (TOP, OTHER)])
+def test_an_overlay_without_the_disks_own_image_is_not_ours_any_more(
+    paths: tuple[PurePosixPath, ...],
+) -> None:
+    """It is the disk's own image from now on, whether a template is under it or nothing."""
+    ledger = Ledger((UPPER, LOWER))
+    after = consolidated(ledger, target="vda", removed=(MIDDLE,), after=chain_of(*paths))
+    assert after.overlays == (evolve(LOWER, freed=True),)

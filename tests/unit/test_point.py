@@ -230,3 +230,55 @@ def test_points_print_their_disks_and_what_is_left_out() -> None:
     assert f"  vda increment on {FIRST} 64 KiB: why" in text
     assert "sda not in the point: cdrom" in text
     assert str(history()) == "no points"
+
+
+def test_a_disk_that_did_not_change_shows_the_image_of_its_parent() -> None:
+    """A point without an image of a disk reads as the point that it names."""
+    first = point(FIRST)
+    second = evolve(
+        point(SECOND, 2),
+        disks=(
+            PointDisk(
+                "vda", DiskKind.INCREMENT, "nothing was written", first.id, 1 << 20, images=()
+            ),
+        ),
+    )
+    both = history(first, second)
+    assert both.top(second.id, "vda") == first.disks[0].images[0]
+    assert both.images(second.id, "vda") == both.images(first.id, "vda")
+
+
+def test_a_disk_without_an_image_needs_its_parent() -> None:
+    """Where the parent is missing the point cannot be read."""
+    orphan = evolve(
+        point(SECOND, 2),
+        disks=(PointDisk("vda", DiskKind.INCREMENT, "unchanged", "20200101T000000Z", 1, ()),),
+    )
+    with pytest.raises(ManifestError, match="which is not there"):
+        history(orphan).top(orphan.id, "vda")
+
+
+def test_points_that_lie_on_each_other_in_a_circle_are_refused() -> None:
+    """Two points that both say "as at the other one" lead nowhere."""
+    a, b = point(FIRST), point(SECOND, 2)
+    a = evolve(a, disks=(PointDisk("vda", DiskKind.INCREMENT, "as b", b.id, 1, ()),))
+    b = evolve(b, disks=(PointDisk("vda", DiskKind.INCREMENT, "as a", a.id, 1, ()),))
+    with pytest.raises(ManifestError):
+        history(a, b).top(b.id, "vda")
+
+
+def test_a_point_with_a_damaged_manifest_is_told_from_one_that_never_was() -> None:
+    """The first is a ManifestError that names the file, the second a NoSuchPointError."""
+    file = "20261124T040407Z.json"
+    damaged = evolve(history(), unreadable=((file, "the checksum is wrong"),))
+    with pytest.raises(ManifestError, match="checksum") as caught:
+        damaged.point("20261124T040407Z")
+    assert caught.value.path == f"/backup/{file}"
+    with pytest.raises(NoSuchPointError):
+        damaged.point("20261124T040408Z")
+
+
+def test_the_next_place_in_the_order_leaves_room_for_damaged_points() -> None:
+    """A damaged manifest that is repaired must not meet another point with its number."""
+    damaged = evolve(history(point(FIRST)), unreadable=(("x.json", "damaged"),))
+    assert damaged.next_sequence == 3

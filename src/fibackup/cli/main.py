@@ -12,39 +12,27 @@ import io
 import json
 import logging
 import os
-import signal
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Generator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import AbstractContextManager, ExitStack, contextmanager
 from datetime import UTC, datetime
 from pathlib import PurePosixPath
-from types import FrameType
-from typing import TextIO
+from typing import TextIO, TypeVar
 from uuid import UUID
 
 import fibackup as fb
 from fibackup.cli.exits import FAILED, OK, SOME_FAILED, USAGE, WARNINGS, exit_code
 from fibackup.cli.parser import build_parser
 from fibackup.cli.progress import progress_for
+from fibackup.cli.signals import Signals
+from fibackup.cli.stores import is_store, open_store, refuse_lost_store
 
 __all__ = ["main"]
 
+_T = TypeVar("_T")
+
 _NO_STORE = str(UUID(int=0))
-
-
-class _Signals:
-    """Turns SIGINT and SIGTERM into a cancel token, and remembers which it was."""
-
-    def __init__(self) -> None:
-        self.token = fb.CancelToken()
-        self.number = 0
-
-    def install(self) -> None:
-        signal.signal(signal.SIGINT, self._handle)
-        signal.signal(signal.SIGTERM, self._handle)
-
-    def _handle(self, number: int, _: FrameType | None) -> None:
-        self.number = self.number or number
-        self.token.cancel()
 
 
 class _Failure:
@@ -91,10 +79,12 @@ def main(argv: Sequence[str] | None = None) -> int:
     arguments = build_parser().parse_args(argv)
     _log(arguments.verbose)
     _accept_all_names(sys.stdout)
-    signals = _Signals()
+    signals = Signals()
     signals.install()
-    verbs: dict[str, Callable[[argparse.Namespace, _Signals], int]] = {
+    verbs: dict[str, Callable[[argparse.Namespace, Signals], int]] = {
         "backup": _backup,
+        "consolidate": _consolidate,
+        "recover": _recover,
         "chain": _chain,
         "list": _list,
         "restore": _restore,
@@ -148,26 +138,42 @@ def _print_json(document: object) -> None:
 # --- backup -------------------------------------------------------------------------------------
 
 
-def _backup(arguments: argparse.Namespace, signals: _Signals) -> int:
+_One = Callable[[argparse.Namespace, fb.LibvirtHost, str, Signals], tuple[dict[str, object], bool]]
+"""What is done with one domain: its part of the result, and whether there was a warning."""
+
+
+def _backup(arguments: argparse.Namespace, signals: Signals) -> int:
+    return _each_domain(arguments, signals, _backup_one)
+
+
+def _each_domain(arguments: argparse.Namespace, signals: Signals, one: _One) -> int:
+    """Do the same with each domain; one that fails never hides another's result."""
     if bool(arguments.domains) == bool(arguments.all or arguments.running):
-        print("fibackup backup: name domains, or say --all or --running", file=sys.stderr)
+        words = "name domains, or say --all or --running"
+        print(f"fibackup {arguments.verb}: {words}", file=sys.stderr)
         return USAGE
-    results: list[dict[str, object]] = []
-    failures: list[_Failure] = []
-    warned = False
     with fb.LibvirtHost.open(arguments.connect) as host:
+        warned = _check_versions(arguments, host)
         names = arguments.domains or host.list_domains(running=arguments.running)
-        for name in names:
+
+        def attempt(name: str) -> tuple[dict[str, object], bool] | _Failure:
             try:
                 signals.token.check()
-                result, warnings = _backup_one(arguments, host, name, signals)
-                results.append({"domain": name, "ok": True, **result})
-                warned = warned or warnings
+                return one(arguments, host, name, signals)
             except fb.FibackupError as error:
                 failure = _Failure(name, error)
-                failures.append(failure)
-                results.append(failure.document())
                 _complain(failure)
+                return failure
+
+        outcomes = _side_by_side(attempt, names, arguments.jobs)
+    failures = [each for each in outcomes if isinstance(each, _Failure)]
+    results: list[dict[str, object]] = []
+    for name, outcome in zip(names, outcomes, strict=True):
+        if isinstance(outcome, _Failure):
+            results.append(outcome.document())
+        else:
+            results.append({"domain": name, "ok": True, **outcome[0]})
+            warned = warned or outcome[1]
     if arguments.json:
         _print_json({"results": results})
     if failures:
@@ -175,8 +181,25 @@ def _backup(arguments: argparse.Namespace, signals: _Signals) -> int:
     return WARNINGS if warned and arguments.strict else OK
 
 
+def _side_by_side(work: Callable[[str], _T], names: Sequence[str], jobs: int) -> list[_T]:
+    """Return what *work* makes of each name, in their order; *jobs* of them at a time."""
+    if jobs == 1:
+        return [work(name) for name in names]
+    with ThreadPoolExecutor(jobs, "fibackup-domain") as pool:
+        return list(pool.map(work, names))
+
+
+def _check_versions(arguments: argparse.Namespace, host: fb.LibvirtHost) -> bool:
+    """Refuse what is too old; tell of what is odd, and return whether there was such."""
+    consolidates = arguments.verb == "consolidate" or getattr(arguments, "consolidate", False)
+    warnings = host.check_requirements(consolidates=consolidates)
+    for warning in warnings:
+        print(f"fibackup: warning: {warning}", file=sys.stderr)
+    return bool(warnings)
+
+
 def _backup_one(
-    arguments: argparse.Namespace, host: fb.LibvirtHost, name: str, signals: _Signals
+    arguments: argparse.Namespace, host: fb.LibvirtHost, name: str, signals: Signals
 ) -> tuple[dict[str, object], bool]:
     policy = fb.BackupPolicy(
         disks=tuple(arguments.disk),
@@ -185,7 +208,9 @@ def _backup_one(
         freeze_timeout_seconds=arguments.freeze_timeout,
         full=arguments.full,
         skip_unsupported=arguments.skip_unsupported,
+        memory=arguments.memory,
         allow_paused=arguments.allow_paused,
+        consolidate=arguments.consolidate,
     )
     domain = host.read_domain(name)
     now = datetime.now(UTC)
@@ -197,57 +222,34 @@ def _backup_one(
             print(plan)
         return {"plan": fb.encode(plan)}, bool(plan.warnings)
     nothing = fb.History(store=_NO_STORE, path=_absolute(arguments.store), uuid=domain.uuid)
-    if not _is_store(arguments.store):
+    if not is_store(arguments.store):
         fb.plan_backup(domain, nothing, now=now, policy=policy)  # a bad domain makes no store
-    with _open_store(arguments.store, domain) as store:
+    with open_store(arguments.store, domain) as store:
         plan = fb.plan_backup(domain, store.read_history(domain.uuid), now=now, policy=policy)
         if arguments.verbose:
             print(plan, file=sys.stderr)
-        with progress_for(quiet=arguments.quiet or arguments.no_progress) as listener:
+        with _progress(arguments) as listener:
             report = fb.Executor(host, store).run(plan, on_event=listener, cancel=signals.token)
     if not arguments.json and not arguments.quiet:
         print(report)
     return {"report": fb.encode(report)}, bool(report.warnings)
 
 
+def _progress(arguments: argparse.Namespace) -> AbstractContextManager[fb.OnEvent]:
+    """Return the listener for a run; bars are for one domain at a time."""
+    quiet = arguments.quiet or arguments.no_progress
+    return progress_for(quiet=quiet, plain=getattr(arguments, "jobs", 1) > 1)
+
+
 def _absolute(path: str) -> PurePosixPath:
     return PurePosixPath(os.path.abspath(path))
 
 
-def _is_store(path: str) -> bool:
-    try:
-        fb.Store.open(path).close()
-    except fb.NotAStoreError:
-        return False
-    return True
-
-
-def _open_store(path: str, domain: fb.Domain) -> fb.Store:
-    """Open the store; an empty directory becomes one, unless the domain has points in it."""
-    try:
-        return fb.Store.open(path)
-    except fb.NotAStoreError:
-        _refuse_lost_store(path, domain)
-        return fb.Store.create(path)
-
-
-def _refuse_lost_store(path: str, domain: fb.Domain) -> None:
-    """Refuse a directory where the domain's points should be."""
-    for known in domain.ledger.stores:
-        if os.path.realpath(known.path) == os.path.realpath(path):
-            raise fb.NotAStoreError(
-                domain=domain.name,
-                reason=f"the domain has point {known.point} in a store at this path, "
-                "and it is not there: is its disk mounted?",
-                path=path,
-            )
-
-
 def _history_for_dry_run(path: str, domain: fb.Domain) -> fb.History:
-    if _is_store(path):
+    if is_store(path):
         with fb.Store.open(path) as store:
             return store.read_history(domain.uuid)
-    _refuse_lost_store(path, domain)
+    refuse_lost_store(path, domain)
     if not os.path.isdir(path) or set(os.listdir(path)) - {"lost+found"}:
         raise fb.NotAStoreError(
             reason="the directory is missing, or neither empty nor a store", path=path
@@ -255,10 +257,87 @@ def _history_for_dry_run(path: str, domain: fb.Domain) -> fb.History:
     return fb.History(store=_NO_STORE, path=_absolute(path), uuid=domain.uuid)
 
 
+# --- consolidate --------------------------------------------------------------------------------
+
+
+def _consolidate(arguments: argparse.Namespace, signals: Signals) -> int:
+    return _each_domain(arguments, signals, _consolidate_one)
+
+
+def _consolidate_one(
+    arguments: argparse.Namespace, host: fb.LibvirtHost, name: str, signals: Signals
+) -> tuple[dict[str, object], bool]:
+    policy = fb.ConsolidationPolicy(
+        method=fb.Method(arguments.method),
+        keep_overlay=arguments.keep_overlay,
+        disks=tuple(arguments.disk),
+        bandwidth_bytes=arguments.bandwidth,
+        timeout_seconds=arguments.timeout,
+        suspend_seconds=arguments.suspend,
+        allow_paused=arguments.allow_paused,
+    )
+    domain = host.read_domain(name)
+    paths = tuple(path for disk in domain.disks if disk.chain for path in disk.chain.paths)
+    uses = host.image_uses(domain.uuid, paths)
+    plan = fb.plan_consolidation(domain, uses=uses, policy=policy)
+    if arguments.dry_run:
+        if not arguments.json:
+            print(plan)
+        return {"plan": fb.encode(plan)}, bool(plan.warnings)
+    if arguments.verbose:
+        print(plan, file=sys.stderr)
+    with _progress(arguments) as listener:
+        report = fb.Executor(host, None).run(plan, on_event=listener, cancel=signals.token)
+    if not arguments.json and not arguments.quiet:
+        print(report)
+    return {"report": fb.encode(report)}, bool(report.warnings)
+
+
+# --- recover ------------------------------------------------------------------------------------
+
+
+def _recover(arguments: argparse.Namespace, signals: Signals) -> int:
+    return _each_domain(arguments, signals, _recover_one)
+
+
+def _recover_one(
+    arguments: argparse.Namespace, host: fb.LibvirtHost, name: str, signals: Signals
+) -> tuple[dict[str, object], bool]:
+    domain = host.read_domain(name)
+    with _store_of_run(arguments.store, domain) as store:
+        history = store.read_history(domain.uuid) if store is not None else None
+        plan = fb.plan_recovery(domain, history, now=datetime.now(UTC))
+        if arguments.dry_run or not plan.steps:
+            if not arguments.json and not arguments.quiet:
+                print(plan if plan.steps or plan.warnings else f"{domain.name}: nothing to recover")
+            return {"plan": fb.encode(plan)}, bool(plan.warnings)
+        if arguments.verbose:
+            print(plan, file=sys.stderr)
+        with _progress(arguments) as listener:
+            executor = fb.Executor(host, store)
+            report = executor.run(plan, on_event=listener, cancel=signals.token)
+    if not arguments.json and not arguments.quiet:
+        print(report)
+    return {"report": fb.encode(report)}, bool(report.warnings)
+
+
+@contextmanager
+def _store_of_run(path: str | None, domain: fb.Domain) -> Generator[fb.Store | None]:
+    """Open the store that was asked for, or the one that the ledger names for the run, if any."""
+    run = domain.ledger.run
+    places = [each.path for each in domain.ledger.stores if run and each.uuid == run.store]
+    where = path or next(iter(places), None)
+    if where is None or (path is None and not is_store(where)):
+        yield None
+        return
+    with fb.Store.open(where) as store:
+        yield store
+
+
 # --- chain, list, restore -----------------------------------------------------------------------
 
 
-def _chain(arguments: argparse.Namespace, _: _Signals) -> int:
+def _chain(arguments: argparse.Namespace, _: Signals) -> int:
     with fb.LibvirtHost.open(arguments.connect) as host:
         domain = host.read_domain(arguments.domain)
     history = None
@@ -272,7 +351,7 @@ def _chain(arguments: argparse.Namespace, _: _Signals) -> int:
     return OK
 
 
-def _list(arguments: argparse.Namespace, _: _Signals) -> int:
+def _list(arguments: argparse.Namespace, _: Signals) -> int:
     with fb.Store.open(arguments.store) as store:
         if arguments.domain is None:
             histories = [store.read_history(uuid) for uuid in store.domains()]
@@ -339,7 +418,7 @@ def _find_history(store: fb.Store, name: str) -> fb.History:
     )
 
 
-def _restore(arguments: argparse.Namespace, signals: _Signals) -> int:
+def _restore(arguments: argparse.Namespace, signals: Signals) -> int:
     with fb.Store.open(arguments.store) as store:
         history = _find_history(store, arguments.domain)
         plan = fb.plan_restore(
@@ -348,6 +427,8 @@ def _restore(arguments: argparse.Namespace, signals: _Signals) -> int:
             into=_absolute(arguments.into),
             disks=tuple(arguments.disk),
             image_format=fb.ImageFormat(arguments.format),
+            memory=arguments.memory,
+            paused=arguments.paused,
         )
         if arguments.dry_run:
             if arguments.json:
@@ -357,8 +438,12 @@ def _restore(arguments: argparse.Namespace, signals: _Signals) -> int:
             else:
                 print(plan)
             return OK
-        with progress_for(quiet=arguments.quiet or arguments.no_progress) as listener:
-            report = fb.Executor(None, store).run(plan, on_event=listener, cancel=signals.token)
+        quiet = arguments.quiet or arguments.no_progress
+        with ExitStack() as opened, progress_for(quiet=quiet) as listener:
+            host = None
+            if arguments.memory:
+                host = opened.enter_context(fb.LibvirtHost.open(arguments.connect))
+            report = fb.Executor(host, store).run(plan, on_event=listener, cancel=signals.token)
     if arguments.json:
         _print_json({"results": [{"domain": plan.domain, "ok": True, "report": fb.encode(report)}]})
     elif not arguments.quiet:

@@ -18,13 +18,28 @@ _BACKUP = """\
 examples:
   fibackup backup --store /backup web1
   fibackup backup --store /backup --quiesce require --exclude vdb web1 db1
+  fibackup backup --store /backup --memory web1           with what is in its memory
   fibackup backup --store /backup --dry-run web1          print the plan, change nothing
+"""
+
+_CONSOLIDATE = """\
+examples:
+  fibackup consolidate web1                               commit every overlay of ours, pivot
+  fibackup consolidate --keep-overlay web1                what `backup --consolidate` does
+  fibackup consolidate --timeout 600 --suspend 10 db1     a guest that writes without end
+"""
+
+_RECOVER = """\
+examples:
+  fibackup recover web1                       the ledger knows the store
+  fibackup recover --store /backup --all      also a store that was new to the run
 """
 
 _RESTORE = """\
 examples:
   fibackup restore --store /backup web1 --into /var/tmp/web1
   fibackup restore --store /backup web1 --point 20261124T040407Z --disk vda --format raw --into .
+  fibackup restore --store /backup web1 --into /images/web1 --memory      it goes on where it was
 """
 
 
@@ -63,6 +78,10 @@ def build_parser() -> argparse.ArgumentParser:
         )
 
     _backup(verb("backup", "take a restore point of running domains", _BACKUP))
+    _consolidate(
+        verb("consolidate", "shorten the live chains of domains", _CONSOLIDATE),
+    )
+    _recover(verb("recover", "finish or clear away what a killed run has left", _RECOVER))
     _chain(verb("chain", "draw the live backing chains of a domain"))
     _list(verb("list", "list the restore points of a store"))
     _restore(verb("restore", "write disks of a restore point as flat images", _RESTORE))
@@ -112,10 +131,20 @@ def _backup(parser: argparse.ArgumentParser) -> None:
         help="time limit of the freeze (default: 60)",
     )
     parser.add_argument(
+        "--memory",
+        action="store_true",
+        help="the guest's memory too, of the same moment; it runs on meanwhile",
+    )
+    parser.add_argument(
         "--full", action="store_true", help="a full, even where an increment is proven"
     )
     parser.add_argument(
         "--skip-unsupported", action="store_true", help="leave out disks that cannot be backed up"
+    )
+    parser.add_argument(
+        "--consolidate",
+        action="store_true",
+        help="then commit the older overlays into the disk's own image",
     )
     parser.add_argument(
         "--allow-paused", action="store_true", help="take a paused domain as it stands"
@@ -124,9 +153,79 @@ def _backup(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "-n", "--dry-run", action="store_true", help="print the plan, change nothing"
     )
+    _domains(parser)
+
+
+def _count(text: str) -> int:
+    """Read a number of 1 or more."""
+    if not text.isdecimal() or int(text) < 1:
+        raise argparse.ArgumentTypeError(f"not a number of 1 or more: {text!r}")
+    return int(text)
+
+
+def _domains(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--all", action="store_true", help="every domain")
     parser.add_argument("--running", action="store_true", help="every running domain")
+    parser.add_argument(
+        "--jobs",
+        metavar="N",
+        type=_count,
+        default=1,
+        help="domains that are worked on at the same time (default: 1)",
+    )
     parser.add_argument("domains", metavar="DOMAIN", nargs="*", help="name or UUID")
+
+
+def _consolidate(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "-m",
+        "--method",
+        choices=[str(each) for each in fb.Method],
+        default=str(fb.Method.BLOCKCOMMIT),
+        help="down into the disk's own image, or up into the active layer (default: blockcommit)",
+    )
+    parser.add_argument(
+        "--keep-overlay", action="store_true", help="leave the active layer: depth 2, not 1"
+    )
+    parser.add_argument(
+        "--disk", metavar="T", action="append", default=[], help="only this disk, such as vda"
+    )
+    parser.add_argument(
+        "--bandwidth",
+        metavar="BYTES",
+        type=int,
+        default=0,
+        help="bytes in a second at most (default: 0, no limit)",
+    )
+    parser.add_argument(
+        "--timeout",
+        metavar="SECONDS",
+        type=float,
+        default=3600.0,
+        help="time limit for each disk; then the job is aborted (default: 3600)",
+    )
+    parser.add_argument(
+        "--suspend",
+        metavar="SECONDS",
+        type=float,
+        default=0.0,
+        help="let the guest stand still for as long at most before that (default: 0, never)",
+    )
+    parser.add_argument("--allow-paused", action="store_true", help="also a paused domain")
+    parser.add_argument("--strict", action="store_true", help="exit 4 when there was a warning")
+    parser.add_argument(
+        "-n", "--dry-run", action="store_true", help="print the plan, change nothing"
+    )
+    _domains(parser)
+
+
+def _recover(parser: argparse.ArgumentParser) -> None:
+    _store(parser, required=False)
+    parser.add_argument("--strict", action="store_true", help="exit 4 when there was a warning")
+    parser.add_argument(
+        "-n", "--dry-run", action="store_true", help="print the plan, change nothing"
+    )
+    _domains(parser)
 
 
 def _chain(parser: argparse.ArgumentParser) -> None:
@@ -160,6 +259,12 @@ def _restore(parser: argparse.ArgumentParser) -> None:
         default=str(fb.ImageFormat.QCOW2),
         help="format of the images (default: qcow2)",
     )
+    parser.add_argument(
+        "--memory",
+        action="store_true",
+        help="let the guest go on where it was, on the restored disks; the domain must be off",
+    )
+    parser.add_argument("--paused", action="store_true", help="with --memory: leave it paused")
     parser.add_argument(
         "-n", "--dry-run", action="store_true", help="print the plan, change nothing"
     )

@@ -61,12 +61,13 @@ class _Bars:
 
 
 @contextmanager
-def progress_for(*, quiet: bool) -> Generator[fb.OnEvent]:
+def progress_for(*, quiet: bool, plain: bool = False) -> Generator[fb.OnEvent]:
     """
     Give the listener for a run.
 
     Args:
         quiet: True: no progress at all.
+        plain: True: lines, also on a terminal.
 
     Yields:
         What `Executor.run` takes as ``on_event``.
@@ -74,7 +75,7 @@ def progress_for(*, quiet: bool) -> Generator[fb.OnEvent]:
     Source:
         docs/design.md, "Command line".
     """
-    bars = None if quiet or not sys.stderr.isatty() else _rich_progress()
+    bars = None if quiet or plain or not sys.stderr.isatty() else _rich_progress()
     if quiet:
         yield fb.ignore_events
     elif bars is None:

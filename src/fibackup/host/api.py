@@ -23,13 +23,41 @@ from fibackup.model.ledger import Ledger
 from fibackup.model.point import History, RestorePoint, StoredFile, StoredImage, Versions
 from fibackup.model.snapshot import Snapshot
 from fibackup.plan.report import RestoredImage
-from fibackup.plan.steps import CommitImages, CopyImage, FlattenImage, PullImages
+from fibackup.plan.steps import (
+    CommitImages,
+    CommitOffline,
+    CopyImage,
+    CopyMemory,
+    FinishBlockJob,
+    FlattenImage,
+    PullImages,
+    RestoreMemory,
+    ResumeDomain,
+)
 
 __all__ = ["Host", "PointStore"]
 
 
 class Host(Protocol):
     """A hypervisor: what a plan needs of libvirt."""
+
+    def locked(self, uuid: str) -> AbstractContextManager[None]:
+        """
+        Hold the lock on a domain of this host; two runs on one domain never meet.
+
+        Args:
+            uuid: The domain's UUID.
+
+        Returns:
+            A context manager; the lock is held inside.
+
+        Raises:
+            LockedError: Another run works on the domain, also one with another store.
+
+        Source:
+            flock(2).
+        """
+        ...
 
     def read_domain(self, name: str) -> Domain:
         """
@@ -95,8 +123,11 @@ class Host(Protocol):
         Args:
             paths: Absolute paths.
 
+        Raises:
+            PermissionDeniedError: A directory in which one would be made cannot be written.
+
         Source:
-            lstat(2).
+            lstat(2), statvfs(3).
         """
         ...
 
@@ -115,7 +146,8 @@ class Host(Protocol):
             LibvirtError: libvirt refused; no disk got an overlay.
 
         Source:
-            libvirt ``virDomainSnapshotCreateXML``: ``DISK_ONLY | ATOMIC | NO_METADATA``.
+            libvirt ``virDomainSnapshotCreateXML``: ``DISK_ONLY | ATOMIC | NO_METADATA``, with
+            memory ``LIVE | ATOMIC | NO_METADATA``.
         """
         ...
 
@@ -156,6 +188,49 @@ class Host(Protocol):
         """
         ...
 
+    def commit_offline(
+        self, uuid: str, job: CommitOffline, on_event: OnEvent, cancel: CancelToken
+    ) -> None:
+        """
+        Commit overlays of a domain that is off into their base, and define the domain with that.
+
+        Args:
+            uuid: The domain's UUID.
+            job: What to commit.
+            on_event: Gets `CopyProgress`.
+            cancel: Ends the commit.
+
+        Raises:
+            DomainBusyError: The domain runs, or was started in between. Its definition stands.
+            HostError: The commit failed. The definition stands, and shows what it showed before.
+            CancelledError: *cancel* was set; the same.
+
+        Source:
+            qemu-img(1), ``commit``; libvirt ``virDomainDefineXML``.
+        """
+        ...
+
+    def finish_block_job(
+        self, uuid: str, step: FinishBlockJob, on_event: OnEvent, cancel: CancelToken
+    ) -> None:
+        """
+        Wait for the end of a job that runs already; pivot when it waits for that.
+
+        Args:
+            uuid: The domain's UUID.
+            step: The disk, and how long to wait.
+            on_event: Gets `CopyProgress`.
+            cancel: Aborts the job.
+
+        Raises:
+            BlockJobError: It failed, or was aborted after its time limit.
+            CancelledError: *cancel* was set; the job was aborted.
+
+        Source:
+            libvirt ``virDomainGetBlockJobInfo``, ``virDomainBlockJobAbort``.
+        """
+        ...
+
     def delete_image(self, uuid: str, path: PurePosixPath) -> None:
         """
         Delete an overlay of ours that nothing uses any more; one that is gone already is fine.
@@ -169,6 +244,42 @@ class Host(Protocol):
 
         Source:
             docs/design.md: only images in the ledger are ever deleted.
+        """
+        ...
+
+    def delete_memory(self, uuid: str, path: PurePosixPath) -> None:
+        """
+        Delete a file with the guest's memory that a snapshot of ours wrote; a missing one is fine.
+
+        Args:
+            uuid: The domain's UUID.
+            path: The file.
+
+        Raises:
+            DomainBusyError: It is not what a snapshot of ours writes. It stays.
+            HostError: It cannot be deleted.
+
+        Source:
+            unlink(2).
+        """
+        ...
+
+    def resume_domain(self, uuid: str, step: ResumeDomain, config: str) -> None:
+        """
+        Let a guest go on from its memory, define the domain, and delete the file with the memory.
+
+        Args:
+            uuid: The domain's UUID.
+            step: The memory, the disks, and whether the guest is left paused.
+            config: The domain's stored XML, without its disks' restored images.
+
+        Raises:
+            DomainBusyError: The domain runs. Nothing was touched.
+            LibvirtError: libvirt refused; the old definition stands. ``reason`` says so when the
+                guest runs and only its definition could not be set.
+
+        Source:
+            libvirt ``virDomainRestoreFlags``, ``virDomainDefineXML``.
         """
         ...
 
@@ -318,6 +429,71 @@ class PointStore(Protocol):
 
         Source:
             docs/store-format.md, "Writing order".
+        """
+        ...
+
+    def copy_memory(
+        self, uuid: str, step: CopyMemory, on_event: OnEvent, cancel: CancelToken
+    ) -> StoredFile:
+        """
+        Copy a file with a guest's memory into the store.
+
+        Args:
+            uuid: The domain's UUID.
+            step: What to copy.
+            on_event: Gets `CopyProgress`, with ``"memory"`` as its target.
+            cancel: Asked between two blocks.
+
+        Returns:
+            The stored file; complete and durable.
+
+        Raises:
+            HostError: It is no complete file of memory, or reading or writing failed. Nothing of
+                the copy is left.
+            DomainBusyError: It changed while it was copied.
+
+        Source:
+            docs/store-format.md, "Memory".
+        """
+        ...
+
+    def read_config(self, uuid: str, file: StoredFile) -> str:
+        """
+        Read the stored XML of a domain.
+
+        Args:
+            uuid: The domain's UUID.
+            file: The file, as its point names it.
+
+        Returns:
+            The XML.
+
+        Raises:
+            VerifyError: It is not what its point says.
+
+        Source:
+            docs/store-format.md, ``files``.
+        """
+        ...
+
+    def restore_memory(
+        self, uuid: str, step: RestoreMemory, on_event: OnEvent, cancel: CancelToken
+    ) -> None:
+        """
+        Write the memory of a point to a file.
+
+        Args:
+            uuid: The domain's UUID.
+            step: The stored file and the destination.
+            on_event: Gets `CopyProgress`, with ``"memory"`` as its target.
+            cancel: Asked between two blocks.
+
+        Raises:
+            VerifyError: The stored file is not what its point says. Nothing is written.
+            DestinationExistsError: The destination exists. Nothing is written.
+
+        Source:
+            docs/store-format.md, "Memory".
         """
         ...
 

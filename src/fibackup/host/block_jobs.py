@@ -7,6 +7,8 @@ Block jobs: start one, wait for its end, and believe only the chain that is read
     active commit     base <- a <- active          READY, then pivot    ->   base
     pull              base <- a <- b <- active     base base            ->   base <- active
 
+    out of time       abort; or, for an active commit that may: suspend, READY, pivot, resume
+
 `blockJobInfo` shows the same for a failed job as for a finished one, so the event tells why a job
 ended, and the chain tells whether it succeeded. A process that gets no events decides by the chain.
 """
@@ -19,6 +21,7 @@ from collections.abc import Generator
 from contextlib import contextmanager
 from enum import Enum
 from pathlib import PurePosixPath
+from typing import NoReturn
 
 import libvirt
 
@@ -26,9 +29,9 @@ from fibackup.errors import BlockJobError, CancelledError
 from fibackup.host.events import CancelToken, CopyProgress, OnEvent
 from fibackup.host.libvirt_errors import libvirt_errors, translate
 from fibackup.parse.domain_xml import parse_domain_xml
-from fibackup.plan.steps import CommitImages, PullImages
+from fibackup.plan.steps import CommitImages, FinishBlockJob, PullImages
 
-__all__ = ["run_commit", "run_pull"]
+__all__ = ["finish_job", "run_commit", "run_pull"]
 
 _POLL_SECONDS = 0.5
 _SETTLE_SECONDS = 30.0
@@ -51,6 +54,7 @@ _STATUS = {
     libvirt.VIR_DOMAIN_BLOCK_JOB_CANCELED: _End.CANCELLED,
     libvirt.VIR_DOMAIN_BLOCK_JOB_READY: _End.READY,
 }
+_OVER = frozenset({_End.COMPLETED, _End.FAILED, _End.CANCELLED})
 
 
 class _Watch:
@@ -119,8 +123,13 @@ def run_commit(
         with libvirt_errors("virDomainBlockCommit"):
             top = None if step.pivot else str(step.top)
             handle.blockCommit(step.target, str(step.base), top, step.bandwidth_bytes, flags)
-        _wait(handle, step.target, watch, step.timeout_seconds, on_event, cancel)
-        if step.pivot:
+        in_time = _wait(handle, step.target, watch, step.timeout_seconds, on_event, cancel)
+        if not in_time and step.suspend_seconds:
+            with _suspended(handle):
+                _hurry(handle, step, watch, on_event, cancel)
+        elif not in_time:
+            _give_up(handle, step.target, step.timeout_seconds)
+        elif step.pivot:
             _pivot(handle, step.target)
         _settle(handle, step.target, step.leaves)
 
@@ -154,8 +163,93 @@ def run_pull(
         with libvirt_errors("virDomainBlockRebase"):
             base = str(step.base) if step.base is not None else None
             handle.blockRebase(step.target, base, step.bandwidth_bytes, flags)
-        _wait(handle, step.target, watch, step.timeout_seconds, on_event, cancel)
+        if not _wait(handle, step.target, watch, step.timeout_seconds, on_event, cancel):
+            _give_up(handle, step.target, step.timeout_seconds)
         _settle(handle, step.target, step.leaves)
+        with _suspended(handle):  # QEMU flushes; until then what was pulled is in its memory only
+            pass
+
+
+@contextmanager
+def _suspended(handle: libvirt.virDomain) -> Generator[None]:
+    """Let the guest stand still, if it runs; it goes on in any case."""
+    if handle.state()[0] not in {libvirt.VIR_DOMAIN_RUNNING, libvirt.VIR_DOMAIN_BLOCKED}:
+        yield
+        return
+    with libvirt_errors("virDomainSuspend"):
+        handle.suspend()
+    try:
+        yield
+    finally:
+        with libvirt_errors("virDomainResume"):
+            handle.resume()
+
+
+def _hurry(
+    handle: libvirt.virDomain,
+    step: CommitImages,
+    watch: _Watch,
+    on_event: OnEvent,
+    cancel: CancelToken,
+) -> None:
+    """Commit the rest as fast as it goes, and pivot."""
+    with libvirt_errors("virDomainBlockJobSetSpeed"):
+        handle.blockJobSetSpeed(step.target, 0, 0)
+    if not _wait(handle, step.target, watch, step.suspend_seconds, on_event, cancel):
+        _give_up(handle, step.target, step.timeout_seconds + step.suspend_seconds)
+    _pivot(handle, step.target)
+
+
+def finish_job(
+    connection: libvirt.virConnect,
+    handle: libvirt.virDomain,
+    step: FinishBlockJob,
+    on_event: OnEvent,
+    cancel: CancelToken,
+) -> None:
+    """
+    Wait for the end of a job that runs already, and pivot when it is ready for that.
+
+    Args:
+        connection: The connection, for its events.
+        handle: The domain.
+        step: The disk, and how long to wait.
+        on_event: Gets `CopyProgress`.
+        cancel: Aborts the job.
+
+    Raises:
+        BlockJobError: The job failed, or did not converge in its time.
+        CancelledError: *cancel* was set, and the job was aborted.
+
+    Source:
+        libvirt ``virDomainBlockJobAbort``; a restarted daemon takes its jobs up again.
+    """
+    with _watching(connection, handle, step.target) as watch:
+        before = _chain(handle, step.target)
+        if not _wait(handle, step.target, watch, step.timeout_seconds, on_event, cancel):
+            _give_up(handle, step.target, step.timeout_seconds)
+        if _mirror(handle, step.target) == "yes":
+            _pivot(handle, step.target)
+        _until_over(handle, step.target, watch, before)
+        with _suspended(handle):  # QEMU flushes what it has in its memory only
+            pass
+
+
+def _until_over(
+    handle: libvirt.virDomain, target: str, watch: _Watch, before: tuple[PurePosixPath, ...]
+) -> None:
+    """Wait until the job is gone, and libvirt has said so, or shows another chain."""
+    deadline = time.monotonic() + _SETTLE_SECONDS
+    while True:
+        said = watch.wait(_POLL_SECONDS / 5)
+        with libvirt_errors("virDomainGetBlockJobInfo"):
+            gone = not handle.blockJobInfo(target, 0) and _mirror(handle, target) is None
+        if gone and (said in _OVER or _chain(handle, target) != before):
+            return
+        if time.monotonic() > deadline:
+            if gone:
+                return
+            raise BlockJobError(target=target, reason="the block job does not go away")
 
 
 def _wait(
@@ -165,14 +259,14 @@ def _wait(
     timeout_seconds: float,
     on_event: OnEvent,
     cancel: CancelToken,
-) -> None:
-    """Wait until the job is ready or over; one that takes too long is aborted."""
+) -> bool:
+    """Wait until the job is ready or over; return False when the time is over first."""
     deadline = time.monotonic() + timeout_seconds
     while True:
         said = watch.wait(_POLL_SECONDS)
         end = said or _look(handle, target, on_event)
         if end in {_End.READY, _End.COMPLETED, _End.GONE}:
-            return
+            return True
         if end in {_End.FAILED, _End.CANCELLED}:
             raise BlockJobError(
                 target=target,
@@ -182,12 +276,16 @@ def _wait(
             _abort(handle, target)
             raise CancelledError(target=target, reason="the run was cancelled")
         if time.monotonic() > deadline:
-            _abort(handle, target)
-            raise BlockJobError(
-                target=target,
-                reason=f"the block job did not end within {timeout_seconds:g} s and was aborted: "
-                "the guest writes faster than it is committed",
-            )
+            return False
+
+
+def _give_up(handle: libvirt.virDomain, target: str, seconds: float) -> NoReturn:
+    _abort(handle, target)
+    raise BlockJobError(
+        target=target,
+        reason=f"the block job did not end within {seconds:g} s and was aborted; the guest may "
+        "write faster than it is committed; the chain is as before, and nothing is lost",
+    )
 
 
 def _look(handle: libvirt.virDomain, target: str, on_event: OnEvent) -> _End | None:
@@ -252,3 +350,9 @@ def _paths(handle: libvirt.virDomain, target: str) -> tuple[PurePosixPath, ...]:
         domain = parse_domain_xml(handle.XMLDesc(0))
     chain = domain.disk(target).chain
     return chain.paths if chain is not None and domain.disk(target).block_job is None else ()
+
+
+def _chain(handle: libvirt.virDomain, target: str) -> tuple[PurePosixPath, ...]:
+    with libvirt_errors("virDomainGetXMLDesc"):
+        chain = parse_domain_xml(handle.XMLDesc(0)).disk(target).chain
+    return chain.paths if chain is not None else ()

@@ -3,7 +3,7 @@ The executor: runs a plan, step by step, and decides nothing.
 
 ::
 
-    lock the domain's part of the store
+    lock the domain, on its host and in the store
     compare plan.expects with what is found      StalePlanError: nothing touched
     for each step                                 StepError: says what was done and what now holds
     report
@@ -32,7 +32,9 @@ from fibackup.errors import (
     FibackupError,
     HostError,
     NoSpaceError,
+    NoSuchDomainError,
     QemuImgError,
+    SharedBaseError,
     StalePlanError,
     StepError,
     StoreError,
@@ -47,7 +49,7 @@ from fibackup.host.events import (
     Warned,
     ignore_events,
 )
-from fibackup.model.domain import Domain
+from fibackup.model.domain import Domain, DomainState
 from fibackup.model.ledger import Ledger, Run, RunPhase, consolidated
 from fibackup.model.point import (
     Consistency,
@@ -63,17 +65,24 @@ from fibackup.parse.domain_xml import domain_facts
 from fibackup.plan.continuity import stale_overlays
 from fibackup.plan.report import Report, RestoredImage, StepOutcome
 from fibackup.plan.steps import (
+    CommitOffline,
     ConfirmOff,
     ConsolidateDisk,
     CopyImage,
+    CopyMemory,
+    DeleteMemory,
+    DeleteOverlays,
     EachDisk,
     Expectation,
     ExpectedDisk,
+    FinishBlockJob,
     FlattenImage,
     InParallel,
     Plan,
     PlannedDisk,
     PublishPoint,
+    RestoreMemory,
+    ResumeDomain,
     SaveDomainConfig,
     Step,
     TakeSnapshot,
@@ -134,8 +143,10 @@ class Executor:
         """
         run = _Run(self._host, self._store, plan, on_event, cancel or CancelToken(), self._threads)
         with ExitStack() as held:
+            if self._host is not None and plan.verb != "restore":
+                held.enter_context(self._host.locked(plan.uuid))
             if self._store is not None:
-                exclusive = plan.verb == "backup"
+                exclusive = plan.verb in {"backup", "recover"}
                 held.enter_context(self._store.locked(plan.uuid, plan.domain, exclusive=exclusive))
             return run.execute()
 
@@ -169,6 +180,7 @@ class _Run:
         self._consistency_detail = ""
         self._frozen_seconds = 0.0
         self._config: StoredFile | None = None
+        self._memory: StoredFile | None = None
         self._facts: tuple[tuple[str, str], ...] = ()
         self._versions = Versions()
         self._stored: dict[tuple[str, str], StoredImage] = {}
@@ -234,7 +246,7 @@ class _Run:
     # --- before the first step ------------------------------------------------------------------
 
     def _check(self) -> None:
-        if self._plan.verb == "consolidate":
+        if not self._plan.store:  # no store takes part
             self._check_domain()
             return
         history = self._store.read_history(self._plan.uuid)
@@ -265,12 +277,33 @@ class _Run:
                 raise self._stale(
                     f"point {self._plan.point} has other images than when the plan was made"
                 )
+        if any(isinstance(step, ResumeDomain) for step in self._plan.steps):
+            self._check_resumable()
         for path in self._store.occupied(self._plan.expects.absent):
             raise DestinationExistsError(
                 domain=self._plan.domain,
                 reason="the destination exists; nothing is ever overwritten",
                 path=str(path),
             )
+
+    def _check_resumable(self) -> None:
+        """Refuse to bring back a domain that is there and is not off, or another of its name."""
+        for name in (self._plan.uuid, self._plan.domain):
+            try:
+                found = self._host.read_domain(name)
+            except NoSuchDomainError:
+                continue
+            if (found.uuid, found.name) != (self._plan.uuid, self._plan.domain):
+                raise DomainBusyError(
+                    domain=self._plan.domain,
+                    reason=f"its name or UUID is taken by {found.name}, {found.uuid}",
+                )
+            if found.state is not DomainState.SHUTOFF or found.managed_save:
+                state = "has a managed-save image" if found.managed_save else f"is {found.state}"
+                raise DomainBusyError(
+                    domain=found.name,
+                    reason=f"the domain {state}; a guest is brought back into one that is off",
+                )
 
     def _check_domain(self) -> None:
         expects = self._plan.expects
@@ -315,6 +348,12 @@ class _Run:
                 self._in_parallel(step)
             case EachDisk():
                 self._each_disk(step)
+            case FinishBlockJob():
+                self._finish_job(step)
+            case DeleteOverlays():
+                self._delete(step.paths)
+            case CopyMemory() | DeleteMemory() | RestoreMemory() | ResumeDomain():
+                self._apply_memory(step)
             case SaveDomainConfig():
                 xml = self._host.domain_config(self._plan.uuid)
                 self._facts = domain_facts(xml)
@@ -375,6 +414,8 @@ class _Run:
     def _take_snapshot(self, step: TakeSnapshot) -> None:
         self._snapshot = step.snapshot
         self._moment = self._host.take_snapshot(self._plan.uuid, step.snapshot)
+        if step.snapshot.memory is not None:
+            self._consistency = Consistency.MEMORY
 
     def _confirm_snapshot(self, snapshot: Snapshot) -> None:
         """Read the domain again, and compare each chain with the one that must be there now."""
@@ -475,6 +516,25 @@ class _Run:
         found = next((image.identity for image in chain or () if image.path == step.source), None)
         return evolve(step, identity=found)
 
+    def _apply_memory(self, step: CopyMemory | DeleteMemory | RestoreMemory | ResumeDomain) -> None:
+        uuid = self._plan.uuid
+        match step:
+            case CopyMemory():
+                self._copy_memory(step)
+            case DeleteMemory():
+                self._host.delete_memory(uuid, step.path)
+            case RestoreMemory():
+                self._store.restore_memory(uuid, step, self._emit, self._cancel)
+            case ResumeDomain():
+                self._host.resume_domain(uuid, step, self._store.read_config(uuid, step.config))
+            case _:
+                assert_never(step)
+
+    def _copy_memory(self, step: CopyMemory) -> None:
+        self._memory = self._store.copy_memory(self._plan.uuid, step, self._emit, self._cancel)
+        self._copied_bytes += self._memory.size_bytes
+        self._host.delete_memory(self._plan.uuid, step.source)
+
     def _confirm_off(self, step: ConfirmOff) -> None:
         domain = self._host.read_domain(self._plan.uuid)
         wanted = Expectation(disks=step.disks, states=self._plan.expects.states)
@@ -493,7 +553,10 @@ class _Run:
                 self._consolidate(disk)
             except FibackupError as error:
                 error.target = error.target or disk.job.target
-                failures.append(error)
+                if step.spare_shared and isinstance(error, SharedBaseError):
+                    self._warn(f"disk {error.target} was not consolidated: {error.reason}")
+                else:
+                    failures.append(error)
         for failure in failures[1:]:
             self._warn(_first_line(failure))
         if failures:
@@ -503,11 +566,17 @@ class _Run:
         uuid, target = self._plan.uuid, disk.job.target
         domain = self._host.read_domain(uuid)
         ledger, before = domain.ledger, domain.disk(target).chain
+        if any(ledger.overlay(path) is None for path in disk.overlays):
+            raise HostError(target=target, reason="an overlay is no longer ours by the ledger")
+        self._refuse_shared(disk)
         stale = stale_overlays(before, ledger) if before is not None else frozenset[PurePosixPath]()
         run = Run(self._plan.point or "-", self._plan.store or "-", RunPhase.CONSOLIDATING)
         self._host.write_ledger(uuid, evolve(ledger, run=run))
         try:
-            self._host.run_block_job(uuid, disk.job, self._emit, self._cancel)
+            if isinstance(disk.job, CommitOffline):
+                self._host.commit_offline(uuid, disk.job, self._emit, self._cancel)
+            else:
+                self._host.run_block_job(uuid, disk.job, self._emit, self._cancel)
         except FibackupError:
             # The base may have been written, its overlays still cover that: it is measured anew.
             chain = self._host.read_domain(uuid).disk(target).chain
@@ -519,15 +588,57 @@ class _Run:
         chain = self._host.read_domain(uuid).disk(target).chain
         if chain is None or chain.paths != disk.job.leaves:
             raise HostError(target=target, reason="after the block job the chain is another one")
-        self._host.write_ledger(
-            uuid,
+        self._free(
             consolidated(ledger, target=target, removed=disk.overlays, after=chain, stale=stale),
+            disk.overlays,
         )
-        for path in disk.overlays:
-            self._host.delete_image(uuid, path)
+
+    def _free(self, ledger: Ledger, paths: tuple[PurePosixPath, ...]) -> None:
+        """Write a ledger in which overlays are freed, delete their files, then forget them."""
+        self._host.write_ledger(self._plan.uuid, ledger)
+        self._delete(paths)
+        if paths:
+            self._host.write_ledger(self._plan.uuid, ledger.without(paths))
+
+    def _delete(self, paths: tuple[PurePosixPath, ...]) -> None:
+        for path in paths:
+            self._host.delete_image(self._plan.uuid, path)
+
+    def _finish_job(self, step: FinishBlockJob) -> None:
+        """End a job that is found running; what the chain loses by it is freed."""
+        uuid, target = self._plan.uuid, step.target
+        domain = self._host.read_domain(uuid)
+        before = domain.disk(target).chain
+        self._host.finish_block_job(uuid, step, self._emit, self._cancel)
+        after = self._host.read_domain(uuid).disk(target).chain
+        if before is None or after is None:
+            raise HostError(target=target, reason="after the block job the disk has no chain")
+        ledger = domain.ledger
+        gone = tuple(
+            path
+            for path in before.paths
+            if path not in after.paths and ledger.overlay(path) is not None
+        )
+        stale = stale_overlays(before, ledger)
+        self._free(
+            consolidated(ledger, target=target, removed=gone, after=after, stale=stale), gone
+        )
+
+    def _refuse_shared(self, disk: ConsolidateDisk) -> None:
+        """Ask once more, right before the first write: a domain may have come since the plan."""
+        users = self._host.image_uses(self._plan.uuid, disk.touched)
+        if users:
+            names = tuple(dict.fromkeys(use.domain for use in users))
+            raise SharedBaseError(
+                target=disk.job.target,
+                path=str(users[0].path),
+                reason=f"{users[0].path} is also used by: {', '.join(names)}",
+                dependents=names,
+            )
 
     def _publish(self, step: PublishPoint) -> None:
-        if self._config is None or self._moment is None:
+        moment = step.time or self._moment
+        if self._config is None or moment is None:
             raise HostError(
                 domain=self._plan.domain,
                 reason="a point is published after its snapshot and its XML",
@@ -537,12 +648,12 @@ class _Run:
             sequence=step.sequence,
             parent=step.parent,
             store=self._plan.store,
-            time=self._moment,
+            time=moment,
             domain=self._plan.domain,
             uuid=self._plan.uuid,
             consistency=self._consistency,
             consistency_detail=self._consistency_detail or step.consistency_detail,
-            files=(self._config,),
+            files=(self._config, *((self._memory,) if self._memory else ())),
             facts=self._facts,
             disks=tuple(self._point_disk(disk) for disk in step.disks),
             skipped=step.skipped,
@@ -592,6 +703,8 @@ class _Run:
     def _state(self) -> str:
         if self._plan.verb == "restore":
             return "the store is unchanged; files that were finished before the failure stand"
+        if self._plan.verb == "consolidate":
+            return self._chains_now()
         taken = self._taken()
         if taken is None:
             return (
@@ -602,6 +715,17 @@ class _Run:
             return "no snapshot was taken; the guest writes where it wrote before"
         places = ", ".join(f"{new.target} to {new.path}" for new in taken)
         return f"the guest writes {places}; delete neither these nor their backing files"
+
+    def _chains_now(self) -> str:
+        """Say what each disk's active layer is now; every chain is whole, whatever failed."""
+        try:
+            disks = self._host.read_domain(self._plan.uuid).disks
+        except FibackupError:
+            return "libvirt does not answer; delete no image of this domain"
+        places = ", ".join(
+            f"{disk.target}: {disk.chain.active.path}" for disk in disks if disk.chain
+        )
+        return f"the active layers are {places}; delete neither these nor their backing files"
 
     def _taken(self) -> tuple[NewOverlay, ...] | None:
         """Return the overlays that are in use now; None when that cannot be found out."""
@@ -617,8 +741,12 @@ class _Run:
     def _next_command(self, error: FibackupError) -> str:
         if isinstance(error, AgentError) and error.maybe_frozen:
             return f"virsh domfsthaw {self._plan.uuid}"
+        if self._plan.verb == "recover":
+            return f"fibackup recover {self._plan.uuid}"
         if self._plan.verb == "restore" or isinstance(error, StoreError):
             return f"fibackup list --store {self._store_path}"
+        if self._plan.verb == "consolidate":
+            return f"fibackup consolidate {self._plan.uuid}"
         return f"fibackup backup --store {self._store_path} {self._plan.uuid}"
 
 

@@ -33,6 +33,7 @@ __all__ = [
     "TEMP_SUFFIX",
     "fsync_directory",
     "identity_of",
+    "kept_temporary_file",
     "make_directory",
     "open_directory",
     "os_errors",
@@ -158,6 +159,30 @@ def temporary_file(name: str, dir_fd: int) -> Generator[int]:
         os.close(fd)
         with suppress(FileNotFoundError):
             os.unlink(temp, dir_fd=dir_fd)
+
+
+@contextmanager
+def kept_temporary_file(name: str, dir_fd: int) -> Generator[int]:
+    """
+    Open the temporary file of *name*; it is gone after a failure, else it waits for its name.
+
+    Args:
+        name: Name that `publish_file` will give it.
+        dir_fd: Its directory.
+
+    Yields:
+        A file descriptor for reading and writing.
+    """
+    temp = f".{name}{TEMP_SUFFIX}"
+    fd = os.open(temp, _NEW, 0o600, dir_fd=dir_fd)
+    try:
+        yield fd
+    except BaseException:
+        with suppress(FileNotFoundError):
+            os.unlink(temp, dir_fd=dir_fd)
+        raise
+    finally:
+        os.close(fd)
 
 
 def publish_file(name: str, dir_fd: int) -> None:

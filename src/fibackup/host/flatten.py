@@ -33,7 +33,7 @@ from fibackup.model.point import StoredImage
 from fibackup.plan.report import RestoredImage
 from fibackup.plan.steps import FlattenImage
 
-__all__ = ["flatten"]
+__all__ = ["destination_directory", "flatten", "temporary_destination"]
 
 
 class _Linked(CancelToken):
@@ -80,8 +80,8 @@ def flatten(
         )
         for image, fd in files:
             _refuse_header(image, fd, disk_path)
-        directory = stack.enter_context(_destination(step.destination))
-        temp = stack.enter_context(_temporary(step.destination.name, directory))
+        directory = stack.enter_context(destination_directory(step.destination))
+        temp = stack.enter_context(temporary_destination(step.destination.name, directory))
         _convert_and_verify(step, files, disk_path, on_event, cancel)
         os.fdatasync(temp)
         os.posix_fadvise(temp, 0, 0, os.POSIX_FADV_DONTNEED)
@@ -132,7 +132,8 @@ def _refuse_header(image: StoredImage, fd: int, path: PurePosixPath) -> None:
 
 
 @contextmanager
-def _destination(path: PurePosixPath) -> Generator[int]:
+def destination_directory(path: PurePosixPath) -> Generator[int]:
+    """Open the directory of a restored file; it is made when it is missing."""
     with os_errors(str(path.parent)):
         os.makedirs(path.parent, mode=0o700, exist_ok=True)
         fd = os.open(path.parent, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
@@ -143,7 +144,7 @@ def _destination(path: PurePosixPath) -> Generator[int]:
 
 
 @contextmanager
-def _temporary(name: str, directory: int) -> Generator[int]:
+def temporary_destination(name: str, directory: int) -> Generator[int]:
     """Open the temporary file; one that a killed restore left is removed, a live one respected."""
     _remove_stale(name, directory)
     with temporary_file(name, directory) as fd:

@@ -16,14 +16,20 @@ from pathlib import PurePosixPath
 
 from attrs import evolve
 
-from fibackup.errors import FibackupError, HostError, ParseError
+from fibackup.errors import FibackupError, HostError, ParseError, PermissionDeniedError
 from fibackup.host.copy_image import read_qcow2_head
 from fibackup.host.files import identity_of, os_errors
 from fibackup.host.lock import has_writer, refuse_users
 from fibackup.model.chain import MAX_DEPTH, BackingChain, Image
 from fibackup.parse.qcow2_header import Qcow2Header, resolve_backing
 
-__all__ = ["delete_unused", "examine_chain", "follow_chain", "shared_images"]
+__all__ = [
+    "delete_unused",
+    "examine_chain",
+    "follow_chain",
+    "refuse_unwritable",
+    "shared_images",
+]
 
 
 def examine_chain(chain: BackingChain) -> BackingChain:
@@ -189,6 +195,36 @@ def _files_under(chain: BackingChain) -> set[tuple[int, int]]:
         if image.header_backing and image.header_backing.startswith("/"):
             waiting.append((PurePosixPath(image.header_backing), "qcow2"))
     return found
+
+
+def refuse_unwritable(directory: PurePosixPath, *, as_us: bool) -> None:
+    """
+    Refuse a directory in which the daemon cannot make an overlay.
+
+    A daemon of the system runs as root, and is kept out by a read-only file system alone; one of
+    the session may do what we may.
+
+    Args:
+        directory: Where the overlay will be.
+        as_us: True for a daemon of the session.
+
+    Raises:
+        PermissionDeniedError: With what is in the way. Nothing was touched.
+
+    Source:
+        statvfs(3), access(2).
+    """
+    with os_errors(str(directory)):
+        read_only = os.statvfs(directory).f_flag & os.ST_RDONLY
+        if read_only:
+            reason = "no overlay can be made here: the file system is mounted read-only"
+        elif as_us and not os.access(directory, os.W_OK | os.X_OK):
+            reason = "no overlay can be made here: libvirt runs as this user, who may not write"
+        else:
+            return
+    raise PermissionDeniedError(
+        reason=f"{reason}; make it writable, or exclude the disk", path=str(directory)
+    )
 
 
 def delete_unused(path: PurePosixPath) -> None:

@@ -6,6 +6,8 @@ Source: libvirt ``virErrorNumber``; the fragments are the ones of libvirt 9 and 
 
 from __future__ import annotations
 
+import os
+import re
 from collections.abc import Generator
 from contextlib import contextmanager
 
@@ -35,6 +37,7 @@ CONNECTION_LOST = frozenset({1, 38, 39})
 """Codes of a call on a connection whose daemon is gone: internal, system and RPC errors."""
 
 _ACCESS = {29, 45, 88, 94}
+_QUOTED_PATH = re.compile(r"['\"](/[^'\"]+)['\"]")
 _BUSY_BLOCK_JOB = {83}
 
 _FRAGMENTS: tuple[tuple[str, type[HostError]], ...] = (
@@ -44,7 +47,6 @@ _FRAGMENTS: tuple[tuple[str, type[HostError]], ...] = (
     ("active block job", BlockJobError),
     ("has a blockjob assigned", BlockJobError),
     ("No space left on device", NoSpaceError),
-    ("Permission denied", PermissionDeniedError),
     ("QEMU guest agent", AgentError),
     ("unable to execute QEMU agent command", AgentError),
     ("agent is in frozen state", AgentError),
@@ -79,10 +81,37 @@ def translate(error: libvirt.libvirtError, *, domain: str | None = None, doing: 
         return PermissionDeniedError(
             reason=f"{reason}; is the user in the group libvirt?", domain=domain
         )
+    if "Permission denied" in words:
+        return _denied(words, reason, domain)
     for fragment, kind in _FRAGMENTS:
         if fragment in words:
             return kind(reason=reason, domain=domain)
     return LibvirtError(reason=reason, domain=domain, code=code)
+
+
+def _denied(words: str, reason: str, domain: str | None) -> PermissionDeniedError:
+    """Return the error of a process, mostly QEMU, that may not use a file, with what to look at."""
+    named = _QUOTED_PATH.search(words)
+    path = named[1] if named else None
+    return PermissionDeniedError(reason=f"{reason}; {_remedy(path)}", domain=domain, path=path)
+
+
+def _remedy(path: str | None) -> str:
+    """Return where to look, for the security modules that this machine has."""
+    if os.path.exists("/sys/fs/selinux/enforce"):
+        module = "SELinux: ausearch -m AVC -ts recent; restorecon"
+    elif os.path.exists("/sys/kernel/security/apparmor/profiles"):
+        module = (
+            "AppArmor: journalctl -k -g DENIED; images outside libvirt's own directories need a"
+        )
+        module += " rule in /etc/apparmor.d/local/abstractions/libvirt-qemu, commits libvirt 12.1"
+    else:
+        module = "AppArmor or SELinux: the audit log"
+    where = path or "the image"
+    return (
+        f"look at owner and mode of {where} and at the x bits of its directories for QEMU's user; "
+        f"then at {module}"
+    )
 
 
 def _maybe_frozen(code: int, words: str) -> bool:

@@ -3,7 +3,8 @@ The real host: libvirt, called as little as possible.
 
 ::
 
-    read_domain      lookup, state, XML live and persistent, metadata, jobs: 9 calls + 1 a disk
+    read_domain      lookup, state, XML live and persistent, metadata, jobs, snapshots: 10 calls
+                     + 1 a disk
     write_ledger     lookup, setMetadata
     take_snapshot    lookup, snapshotCreateXML
     freeze / thaw    lookup, agent calls
@@ -19,6 +20,7 @@ import threading
 import time
 import xml.etree.ElementTree as ET
 from collections.abc import Callable
+from contextlib import AbstractContextManager
 from datetime import UTC, datetime
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import PurePosixPath
@@ -30,22 +32,40 @@ import libvirt
 from attrs import evolve
 
 from fibackup.errors import AgentError, DomainBusyError, LibvirtError, RequirementError
-from fibackup.host.block_jobs import run_commit, run_pull
+from fibackup.host.block_jobs import finish_job, run_commit, run_pull
+from fibackup.host.commit_image import committed
 from fibackup.host.events import CancelToken, OnEvent
-from fibackup.host.images import delete_unused, examine_chain, follow_chain, shared_images
+from fibackup.host.images import (
+    delete_unused,
+    examine_chain,
+    follow_chain,
+    refuse_unwritable,
+    shared_images,
+)
 from fibackup.host.libvirt_errors import (
     CONNECTION_LOST,
     NO_DOMAIN_METADATA,
     libvirt_errors,
     translate,
 )
+from fibackup.host.memory_image import delete_memory, forget_memory
+from fibackup.host.qemu_img import qemu_img_version
+from fibackup.host.run_lock import hold_domain_lock
+from fibackup.model.chain import BackingChain
 from fibackup.model.domain import UUID_PATTERN, Disk, Domain, DomainState, ImageUse
 from fibackup.model.ledger import Ledger
 from fibackup.model.point import Versions
 from fibackup.model.snapshot import Snapshot
-from fibackup.parse.domain_xml import parse_domain_xml
+from fibackup.parse.domain_xml import parse_domain_xml, with_disk_sources, without_ledger
 from fibackup.parse.ledger_xml import LEDGER_PREFIX, LEDGER_URI, parse_ledger, render_ledger
-from fibackup.plan.steps import CommitImages, PullImages
+from fibackup.plan.requirements import Work, check_versions
+from fibackup.plan.steps import (
+    CommitImages,
+    CommitOffline,
+    FinishBlockJob,
+    PullImages,
+    ResumeDomain,
+)
 
 __all__ = ["LibvirtHost"]
 
@@ -63,6 +83,11 @@ _STATES = {
 _BLOCK_JOBS = {1: "pull", 2: "copy", 3: "commit", 4: "active commit", 5: "backup"}
 _SNAPSHOT_FLAGS = (
     libvirt.VIR_DOMAIN_SNAPSHOT_CREATE_DISK_ONLY
+    | libvirt.VIR_DOMAIN_SNAPSHOT_CREATE_ATOMIC
+    | libvirt.VIR_DOMAIN_SNAPSHOT_CREATE_NO_METADATA
+)
+_MEMORY_FLAGS = (
+    libvirt.VIR_DOMAIN_SNAPSHOT_CREATE_LIVE
     | libvirt.VIR_DOMAIN_SNAPSHOT_CREATE_ATOMIC
     | libvirt.VIR_DOMAIN_SNAPSHOT_CREATE_NO_METADATA
 )
@@ -164,6 +189,25 @@ class LibvirtHost:
                 qemu=_dotted(self._connection.getVersion()),
             )
 
+    def check_requirements(self, *, consolidates: bool = False) -> tuple[str, ...]:
+        """
+        Refuse versions of libvirt, QEMU and qemu-img that are too old, or known to do harm.
+
+        Args:
+            consolidates: True when chains are going to be shortened.
+
+        Returns:
+            Warnings.
+
+        Raises:
+            RequirementError: With program, version and remedy. Nothing was touched.
+
+        Source:
+            libvirt and QEMU release notes.
+        """
+        work = Work.CONSOLIDATE if consolidates else Work.BACKUP
+        return check_versions(self.versions(), qemu_img_version(), work=work)
+
     def read_domain(self, name: str) -> Domain:
         """See `Host.read_domain`."""
         handle = self._lookup(name)
@@ -175,6 +219,7 @@ class LibvirtHost:
             active = bool(handle.isActive())
             job = int(handle.jobInfo()[0]) if active else 0
             saved = bool(handle.hasManagedSaveImage(0)) if persistent else False
+            snapshots = tuple(sorted(each.getName() for each in handle.listAllSnapshots(0)))
         domain = parse_domain_xml(live, config)
         return evolve(
             domain,
@@ -182,6 +227,7 @@ class LibvirtHost:
             persistent=persistent,
             ledger=self._read_ledger(handle, name),
             managed_save=saved,
+            snapshots=snapshots,
             job="background" if job else None,
             disks=tuple(_examine_disk(handle, disk, active=active) for disk in domain.disks),
         )
@@ -206,6 +252,19 @@ class LibvirtHost:
                 uuid for _, uuid in sorted((each.name(), each.UUIDString()) for each in handles)
             )
 
+    def domain_names(self) -> frozenset[str]:
+        """
+        Return the names of the domains.
+
+        Raises:
+            LibvirtError: libvirt refused.
+
+        Source:
+            libvirt ``virConnectListAllDomains``.
+        """
+        with libvirt_errors("virConnectListAllDomains"):
+            return frozenset(each.name() for each in self._connection.listAllDomains(0))
+
     def domain_config(self, uuid: str) -> str:
         """See `Host.domain_config`."""
         handle = self._lookup(uuid)
@@ -214,7 +273,14 @@ class LibvirtHost:
 
     def occupied(self, paths: tuple[PurePosixPath, ...]) -> tuple[PurePosixPath, ...]:
         """See `Host.occupied`."""
+        for directory in dict.fromkeys(path.parent for path in paths):
+            refuse_unwritable(directory, as_us=self._is_session())
         return tuple(path for path in paths if os.path.lexists(path))
+
+    def _is_session(self) -> bool:
+        """Tell whether the daemon is this user's own, and may do what this user may."""
+        with libvirt_errors("virConnectGetURI"):
+            return self._connection.getURI().partition("?")[0].endswith("/session")
 
     def _lookup(self, name: str) -> libvirt.virDomain:
         with libvirt_errors("virDomainLookup", name):
@@ -248,6 +314,10 @@ class LibvirtHost:
 
     # --- acting ---------------------------------------------------------------------------------
 
+    def locked(self, uuid: str) -> AbstractContextManager[None]:
+        """See `Host.locked`."""
+        return hold_domain_lock(uuid)
+
     def write_ledger(self, uuid: str, ledger: Ledger) -> None:
         """See `Host.write_ledger`."""
         handle = self._lookup(uuid)
@@ -266,7 +336,8 @@ class LibvirtHost:
         """See `Host.take_snapshot`."""
         handle = self._lookup(uuid)
         with libvirt_errors("virDomainSnapshotCreateXML", uuid):
-            handle.snapshotCreateXML(_snapshot_xml(snapshot), _SNAPSHOT_FLAGS)
+            flags = _SNAPSHOT_FLAGS if snapshot.memory is None else _MEMORY_FLAGS
+            handle.snapshotCreateXML(_snapshot_xml(snapshot), flags)
         return datetime.now(UTC)
 
     def run_block_job(
@@ -279,39 +350,71 @@ class LibvirtHost:
         else:
             run_pull(self._connection, handle, job, on_event, cancel)
 
+    def commit_offline(
+        self, uuid: str, job: CommitOffline, on_event: OnEvent, cancel: CancelToken
+    ) -> None:
+        """See `Host.commit_offline`."""
+        handle = self._lookup(uuid)
+        _definition_on(handle, uuid, job)
+        with committed(job, on_event, cancel):
+            xml = _definition_on(handle, uuid, job)
+            with libvirt_errors("virDomainDefineXML", uuid):
+                self._connection.defineXML(
+                    with_disk_sources(xml, {job.target: (job.base, job.base_format)})
+                )
+
+    def finish_block_job(
+        self, uuid: str, step: FinishBlockJob, on_event: OnEvent, cancel: CancelToken
+    ) -> None:
+        """See `Host.finish_block_job`."""
+        finish_job(self._connection, self._lookup(uuid), step, on_event, cancel)
+
     def delete_image(self, uuid: str, path: PurePosixPath) -> None:
         """See `Host.delete_image`."""
-        domain = self.read_domain(uuid)
-        for disk in domain.disks:
-            if (disk.chain and path in disk.chain.paths) or disk.config_source == str(path):
+        for handle in self._handles():
+            if shared_images((path,), _chains(handle)):
+                with libvirt_errors("virDomainGetName"):
+                    name = handle.name()
                 raise DomainBusyError(
-                    domain=domain.name, reason="the chain still has the overlay", path=str(path)
+                    domain=uuid, reason=f"{name} still uses the overlay", path=str(path)
                 )
-        users = self.image_uses(uuid, (path,))
-        if users:
-            raise DomainBusyError(
-                domain=domain.name, reason=f"{users[0].domain} uses the overlay", path=str(path)
-            )
         delete_unused(path)
 
     def image_uses(self, uuid: str, paths: tuple[PurePosixPath, ...]) -> tuple[ImageUse, ...]:
         """See `Host.image_uses`."""
-        with libvirt_errors("virConnectListAllDomains"):
-            handles = list(self._connection.listAllDomains(0))
         out: list[ImageUse] = []
-        for handle in handles:
-            with libvirt_errors("virDomainGetXMLDesc"):
-                if handle.UUIDString() == uuid:
-                    continue
-                name = handle.name()
-                texts = [handle.XMLDesc(0)]
-                if handle.isActive() and handle.isPersistent():
-                    texts.append(handle.XMLDesc(libvirt.VIR_DOMAIN_XML_INACTIVE))
-            chains = tuple(
-                disk.chain for text in texts for disk in parse_domain_xml(text).disks if disk.chain
-            )
-            out.extend(ImageUse(name, path) for path in shared_images(paths, chains))
+        for handle in self._handles():
+            with libvirt_errors("virDomainGetName"):
+                name, other = handle.name(), handle.UUIDString() != uuid
+            if other:
+                out.extend(ImageUse(name, path) for path in shared_images(paths, _chains(handle)))
         return tuple(out)
+
+    def _handles(self) -> list[libvirt.virDomain]:
+        with libvirt_errors("virConnectListAllDomains"):
+            return list(self._connection.listAllDomains(0))
+
+    def delete_memory(self, uuid: str, path: PurePosixPath) -> None:
+        """See `Host.delete_memory`."""
+        del uuid  # the name and the content of the file say whose it is
+        delete_memory(path)
+
+    def resume_domain(self, uuid: str, step: ResumeDomain, config: str) -> None:
+        """See `Host.resume_domain`."""
+        sources = {disk.target: (disk.path, disk.format) for disk in step.disks}
+        definition = with_disk_sources(without_ledger(config), sources)
+        memory = str(step.memory)
+        with libvirt_errors("virDomainSaveImageGetXMLDesc", uuid):
+            secure = libvirt.VIR_DOMAIN_SAVE_IMAGE_XML_SECURE
+            saved = self._connection.saveImageGetXMLDesc(memory, secure)
+        live = with_disk_sources(without_ledger(saved), sources)
+        flags = libvirt.VIR_DOMAIN_SAVE_PAUSED if step.paused else 0
+        with libvirt_errors("virDomainRestoreFlags", uuid):
+            self._connection.restoreFlags(memory, live, flags)
+        forget_memory(step.memory)
+        runs = "the guest is back on the restored disks, only its definition could not be set"
+        with libvirt_errors(f"{runs}; virDomainDefineXML", uuid):
+            self._connection.defineXML(definition)
 
     def freeze(self, uuid: str, timeout_seconds: float) -> int:
         """See `Host.freeze`."""
@@ -335,6 +438,33 @@ class LibvirtHost:
                         maybe_frozen=True,
                     ) from error
             time.sleep(_THAW_PAUSE_SECONDS)
+
+
+def _chains(handle: libvirt.virDomain) -> tuple[BackingChain, ...]:
+    """Return every chain of a domain, live and persistent; none when it has gone meanwhile."""
+    try:
+        texts = [handle.XMLDesc(0)]
+        if handle.isActive() and handle.isPersistent():
+            texts.append(handle.XMLDesc(libvirt.VIR_DOMAIN_XML_INACTIVE))
+    except libvirt.libvirtError as error:
+        if error.get_error_code() == libvirt.VIR_ERR_NO_DOMAIN:
+            return ()
+        raise translate(error, doing="virDomainGetXMLDesc") from error
+    return tuple(
+        disk.chain for text in texts for disk in parse_domain_xml(text).disks if disk.chain
+    )
+
+
+def _definition_on(handle: libvirt.virDomain, uuid: str, job: CommitOffline) -> str:
+    """Return the definition of a domain that is off and whose disk is what *job* commits."""
+    with libvirt_errors("virDomainGetXMLDesc", uuid):
+        flags = libvirt.VIR_DOMAIN_XML_INACTIVE | libvirt.VIR_DOMAIN_XML_SECURE
+        active, xml = bool(handle.isActive()), handle.XMLDesc(flags)
+    chain = parse_domain_xml(xml).disk(job.target).chain
+    if active or chain is None or chain.active.path != job.top:
+        what = "it was started" if active else f"{job.top} is no longer its disk"
+        raise DomainBusyError(domain=uuid, target=job.target, reason=what)
+    return xml
 
 
 def _ignore_error(_: object, __: object) -> None:
@@ -395,6 +525,8 @@ def _snapshot_xml(snapshot: Snapshot) -> str:
     """
     root = ET.Element("domainsnapshot")
     ET.SubElement(root, "name").text = snapshot.name
+    if snapshot.memory is not None:
+        ET.SubElement(root, "memory", snapshot="external", file=str(snapshot.memory))
     disks = ET.SubElement(root, "disks")
     for new in snapshot.overlays:
         disk = ET.SubElement(disks, "disk", name=new.target, snapshot="external", type="file")

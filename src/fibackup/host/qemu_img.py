@@ -20,7 +20,7 @@ from pathlib import PurePosixPath
 from fibackup.errors import NoSpaceError, PermissionDeniedError, QemuImgError, RequirementError
 from fibackup.host.events import CancelToken
 
-__all__ = ["convert", "find_qemu_img"]
+__all__ = ["commit", "convert", "find_qemu_img", "qemu_img_version"]
 
 OnPercent = Callable[[float], None]
 
@@ -28,6 +28,8 @@ _NOFILE = 1024
 _ADDRESS_SPACE_BYTES = 8 * 1024**3
 _PERCENT = re.compile(rb"\((\d+(?:\.\d+)?)/100%\)")
 _POLL_SECONDS = 0.2
+_VERSION = re.compile(rb"qemu-img version (\d+(?:\.\d+)*)")
+_VERSION_SECONDS = 30.0
 _STALL_SECONDS = 3600.0
 
 
@@ -50,6 +52,37 @@ def find_qemu_img() -> str:
             reason="qemu-img is missing; on Debian it is in the package qemu-utils"
         )
     return found
+
+
+def qemu_img_version() -> str | None:
+    """
+    Return the version of qemu-img, such as ``"7.2.22"``; None where there is none.
+
+    Raises:
+        RequirementError: What is called qemu-img is none.
+
+    Source:
+        qemu-img(1), ``--version``.
+    """
+    try:
+        program = find_qemu_img()
+    except RequirementError:
+        return None
+    try:
+        done = subprocess.run(
+            [program, "--version"],
+            check=False,
+            capture_output=True,
+            env={"LC_ALL": "C", "PATH": os.environ.get("PATH", os.defpath)},
+            stdin=subprocess.DEVNULL,
+            timeout=_VERSION_SECONDS,
+        )
+    except (OSError, subprocess.TimeoutExpired) as error:
+        raise RequirementError(reason=f"it does not start: {error}", path=program) from error
+    found = _VERSION.search(done.stdout)
+    if found is None:
+        raise RequirementError(reason="it does not tell its version", path=program)
+    return found[1].decode()
 
 
 def convert(
@@ -86,6 +119,41 @@ def convert(
         "-f", source_format, "-O", destination_format,
         "-t", "writeback", "-T", "writeback",
         "--", str(source), str(destination),
+    ]  # fmt: skip
+    _run(argv, on_percent, cancel)
+
+
+def commit(
+    base: PurePosixPath,
+    top: PurePosixPath,
+    top_format: str,
+    *,
+    on_percent: OnPercent,
+    cancel: CancelToken,
+) -> None:
+    """
+    Commit *top*, and what lies between, into *base*; the images above the base stay as they are.
+
+    Nothing is opened with ``-U``: QEMU's lock keeps writers away from every image of the chain.
+
+    Args:
+        base: An image under *top*, as the headers name it.
+        top: Absolute path.
+        top_format: Its format; those under it are in the headers.
+        on_percent: Called with 0 to 100.
+        cancel: Ends the child.
+
+    Raises:
+        QemuImgError: It failed; *top* shows what it showed before.
+        CancelledError: *cancel* was set; *top* shows what it showed before.
+
+    Source:
+        qemu-img(1), ``commit``: ``-d`` leaves *top* as it is.
+    """
+    argv = [
+        find_qemu_img(), "commit", "-p", "-d",
+        "-f", top_format, "-t", "writeback", "-b", str(base),
+        "--", str(top),
     ]  # fmt: skip
     _run(argv, on_percent, cancel)
 

@@ -28,7 +28,7 @@ from types import TracebackType
 from typing import Self
 from uuid import uuid4
 
-from fibackup.errors import ManifestError, NotAStoreError, ParseError, StoreError
+from fibackup.errors import ManifestError, NotAStoreError, ParseError, StoreError, VerifyError
 from fibackup.host.copy_image import copy_image
 from fibackup.host.events import CancelToken, OnEvent
 from fibackup.host.files import (
@@ -40,6 +40,7 @@ from fibackup.host.files import (
 )
 from fibackup.host.flatten import flatten
 from fibackup.host.lock import hold_store_lock
+from fibackup.host.memory_image import copy_memory, name_memory, restore_memory
 from fibackup.model.domain import UUID_PATTERN
 from fibackup.model.point import (
     POINT_PATTERN,
@@ -59,7 +60,7 @@ from fibackup.parse.manifest import (
     render_store_file,
 )
 from fibackup.plan.report import RestoredImage
-from fibackup.plan.steps import CopyImage, FlattenImage
+from fibackup.plan.steps import CopyImage, CopyMemory, FlattenImage, RestoreMemory
 
 __all__ = ["STORE_FILE", "Store"]
 
@@ -262,6 +263,10 @@ class Store:
                     if POINT_PATTERN.fullmatch(each[:16])
                 ),
                 damaged=frozenset(_damaged(points, sizes)),
+                unclaimed=frozenset(
+                    f"{target}/{file}" for target, files in sizes.items() for file in files
+                )
+                - named,
                 unreadable=unreadable,
             )
 
@@ -378,9 +383,37 @@ class Store:
             write_once(name, data, fd)
         return StoredFile(FileRole.DOMAIN_XML, name, len(data), sha256(data).hexdigest())
 
+    def copy_memory(
+        self, uuid: str, step: CopyMemory, on_event: OnEvent, cancel: CancelToken
+    ) -> StoredFile:
+        """See `PointStore.copy_memory`."""
+        with self._domain(uuid) as (fd, path), os_errors(f"{path}/{step.name}"):
+            return copy_memory(step, fd, on_event, cancel)
+
+    def read_config(self, uuid: str, file: StoredFile) -> str:
+        """See `PointStore.read_config`."""
+        with self._domain(uuid) as (fd, path), os_errors(f"{path}/{file.name}"):
+            text = _read_text(fd, file.name, f"{path}/{file.name}")
+            data = text.encode()
+            if (len(data), sha256(data).hexdigest()) != (file.size_bytes, file.sha256):
+                raise VerifyError(
+                    reason=f"{file.name} is not what its point says", path=f"{path}/{file.name}"
+                )
+            return text
+
+    def restore_memory(
+        self, uuid: str, step: RestoreMemory, on_event: OnEvent, cancel: CancelToken
+    ) -> None:
+        """See `PointStore.restore_memory`."""
+        with self._domain(uuid) as (fd, path), os_errors(str(step.destination)):
+            restore_memory(step, fd, path, on_event, cancel)
+
     def publish(self, point: RestorePoint) -> None:
         """See `PointStore.publish`."""
         with self._domain(point.uuid) as (fd, path), os_errors(f"{path}/{point.id}{_MANIFEST}"):
+            for file in point.files:
+                if file.role is FileRole.MEMORY:
+                    name_memory(file, fd)
             self._check_files(fd, path, point)
             if not _exists(point.id + _MANIFEST, fd):
                 self._check_receipts(fd, path, point)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from fibackup.model.chain import MAX_DEPTH, BackingChain, FileIdentity, Image
-from fibackup.model.domain import Disk, Domain, DomainState
+from fibackup.model.domain import Disk, Domain, DomainState, ImageUse
 from fibackup.model.ledger import FrozenImage, KnownStore, Ledger, Overlay, Run, RunPhase
 from fibackup.model.point import (
     Consistency,
@@ -47,6 +47,7 @@ __all__ = [
     "FileRole",
     "DomainState",
     "FileIdentity",
+    "ImageUse",
     "Versions",
     "MAX_DEPTH",
     "format_point_id",

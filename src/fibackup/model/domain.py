@@ -146,6 +146,8 @@ class Domain:
         job: Kind of the domain job that runs (migration, save, dump, backup), or None.
         agent_connected: True when the guest agent's channel is connected.
         snapshots: Names of libvirt's snapshots with metadata.
+        memory_blockers: What keeps libvirt from saving the memory, such as ``"hostdev (pci)"``.
+        memory_bytes: Size of its memory, 0 when the XML does not say.
     """
 
     name: str = field(validator=not_empty)
@@ -158,6 +160,8 @@ class Domain:
     job: str | None = None
     agent_connected: bool = False
     snapshots: tuple[str, ...] = ()
+    memory_blockers: tuple[str, ...] = ()
+    memory_bytes: int = 0
 
     def __attrs_post_init__(self) -> None:
         """Refuse two disks with one target."""

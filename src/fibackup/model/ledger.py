@@ -16,10 +16,12 @@ down here: same path, same place in the chain, same inode, size and mtime.
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from enum import StrEnum
 from pathlib import PurePosixPath
 
 from attrs import evolve, field, frozen
+from attrs.validators import optional
 
 from fibackup.model.chain import BackingChain, FileIdentity
 from fibackup.model.checks import absolute, one_line
@@ -101,6 +103,7 @@ class Overlay:
         store: UUID of the store that has the point.
         sha256: sha256 of the point's own stored image of this disk; None until it is published.
         stale: True once an image under it has changed: it is ours still, but proves nothing.
+        freed: True once a block job has put what it holds elsewhere: its file is to be deleted.
     """
 
     target: str = field(validator=one_line)
@@ -110,6 +113,7 @@ class Overlay:
     store: str = field(validator=one_line)
     sha256: str | None = None
     stale: bool = False
+    freed: bool = False
 
 
 @frozen
@@ -122,12 +126,14 @@ class Ledger:
         images: Frozen images under them.
         stores: Stores that have points of the domain.
         run: A run that has begun, or None.
+        memory: File with the guest's memory that a run has made and not removed yet, or None.
     """
 
     overlays: tuple[Overlay, ...] = ()
     images: tuple[FrozenImage, ...] = ()
     stores: tuple[KnownStore, ...] = ()
     run: Run | None = None
+    memory: PurePosixPath | None = field(default=None, validator=optional(absolute))
 
     def overlay(self, path: PurePosixPath) -> Overlay | None:
         """
@@ -153,9 +159,32 @@ class Ledger:
         """
         return next((entry for entry in self.images if entry.path == path), None)
 
+    def lies_on(self, overlay: Overlay, path: PurePosixPath) -> bool:
+        """
+        Tell whether an overlay lies on *path* by what is written down.
+
+        Overlays of ours may have lain between; what lay under the last of them is as far as it
+        goes. So a template is never taken for the disk's own image when that has left the chain.
+
+        Args:
+            overlay: An overlay of ours.
+            path: The image that is right under it now.
+
+        Source:
+            docs/consolidate.md, "What is never written".
+        """
+        below: Overlay | None = overlay
+        for _ in range(len(self.overlays) + 1):
+            if below is None or below.below == path:
+                break
+            below = self.overlay(below.below)
+        return below is not None and below.below == path
+
     def without_unused(self, chains: tuple[BackingChain, ...]) -> Ledger:
         """
         Return the ledger without images and overlays that are in none of *chains*.
+
+        Freed overlays stay until their files are gone.
 
         Args:
             chains: Every chain of the domain.
@@ -166,9 +195,67 @@ class Ledger:
         used = {path for chain in chains for path in chain.paths}
         return evolve(
             self,
-            overlays=tuple(entry for entry in self.overlays if entry.path in used),
+            overlays=tuple(e for e in self.overlays if e.path in used or e.freed),
             images=tuple(entry for entry in self.images if entry.path in used),
         )
+
+    @property
+    def freed(self) -> tuple[PurePosixPath, ...]:
+        """Overlays that a block job has freed, and whose files may be there still."""
+        return tuple(entry.path for entry in self.overlays if entry.freed)
+
+    def without(self, paths: tuple[PurePosixPath, ...]) -> Ledger:
+        """
+        Return the ledger without the overlays at *paths*.
+
+        Args:
+            paths: Overlays whose files are gone.
+
+        Source:
+            docs/store-format.md, "Ledger".
+        """
+        kept = tuple(entry for entry in self.overlays if entry.path not in paths)
+        return evolve(self, overlays=kept)
+
+    def after_lost_job(self, chains: tuple[BackingChain, ...]) -> Ledger:
+        """
+        Return the ledger with the overlays marked that a block job freed without writing so.
+
+        Only for a run that ended while it consolidated. What lay between an overlay of ours and an
+        image under it, both still in the chain, was committed or pulled. When the overlay itself
+        is gone, nobody knows where its data is, and it is not marked.
+
+        Args:
+            chains: Every chain of the domain.
+
+        Source:
+            libvirt ``virDomainBlockCommit``: the images between base and top become invalid.
+        """
+        if self.run is None or self.run.phase is not RunPhase.CONSOLIDATING:
+            return self
+        used = {path for chain in chains for path in chain.paths}
+        gone = {
+            path
+            for chain in chains
+            for image in chain
+            for path in self._ours_under(image.path, chain.target, used)
+        }
+        return evolve(
+            self,
+            overlays=tuple(evolve(e, freed=True) if e.path in gone else e for e in self.overlays),
+        )
+
+    def _ours_under(
+        self, path: PurePosixPath, target: str, used: set[PurePosixPath]
+    ) -> Iterator[PurePosixPath]:
+        """Yield the overlays that lay right under *path*, down to the first that is in use."""
+        entry = self.overlay(path)
+        for _ in self.overlays:
+            below = self.overlay(entry.below) if entry is not None else None
+            if below is None or below.path in used or below.target != target:
+                return
+            yield below.path
+            entry = below
 
 
 def consolidated(
@@ -183,12 +270,13 @@ def consolidated(
     Return the ledger after images of a disk were committed or pulled away.
 
     The content under an overlay that is still there did not change, only the images that hold it.
-    So the overlay keeps its point, and what lies under it is written down anew.
+    So the overlay keeps its point, and what lies under it is written down anew. When the disk's
+    own image has left the chain, the overlay is the disk's own image from now on, and not ours.
 
     Args:
         ledger: The ledger before.
         target: The disk.
-        removed: Images that are no longer in the chain.
+        removed: Overlays that are no longer in the chain; they are marked as freed.
         after: The chain as it is now, with the identities of its images.
         stale: Overlays whose proof did not hold before the job; the new identities of what lies
             under them must not stand in for it.
@@ -206,13 +294,14 @@ def consolidated(
         for image in after.images[1:]
     )
     paths = {*after.paths, *gone}
-    overlays = [
-        evolve(entry, below=below, stale=entry.stale or entry.path in stale)
-        if entry.target == target and (below := under.get(entry.path)) is not None
-        else entry
-        for entry in ledger.overlays
-        if entry.path not in gone and not (entry.path in under and under[entry.path] is None)
-    ]
+    overlays: list[Overlay] = []
+    for entry in ledger.overlays:
+        below = under.get(entry.path)
+        if entry.path not in under:
+            overlays.append(evolve(entry, freed=entry.freed or entry.path in gone))
+        elif below is not None and entry.target == target and ledger.lies_on(entry, below):
+            doubt = entry.stale or entry.path in stale
+            overlays.append(evolve(entry, below=below, stale=doubt))
     return evolve(
         ledger,
         overlays=tuple(overlays),

@@ -388,6 +388,8 @@ class History:
         taken_ids: Ids that no new point may have, because files carry them.
         damaged: ``"vda/20261124T040407Z.qcow2"``: images that a point names, but whose file is
             missing or has another size.
+        unclaimed: ``"vda/20261124T040407Z.qcow2"``: files that no point names, such as a killed run
+            leaves.
         unreadable: ``(file, reason)`` of manifests that are damaged: their points are not in
             *points*, and nothing is known of them.
     """
@@ -399,6 +401,7 @@ class History:
     receipts: tuple[Receipt, ...] = ()
     taken_ids: frozenset[str] = frozenset()
     damaged: frozenset[str] = frozenset()
+    unclaimed: frozenset[str] = frozenset()
     unreadable: tuple[tuple[str, str], ...] = ()
 
     def __attrs_post_init__(self) -> None:

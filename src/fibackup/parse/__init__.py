@@ -3,7 +3,7 @@ Text and bytes to values, and back: pure functions, strict readers.
 
 ::
 
-    libvirt    domain XML         parse_domain_xml       -> Domain
+    libvirt    domain XML         parse_domain_xml       -> Domain; with_disk_sources -> XML
                metadata           parse_ledger           -> Ledger
     files      qcow2 header       parse_qcow2_header     -> Qcow2Header
     qemu-img   info, check        parse_image_info, ...  -> ImageInfo, CheckResult
@@ -12,7 +12,12 @@ Text and bytes to values, and back: pure functions, strict readers.
 
 from __future__ import annotations
 
-from fibackup.parse.domain_xml import domain_facts, parse_domain_xml
+from fibackup.parse.domain_xml import (
+    domain_facts,
+    parse_domain_xml,
+    with_disk_sources,
+    without_ledger,
+)
 from fibackup.parse.ledger_xml import (
     LEDGER_PREFIX,
     LEDGER_URI,
@@ -46,6 +51,8 @@ from fibackup.parse.xml_tree import MAX_XML_BYTES, MAX_XML_DEPTH, parse_xml
 __all__ = [
     "parse_domain_xml",
     "domain_facts",
+    "with_disk_sources",
+    "without_ledger",
     "parse_ledger",
     "render_ledger",
     "LEDGER_URI",

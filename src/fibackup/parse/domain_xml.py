@@ -22,22 +22,26 @@ reason in its `Disk.source_type`.
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import PurePosixPath
 from typing import TypeAlias
+from xml.etree import ElementTree as ET
 from xml.etree.ElementTree import Element
 
 from fibackup.errors import ChainError, ModelError, ParseError
 from fibackup.model import BackingChain, Disk, Domain, Image
+from fibackup.parse.ledger_xml import LEDGER_URI
+from fibackup.parse.memory_blockers import memory_blockers, memory_bytes
 from fibackup.parse.xml_tree import parse_xml
 
-__all__ = ["domain_facts", "parse_domain_xml"]
+__all__ = ["domain_facts", "parse_domain_xml", "with_disk_sources", "without_ledger"]
 
 _DEVICES = frozenset({"disk", "cdrom", "floppy", "lun"})
 _AGENT = "org.qemu.guest_agent.0"
 _UNDECLARED = "raw"  # libvirt never probes: a disk without <driver type> is raw
 
 _ATTRIBUTE = re.compile(r"""="[^"<]*"|='[^'<]*'""")
+_NAMESPACE = re.compile(r"""\sxmlns:([A-Za-z_][A-Za-z0-9_.-]*)=["']([^"'&<]+)["']""", re.ASCII)
 _BREAKS = {ord(char): f"&#{ord(char)};" for char in "\t\n\r"}
 
 Layers: TypeAlias = tuple[tuple[str, Element], ...]
@@ -77,6 +81,8 @@ def parse_domain_xml(live: str, inactive: str | None = None) -> Domain:
             uuid=uuid,
             disks=tuple(_disk(node, where, config) for where, node in _disks(root)),
             agent_connected=_agent_connected(root),
+            memory_blockers=memory_blockers(root),
+            memory_bytes=memory_bytes(root),
         )
     except ParseError:
         raise
@@ -114,6 +120,95 @@ def domain_facts(xml: str) -> tuple[tuple[str, str], ...]:
         "virtualization": root.get("type"),
     }
     return tuple((name, value) for name, value in sorted(found.items()) if value)
+
+
+def with_disk_sources(xml: str, sources: Mapping[str, tuple[PurePosixPath, str]]) -> str:
+    """
+    Return a domain's XML with other images under its disks.
+
+    Args:
+        xml: The domain's XML, live or inactive.
+        sources: Targets, each with the absolute path of its image and the image's format.
+
+    Returns:
+        The XML in which these disks are files with these images. What libvirt had written down
+        about the chains is gone from every disk: ``backingStore``, ``mirror`` and ``index``.
+
+    Raises:
+        ParseError: Not the XML of a domain, or it has no disk of that target. Nothing was touched.
+
+    Source:
+        libvirt, "Domain XML format": an explicit ``backingStore`` wins over the image's header.
+    """
+    root = _root(xml)
+    missing = dict(sources)
+    for where, node in _disks(root):
+        target, _ = _target(node, where)
+        for tag in ("backingStore", "mirror"):
+            for each in node.findall(tag):
+                node.remove(each)
+        for source in node.findall("source"):
+            source.attrib.pop("index", None)
+        found = missing.pop(target, None)
+        if found is not None:
+            _replace_source(node, *found)
+    if missing:
+        raise ParseError(where="devices", reason=f"no disk {', '.join(sorted(missing))}")
+    return _text(root, xml)
+
+
+def _replace_source(disk: Element, path: PurePosixPath, image_format: str) -> None:
+    """Put one image under a disk; secrets, slices and labels belonged to the old one."""
+    place = next((number for number, each in enumerate(disk) if each.tag == "source"), 0)
+    for source in disk.findall("source"):
+        disk.remove(source)
+    disk.insert(place, ET.Element("source", file=str(path)))
+    driver = disk.find("driver")
+    if driver is None:
+        driver = ET.Element("driver", name="qemu")
+        disk.insert(0, driver)
+    driver.set("type", image_format)
+    disk.set("type", "file")
+
+
+def without_ledger(xml: str) -> str:
+    """
+    Return a domain's XML without what fibackup keeps in its metadata.
+
+    A domain on restored images is not the one that the ledger was about.
+
+    Args:
+        xml: The domain's XML.
+
+    Raises:
+        ParseError: Not the XML of a domain. Nothing was touched.
+
+    Source:
+        libvirt, "Domain XML format": ``metadata``.
+    """
+    root = _root(xml)
+    for metadata in root.findall("metadata"):
+        for each in list(metadata):
+            if each.tag.startswith(f"{{{LEDGER_URI}}}"):
+                metadata.remove(each)
+    return _text(root, xml)
+
+
+def _text(root: Element, original: str) -> str:
+    """Return a tree as XML, with the prefixes that the original has for its namespaces."""
+    prefixes: dict[str, str] = {}
+    for prefix, uri in _NAMESPACE.findall(original):
+        if prefix not in prefixes.values():
+            prefixes.setdefault(uri, prefix)
+    used: dict[str, str] = {}
+    for node in root.iter():
+        uri, brace, name = node.tag[1:].partition("}")
+        if brace and uri in prefixes:
+            node.tag = f"{prefixes[uri]}:{name}"
+            used[prefixes[uri]] = uri
+    for prefix, uri in used.items():
+        root.set(f"xmlns:{prefix}", uri)
+    return ET.tostring(root, encoding="unicode")
 
 
 def _keep_breaks(text: str) -> str:

@@ -64,6 +64,8 @@ def render_ledger(ledger: Ledger) -> str:
         run = ledger.run
         frozen = "yes" if run.frozen else "no"
         _add(root, "run", point=run.point, store=run.store, phase=run.phase, frozen=frozen)
+    if ledger.memory is not None:
+        _add(root, "memory", path=str(ledger.memory))
     for store in ledger.stores:
         _add(root, "store", uuid=store.uuid, path=store.path, point=store.point)
     for overlay in ledger.overlays:
@@ -91,6 +93,7 @@ def _add_overlay(root: ET.Element, overlay: Overlay) -> None:
         store=overlay.store,
         sha256=overlay.sha256,
         stale="yes" if overlay.stale else None,
+        freed="yes" if overlay.freed else None,
     )
 
 
@@ -137,13 +140,14 @@ def parse_ledger(text: str) -> Ledger:
     version = _values(root, "ledger", {"version"})["version"]
     if version != LEDGER_VERSION:
         raise ParseError(where="ledger", reason=f"unknown version {version!r}")
-    nodes = _sorted_children(root, "ledger", ("run", "store", "overlay", "image"))
+    nodes = _sorted_children(root, "ledger", ("run", "memory", "store", "overlay", "image"))
     try:
         return Ledger(
             overlays=tuple(_overlay(where, node) for where, node in nodes["overlay"]),
             images=tuple(_image(where, node) for where, node in nodes["image"]),
             stores=tuple(_store(where, node) for where, node in nodes["store"]),
             run=_run(*_only(nodes["run"])) if nodes["run"] else None,
+            memory=_memory(*_only(nodes["memory"])) if nodes["memory"] else None,
         )
     except ParseError:
         raise
@@ -209,19 +213,23 @@ def _run(where: str, node: ET.Element) -> Run:
     )
 
 
+def _memory(where: str, node: ET.Element) -> PurePosixPath:
+    return PurePosixPath(_leaf(node, where, {"path"})["path"])
+
+
 def _store(where: str, node: ET.Element) -> KnownStore:
     return KnownStore(**_leaf(node, where, {"uuid", "path", "point"}))
 
 
 def _yes(where: str, value: str | None) -> bool:
     if value not in {None, "yes"}:
-        raise ParseError(where=f"{where}/@stale", reason=f"{value!r} is not 'yes'")
+        raise ParseError(where=where, reason=f"{value!r} is not 'yes'")
     return value is not None
 
 
 def _overlay(where: str, node: ET.Element) -> Overlay:
     needed = {"target", "path", "below", "point", "store"}
-    values = _leaf(node, where, needed, frozenset({"sha256", "stale"}))
+    values = _leaf(node, where, needed, frozenset({"sha256", "stale", "freed"}))
     return Overlay(
         target=values["target"],
         path=PurePosixPath(values["path"]),
@@ -229,7 +237,8 @@ def _overlay(where: str, node: ET.Element) -> Overlay:
         point=values["point"],
         store=values["store"],
         sha256=values.get("sha256"),
-        stale=_yes(where, values.get("stale")),
+        stale=_yes(f"{where}/@stale", values.get("stale")),
+        freed=_yes(f"{where}/@freed", values.get("freed")),
     )
 
 

@@ -3,17 +3,31 @@
 from __future__ import annotations
 
 from fibackup.plan.backup import plan_backup
+from fibackup.plan.consolidate import ConsolidationPolicy, Method, plan_consolidation
 from fibackup.plan.policy import BackupPolicy, Quiesce
+from fibackup.plan.recover import plan_recovery
 from fibackup.plan.report import Report, RestoredImage, StepOutcome
 from fibackup.plan.restore import ImageFormat, plan_restore
 from fibackup.plan.steps import (
+    CommitImages,
+    CommitOffline,
+    ConsolidateDisk,
     CopyImage,
+    CopyMemory,
     Decision,
+    DeleteMemory,
+    DeleteOverlays,
+    EachDisk,
     Expectation,
+    FinishBlockJob,
     FlattenImage,
     InParallel,
     Plan,
     PublishPoint,
+    PullImages,
+    RestoredDisk,
+    RestoreMemory,
+    ResumeDomain,
     SaveDomainConfig,
     Step,
     TakeSnapshot,
@@ -24,8 +38,12 @@ from fibackup.plan.steps import (
 
 __all__ = [
     "plan_backup",
+    "plan_consolidation",
+    "plan_recovery",
     "plan_restore",
     "BackupPolicy",
+    "ConsolidationPolicy",
+    "Method",
     "Quiesce",
     "ImageFormat",
     "Plan",
@@ -34,6 +52,8 @@ __all__ = [
     "Step",
     "WriteLedger",
     "ThawGuest",
+    "FinishBlockJob",
+    "DeleteOverlays",
     "TakeSnapshot",
     "WhileFrozen",
     "CopyImage",
@@ -41,6 +61,16 @@ __all__ = [
     "SaveDomainConfig",
     "PublishPoint",
     "FlattenImage",
+    "CopyMemory",
+    "DeleteMemory",
+    "RestoreMemory",
+    "RestoredDisk",
+    "ResumeDomain",
+    "EachDisk",
+    "ConsolidateDisk",
+    "CommitImages",
+    "PullImages",
+    "CommitOffline",
     "Report",
     "RestoredImage",
     "StepOutcome",

@@ -25,12 +25,14 @@ from fibackup.model.point import DiskKind, History
 from fibackup.model.snapshot import NewOverlay, Snapshot
 from fibackup.plan.consolidate import rolling
 from fibackup.plan.continuity import find_parent
-from fibackup.plan.layers import free_id, overlay_paths, store_layers
+from fibackup.plan.layers import free_id, left_by_run, overlay_paths, store_layers
+from fibackup.plan.memory import MEMORY_SUFFIX, check_memory, left_memory, memory_path
 from fibackup.plan.offline import plan_offline
 from fibackup.plan.policy import BackupPolicy, Quiesce
 from fibackup.plan.selection import chain_of, check_disk, check_state, choose_disks, live_states
 from fibackup.plan.steps import (
     CopyImage,
+    CopyMemory,
     Decision,
     EachDisk,
     Expectation,
@@ -113,11 +115,14 @@ def plan_backup(
     if domain.state is DomainState.SHUTOFF:
         return plan_offline(domain, history, now=now, policy=wishes)
     choice = choose_disks(domain, wishes)
+    if wishes.memory:
+        check_memory(domain, choice)
     for disk in choice.disks:
         check_disk(domain, disk)
     point = free_id(now, domain, history)
     disks = _plan_disks(choice.disks, domain.ledger, history, point, full=wishes.full)
     freeze = _plan_freeze(domain, wishes)
+    memory = memory_path(disks[0].overlay) if wishes.memory else None
     said = (freeze.detail,) if freeze.detail else ()
     return Plan(
         verb="backup",
@@ -125,16 +130,21 @@ def plan_backup(
         uuid=domain.uuid,
         store=history.store,
         point=point,
-        expects=_expects(domain, history, disks, wishes),
+        expects=_expects(domain, history, disks, wishes, memory),
         decisions=(
             *(disk.decision for disk in disks),
             *(Decision(target, None, reason) for target, reason in choice.skipped),
         ),
         steps=(
-            *_steps(domain, history, point, disks, choice.skipped, freeze),
+            *_steps(domain, history, point, disks, choice.skipped, freeze, memory),
             *(_rolling(domain, disks) if wishes.consolidate else ()),
         ),
-        warnings=(*choice.warnings, *_warnings(domain, history, disks), *said),
+        warnings=(
+            *choice.warnings,
+            *_warnings(domain, history, disks),
+            *(_not_consolidated(domain) if wishes.consolidate else ()),
+            *said,
+        ),
     )
 
 
@@ -177,7 +187,7 @@ def _plan_disk(
 
 
 def _plan_freeze(domain: Domain, policy: BackupPolicy) -> _Freeze:
-    if policy.quiesce is Quiesce.OFF:
+    if policy.quiesce is Quiesce.OFF or policy.memory:
         return _Freeze(wanted=False)
     obstacle = ""
     if domain.state is DomainState.PAUSED:
@@ -210,7 +220,11 @@ def _warnings(domain: Domain, history: History, disks: tuple[_DiskPlan, ...]) ->
 
 
 def _expects(
-    domain: Domain, history: History, disks: tuple[_DiskPlan, ...], policy: BackupPolicy
+    domain: Domain,
+    history: History,
+    disks: tuple[_DiskPlan, ...],
+    policy: BackupPolicy,
+    memory: PurePosixPath | None,
 ) -> Expectation:
     latest = history.latest
     return Expectation(
@@ -220,9 +234,10 @@ def _expects(
         receipts=tuple(
             f"{disk.chain.target}/{image.name}" for disk in disks for image in disk.planned.adopted
         ),
-        absent=tuple(disk.overlay for disk in disks),
+        absent=(*(disk.overlay for disk in disks), *((memory,) if memory else ())),
         states=live_states(policy),
-        space_bytes=sum(copy.estimate_bytes for disk in disks for copy in disk.copies),
+        space_bytes=sum(copy.estimate_bytes for disk in disks for copy in disk.copies)
+        + (domain.memory_bytes if memory else 0),
     )
 
 
@@ -233,6 +248,7 @@ def _steps(
     disks: tuple[_DiskPlan, ...],
     skipped: tuple[tuple[str, str], ...],
     freeze: _Freeze,
+    memory: PurePosixPath | None,
 ) -> tuple[Step, ...]:
     snapshot = TakeSnapshot(
         Snapshot(
@@ -241,25 +257,32 @@ def _steps(
                 NewOverlay(d.chain.target, d.chain.active.path, d.overlay) for d in disks
             ),
             excluded=tuple(target for target, _ in skipped),
+            memory=memory,
         )
     )
     moment: Step = snapshot
     if freeze.wanted:
         moment = WhileFrozen((snapshot,), freeze.required, freeze.timeout_seconds)
     latest = history.latest
-    intent, taken, result = _ledgers(domain, history, point, disks, freezes=freeze.wanted)
+    intent, taken, result = _ledgers(
+        domain, history, point, disks, freezes=freeze.wanted, memory=memory
+    )
     config = f"{point}.xml"
     lanes = tuple(disk.copies for disk in disks if disk.copies)
     run = domain.ledger.run
     left_frozen = run is not None and run.frozen and domain.agent_connected
     thaw = (ThawGuest(freeze.timeout_seconds),) if left_frozen else ()
+    stored = f"{point}{MEMORY_SUFFIX}"
+    saved = (CopyMemory(memory, stored, domain.memory_bytes),) if memory else ()
     return (
         *thaw,
+        *left_memory(domain),
         WriteLedger("the intent, before the snapshot", intent),
         moment,
         WriteLedger("what was taken", taken),
         SaveDomainConfig(config),
         InParallel(lanes),
+        *saved,
         PublishPoint(
             point=point,
             sequence=history.next_sequence,
@@ -279,17 +302,33 @@ def _steps(
 
 def _rolling(domain: Domain, disks: tuple[_DiskPlan, ...]) -> tuple[EachDisk, ...]:
     """Return the step that commits the frozen overlays, for the chains as they are by then."""
+    if domain.snapshots:
+        return ()
     parts = tuple(
         part for disk in disks if (part := rolling(domain.ledger, _chain_after(disk))) is not None
     )
-    return (EachDisk(parts),) if parts else ()
+    return (EachDisk(parts, spare_shared=True),) if parts else ()
+
+
+def _not_consolidated(domain: Domain) -> tuple[str, ...]:
+    if not domain.snapshots:
+        return ()
+    names = ", ".join(domain.snapshots)
+    return (f"not consolidated: libvirt keeps snapshots that need the chain: {names}",)
 
 
 def _ledgers(
-    domain: Domain, history: History, point: str, disks: tuple[_DiskPlan, ...], *, freezes: bool
+    domain: Domain,
+    history: History,
+    point: str,
+    disks: tuple[_DiskPlan, ...],
+    *,
+    freezes: bool,
+    memory: PurePosixPath | None,
 ) -> tuple[Ledger, Ledger, Ledger]:
     """Return the ledger before the snapshot, after it, and at the end."""
-    before = domain.ledger
+    chains = tuple(disk.chain for disk in domain.disks if disk.chain is not None)
+    before = domain.ledger.after_lost_job(chains)
     run = Run(point=point, store=history.store, phase=RunPhase.INTENT, frozen=freezes)
     taken = _with_overlays(before, history.store, point, disks).without_unused(
         _chains_after(domain, disks)
@@ -297,9 +336,9 @@ def _ledgers(
     other_stores = tuple(store for store in before.stores if store.uuid != history.store)
     known = KnownStore(history.store, str(history.path), point)
     return (
-        evolve(before, run=run),
-        evolve(taken, run=evolve(run, phase=RunPhase.TAKEN, frozen=False)),
-        evolve(taken, run=None, stores=(*other_stores, known)),
+        evolve(before, run=run, memory=memory),
+        evolve(taken, run=evolve(run, phase=RunPhase.TAKEN, frozen=False), memory=memory),
+        evolve(taken, run=None, memory=None, stores=(*other_stores, known)),
     )
 
 
@@ -327,21 +366,8 @@ def _with_overlays(ledger: Ledger, store: str, point: str, disks: tuple[_DiskPla
         entry if _keeps_its_proof(entry, before, after) else evolve(entry, stale=True)
         for entry in ledger.overlays
     )
-    adopted = _left_by_run(ledger, tuple(disk.chain for disk in disks))
+    adopted = left_by_run(ledger, tuple(disk.chain for disk in disks))
     return evolve(ledger, overlays=(*old, *adopted, *new), images=tuple(after.values()))
-
-
-def _left_by_run(ledger: Ledger, chains: tuple[BackingChain, ...]) -> tuple[Overlay, ...]:
-    """Return the overlays of a run that ended right after its snapshot; they prove nothing."""
-    run = ledger.run
-    if run is None:
-        return ()
-    return tuple(
-        Overlay(chain.target, image.path, under.path, run.point, run.store, stale=True)
-        for chain in chains
-        for image, under in zip(chain.images, chain.images[1:], strict=False)
-        if image.point_in_name == run.point and ledger.overlay(image.path) is None
-    )
 
 
 def _keeps_its_proof(

@@ -9,6 +9,7 @@ Plan to shorten live chains, without touching an image that is not ours to touch
 
     full (commit)      template <- disk.qcow2 (active)
     full (pull)        template <- bimg-C (active)         disk.qcow2 is left as it is
+    full, domain off   template <- disk.qcow2              by qemu-img; the domain is defined anew
 
 Only overlays of the ledger are committed or deleted. The base is the image right under the
 oldest of them: the disk's own image, never the template below it.
@@ -18,17 +19,19 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from enum import StrEnum
+from itertools import takewhile
 
 from attrs import evolve, frozen
 
-from fibackup.errors import DomainStateError, PolicyError, SharedBaseError
+from fibackup.errors import ChainError, DomainStateError, PolicyError, SharedBaseError
 from fibackup.model.chain import BackingChain, Image
-from fibackup.model.domain import Disk, Domain, ImageUse
-from fibackup.model.ledger import Ledger
+from fibackup.model.domain import Disk, Domain, DomainState, ImageUse
+from fibackup.model.ledger import Ledger, RunPhase
 from fibackup.plan.policy import BackupPolicy
 from fibackup.plan.selection import chain_of, check_disk, check_state, choose_disks, live_states
 from fibackup.plan.steps import (
     CommitImages,
+    CommitOffline,
     ConsolidateDisk,
     Decision,
     EachDisk,
@@ -65,6 +68,8 @@ class ConsolidationPolicy:
         disks: Targets; empty means all that have overlays of ours.
         bandwidth_bytes: Bytes in a second at most, 0 without a limit.
         timeout_seconds: Time limit of each disk's job.
+        suspend_seconds: When a commit is not ready in its time, the guest is suspended for as
+            long at most, so that it ends; 0: never, the commit is aborted.
         allow_paused: True: also a domain that its owner paused.
     """
 
@@ -73,12 +78,15 @@ class ConsolidationPolicy:
     disks: tuple[str, ...] = ()
     bandwidth_bytes: int = 0
     timeout_seconds: float = 3600.0
+    suspend_seconds: float = 0.0
     allow_paused: bool = False
 
     def __attrs_post_init__(self) -> None:
         """Refuse limits that are none."""
-        if self.bandwidth_bytes < 0 or self.timeout_seconds <= 0:
-            raise PolicyError(reason="a bandwidth of less than 0, or a time limit of 0 seconds")
+        if self.bandwidth_bytes < 0 or self.timeout_seconds <= 0 or self.suspend_seconds < 0:
+            raise PolicyError(
+                reason="a bandwidth or a suspension of less than 0, or a time limit of 0 seconds"
+            )
 
 
 def plan_consolidation(
@@ -88,7 +96,7 @@ def plan_consolidation(
     policy: ConsolidationPolicy | None = None,
 ) -> Plan:
     """
-    Plan to shorten the live chains of a running domain.
+    Plan to shorten the chains of a domain, running or off.
 
     Args:
         domain: The domain, just read.
@@ -96,30 +104,25 @@ def plan_consolidation(
         policy: What the caller wants.
 
     Returns:
-        A plan with one `ConsolidateDisk` for each disk that has overlays of ours.
+        A plan with one `ConsolidateDisk` for each disk that has overlays of ours; without a step
+        when every chain is as short as it gets.
 
     Raises:
         SharedBaseError: Another domain uses an image that would be written. Nothing was touched.
-        DomainStateError: The domain is not running, is busy, or has libvirt snapshots.
-        PolicyError: There is nothing to consolidate.
+        DomainStateError: The domain is busy, has libvirt snapshots, or a backup of it has not
+            ended. Nothing was touched.
+        PolicyError: A domain that is off takes a full commit only, and one that is paused takes no
+            pull. Nothing was touched.
 
     Source:
         libvirt ``virDomainBlockCommit``, ``virDomainBlockRebase``; docs/design.md, "Live side".
     """
     wishes = policy or ConsolidationPolicy()
-    check_state(domain, BackupPolicy(allow_paused=wishes.allow_paused, offline=False))
-    if domain.snapshots:
-        raise DomainStateError(
-            domain=domain.name,
-            reason=f"libvirt keeps snapshots that need the chain: {', '.join(domain.snapshots)}",
-            remedy="delete them first: virsh snapshot-delete --metadata",
-        )
+    _check_domain(domain, wishes)
     chosen = choose_disks(domain, BackupPolicy(disks=wishes.disks, skip_unsupported=True)).disks
     disks = tuple(
         each for disk in chosen if (each := _consolidate(domain, disk, wishes)) is not None
     )
-    if not disks:
-        raise PolicyError(domain=domain.name, reason="no overlay of ours is in a chain to shorten")
     for disk in disks:
         _refuse_shared(domain, disk, uses)
     targets = {disk.job.target for disk in disks}
@@ -129,19 +132,54 @@ def plan_consolidation(
         uuid=domain.uuid,
         store="",
         point="",
-        expects=Expectation(
-            disks=tuple(
-                ExpectedDisk.of(chain_of(disk)) for disk in chosen if disk.target in targets
-            ),
-            ledger=domain.ledger,
-            states=live_states(BackupPolicy(allow_paused=wishes.allow_paused)),
-        ),
+        expects=_expects(domain, tuple(disk for disk in chosen if disk.target in targets), wishes),
         decisions=tuple(
             Decision(disk.target, None, "the chain is as short as it gets")
             for disk in chosen
             if disk.target not in targets
         ),
-        steps=(EachDisk(disks),),
+        steps=(EachDisk(disks),) if disks else (),
+    )
+
+
+def _check_domain(domain: Domain, policy: ConsolidationPolicy) -> None:
+    check_state(domain, BackupPolicy(allow_paused=policy.allow_paused))
+    if domain.snapshots:
+        raise DomainStateError(
+            domain=domain.name,
+            reason=f"libvirt keeps snapshots that need the chain: {', '.join(domain.snapshots)}",
+            remedy="delete them first: virsh snapshot-delete --metadata",
+        )
+    run = domain.ledger.run
+    if run is not None and run.phase is not RunPhase.CONSOLIDATING:
+        raise DomainStateError(
+            domain=domain.name,
+            reason=f"the backup of point {run.point} has not ended",
+            remedy="let it end; if it died, back up again first, which stores what it froze",
+        )
+    if _is_off(domain) and (policy.keep_overlay or policy.method is not Method.BLOCKCOMMIT):
+        raise PolicyError(
+            domain=domain.name,
+            reason="the domain is off: its overlays can only be committed, all of them",
+        )
+    if domain.state is DomainState.PAUSED and policy.method is Method.BLOCKPULL:
+        raise PolicyError(
+            domain=domain.name,
+            reason="the domain is paused: QEMU would not flush what was pulled; resume it first",
+        )
+
+
+def _is_off(domain: Domain) -> bool:
+    return domain.state is DomainState.SHUTOFF
+
+
+def _expects(domain: Domain, disks: tuple[Disk, ...], policy: ConsolidationPolicy) -> Expectation:
+    off = _is_off(domain)
+    live = live_states(BackupPolicy(allow_paused=policy.allow_paused))
+    return Expectation(
+        disks=tuple(ExpectedDisk.of(chain_of(disk), frozen=off) for disk in disks),
+        ledger=domain.ledger,
+        states=(DomainState.SHUTOFF,) if off else live,
     )
 
 
@@ -177,19 +215,28 @@ def rolling(ledger: Ledger, chain: BackingChain) -> ConsolidateDisk | None:
 
 def _ours_below(ledger: Ledger, chain: BackingChain) -> tuple[Image, ...]:
     """Return the overlays of ours right under the active layer, without a foreign one between."""
-    out: list[Image] = []
-    for image in chain.images[1:-1]:
-        if ledger.overlay(image.path) is None:
-            break
-        out.append(image)
-    return tuple(out)
+    pairs = zip(chain.images[1:-1], chain.images[2:], strict=True)
+    ours = takewhile(lambda pair: _is_ours(ledger, chain.target, *pair), pairs)
+    return tuple(image for image, _ in ours)
+
+
+def _is_ours(ledger: Ledger, target: str, image: Image, under: Image) -> bool:
+    """
+    Tell whether an image is an overlay of ours on what it was made on.
+
+    One that lies on something else has become the disk's own image, as after a pull.
+    """
+    entry = ledger.overlay(image.path)
+    return entry is not None and entry.target == target and ledger.lies_on(entry, under.path)
 
 
 def _consolidate(domain: Domain, disk: Disk, policy: ConsolidationPolicy) -> ConsolidateDisk | None:
     check_disk(domain, disk)
     chain = chain_of(disk)
-    if domain.ledger.overlay(chain.active.path) is None:
-        if _has_ours(domain, chain):
+    if chain.depth == 1:
+        return None
+    if not _is_ours(domain.ledger, disk.target, *chain.images[:2]):
+        if _ours_below(domain.ledger, chain):
             raise DomainStateError(
                 domain=domain.name,
                 target=disk.target,
@@ -202,13 +249,11 @@ def _consolidate(domain: Domain, disk: Disk, policy: ConsolidationPolicy) -> Con
         return None if part is None else _limited(part, policy)
     ours = (chain.active, *_ours_below(domain.ledger, chain))
     base = chain.images[len(ours)]
+    if _is_off(domain):
+        return _limited(_commit_offline(domain, chain, ours, base), policy)
     if policy.method is Method.BLOCKCOMMIT:
         return _limited(_commit_all(disk, chain, ours, base), policy)
     return _limited(_pull(disk, chain, ours, base, policy), policy)
-
-
-def _has_ours(domain: Domain, chain: BackingChain) -> bool:
-    return any(domain.ledger.overlay(image.path) is not None for image in chain)
 
 
 def _commit_all(
@@ -219,6 +264,27 @@ def _commit_all(
         base=base.path,
         top=chain.active.path,
         pivot=True,
+        leaves=tuple(image.path for image in chain.images[len(ours) :]),
+    )
+    return ConsolidateDisk(job, tuple(image.path for image in ours))
+
+
+def _commit_offline(
+    domain: Domain, chain: BackingChain, ours: tuple[Image, ...], base: Image
+) -> ConsolidateDisk:
+    if chain.active.identity is None:
+        raise ChainError(
+            domain=domain.name,
+            target=chain.target,
+            path=str(chain.active.path),
+            reason="the active layer cannot be read",
+        )
+    job = CommitOffline(
+        target=chain.target,
+        base=base.path,
+        base_format=base.format,
+        top=chain.active.path,
+        identity=chain.active.identity,
         leaves=tuple(image.path for image in chain.images[len(ours) :]),
     )
     return ConsolidateDisk(job, tuple(image.path for image in ours))
@@ -248,29 +314,26 @@ def _pull(
 
 
 def _limited(part: ConsolidateDisk, policy: ConsolidationPolicy) -> ConsolidateDisk:
-    return evolve(
-        part,
-        job=evolve(
-            part.job,
-            bandwidth_bytes=policy.bandwidth_bytes,
-            timeout_seconds=policy.timeout_seconds,
-        ),
-    )
+    job = part.job
+    if isinstance(job, (CommitImages, PullImages)):
+        job = evolve(
+            job, bandwidth_bytes=policy.bandwidth_bytes, timeout_seconds=policy.timeout_seconds
+        )
+    if isinstance(job, CommitImages) and job.pivot:
+        job = evolve(job, suspend_seconds=policy.suspend_seconds)
+    return evolve(part, job=job)
 
 
 def _refuse_shared(domain: Domain, disk: ConsolidateDisk, uses: Sequence[ImageUse]) -> None:
     """Refuse to write or to free an image that another domain's chain has."""
     images = {image.path: image for image in chain_of(domain.disk(disk.job.target))}
-    touched = [images[path] for path in disk.overlays]
-    if isinstance(disk.job, CommitImages):
-        touched.append(images[disk.job.base])
-    for image in touched:
-        users = sharing(image, uses)
+    for path in disk.touched:
+        users = sharing(images[path], uses)
         if users:
             raise SharedBaseError(
                 domain=domain.name,
                 target=disk.job.target,
-                path=str(image.path),
+                path=str(path),
                 reason=f"the image is also used by: {', '.join(users)}",
                 dependents=users,
             )

@@ -16,10 +16,11 @@ from pathlib import PurePosixPath
 from fibackup.errors import DomainStateError
 from fibackup.model.chain import OVERLAY_MARK, BackingChain, Image
 from fibackup.model.domain import Domain
+from fibackup.model.ledger import Ledger, Overlay
 from fibackup.model.point import History, StoredImage, format_point_id
 from fibackup.plan.steps import CopyImage
 
-__all__ = ["free_id", "overlay_paths", "store_layers"]
+__all__ = ["free_id", "left_by_run", "overlay_paths", "store_layers"]
 
 _MAX_STEM_BYTES = 200
 
@@ -89,6 +90,28 @@ def _short(name: str) -> str:
     return name if len(data) <= _MAX_STEM_BYTES else data[:_MAX_STEM_BYTES].decode(errors="ignore")
 
 
+def left_by_run(ledger: Ledger, chains: tuple[BackingChain, ...]) -> tuple[Overlay, ...]:
+    """
+    Return the overlays of a run that ended right after its snapshot; they prove nothing.
+
+    Args:
+        ledger: The ledger, with the intent of the run.
+        chains: Chains of the domain.
+
+    Source:
+        docs/store-format.md, "Ledger".
+    """
+    run = ledger.run
+    if run is None:
+        return ()
+    return tuple(
+        Overlay(chain.target, image.path, under.path, run.point, run.store, stale=True)
+        for chain in chains
+        for image, under in zip(chain.images, chain.images[1:], strict=False)
+        if image.point_in_name == run.point and ledger.overlay(image.path) is None
+    )
+
+
 def store_layers(
     target: str,
     layers: tuple[Image, ...],
@@ -134,11 +157,21 @@ def store_layers(
             adopted.append(known)
             under = known.name
         else:
-            name = f"{point}-{above}.qcow2" if above else f"{point}.qcow2"
+            name = _free_name(target, point, above, history, names)
             copies.append(_copy(target, image, name, under, frozen_already=settled))
             under = name
         names.append(under)
     return tuple(reversed(names)), tuple(copies), tuple(reversed(adopted))
+
+
+def _free_name(target: str, point: str, above: int, history: History, names: list[str]) -> str:
+    """Return a name that no file has, also of a run that was killed before its receipt."""
+    number = above
+    while True:
+        name = f"{point}-{number}.qcow2" if number else f"{point}.qcow2"
+        if name not in names and f"{target}/{name}" not in history.unclaimed:
+            return name
+        number += 1
 
 
 def _copy(

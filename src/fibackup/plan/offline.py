@@ -21,6 +21,7 @@ from fibackup.model.domain import Domain, DomainState
 from fibackup.model.point import DiskKind, History, PointDisk, RestorePoint
 from fibackup.plan.continuity import find_parent
 from fibackup.plan.layers import free_id, store_layers
+from fibackup.plan.memory import left_memory
 from fibackup.plan.policy import BackupPolicy
 from fibackup.plan.selection import chain_of, check_disk, choose_disks
 from fibackup.plan.steps import (
@@ -93,6 +94,7 @@ def plan_offline(domain: Domain, history: History, *, now: datetime, policy: Bac
             *(Decision(target, None, reason) for target, reason in choice.skipped),
         ),
         steps=(
+            *left_memory(domain),
             SaveDomainConfig(config),
             InParallel(lanes),
             ConfirmOff(expected),

@@ -32,6 +32,7 @@ class BackupPolicy:
         full: True: a full of every disk, even where an increment is proven.
         skip_unsupported: True: leave out, with a warning, what cannot be backed up; False: refuse.
         allow_paused: True: a domain that its owner paused is backed up as it stands.
+        memory: True: the guest's memory is in the point too, of the same moment as the disks.
         offline: True: a domain that is off is backed up as it lies; False: refuse it.
         consolidate: True: once the point is published, what lies between the active layer and the
             disk's own image is committed into that (rolling consolidation).
@@ -46,11 +47,17 @@ class BackupPolicy:
     allow_paused: bool = False
     consolidate: bool = False
     offline: bool = True
+    memory: bool = False
 
     def __attrs_post_init__(self) -> None:
         """Refuse wishes that contradict each other."""
         both = sorted(set(self.disks) & set(self.exclude))
         if both:
             raise PolicyError(reason=f"asked for and excluded: {', '.join(both)}")
+        if self.memory and self.quiesce is Quiesce.REQUIRE:
+            raise PolicyError(
+                reason="with memory there is no freeze to require: what the guest has not written "
+                "yet is in its memory"
+            )
         if self.freeze_timeout_seconds <= 0:
             raise PolicyError(reason="the time limit of a freeze must be more than 0 seconds")

@@ -15,6 +15,7 @@ from pathlib import PurePosixPath
 
 from fibackup.errors import PolicyError, VerifyError
 from fibackup.model.point import History
+from fibackup.plan.memory import check_memory_restore, memory_steps
 from fibackup.plan.steps import Decision, Expectation, FlattenImage, Plan
 
 __all__ = ["ImageFormat", "plan_restore"]
@@ -34,6 +35,8 @@ def plan_restore(
     into: PurePosixPath,
     disks: Sequence[str] = (),
     image_format: ImageFormat = ImageFormat.QCOW2,
+    memory: bool = False,
+    paused: bool = False,
 ) -> Plan:
     """
     Plan to write disks of a point as flat images.
@@ -44,15 +47,19 @@ def plan_restore(
         into: Absolute path of the directory for ``<target>.qcow2`` or ``<target>.raw``.
         disks: Targets to restore; empty means all of the point.
         image_format: Format to write.
+        memory: True: bring the guest back running where it was; all disks are restored.
+        paused: True: with *memory*, leave the guest paused.
 
     Returns:
-        A plan with one `FlattenImage` for each disk. Running it overwrites nothing.
+        A plan with one `FlattenImage` for each disk; with memory, then `RestoreMemory` and
+        `ResumeDomain`. Running it overwrites nothing.
 
     Raises:
         NoSuchPointError: No such point, or the point has no such disk. Nothing was touched.
         ManifestError: The images of a disk do not reach a base. Nothing was touched.
         VerifyError: An image that a disk needs is missing or cut. Nothing was touched.
-        PolicyError: *into* is relative. Nothing was touched.
+        PolicyError: *into* is relative, or the memory is wanted and the point has none, or not all
+            of its disks are. Nothing was touched.
 
     Source:
         docs/design.md, "Store"; qemu-img(1), ``convert``.
@@ -63,6 +70,8 @@ def plan_restore(
         )
     found = history.point(point)
     targets = tuple(dict.fromkeys(disks)) or tuple(disk.target for disk in found.disks)
+    if memory or paused:
+        check_memory_restore(found, targets, memory=memory)
     for target in targets:
         _refuse_damage(history, found.id, target)
     steps = tuple(
@@ -74,6 +83,7 @@ def plan_restore(
         )
         for target in targets
     )
+    resuming = memory_steps(found, steps, into, paused=paused) if memory else ()
     return Plan(
         verb="restore",
         domain=found.domain,
@@ -81,13 +91,14 @@ def plan_restore(
         store=history.store,
         point=found.id,
         expects=Expectation(
-            sequence=_sequence(history), absent=tuple(step.destination for step in steps)
+            sequence=_sequence(history),
+            absent=tuple(step.destination for step in (*steps, *resuming[:1])),
         ),
         decisions=tuple(
             Decision(step.target, found.disk(step.target).kind, f"{len(step.images)} stored images")
             for step in steps
         ),
-        steps=steps,
+        steps=(*steps, *resuming),
     )
 
 

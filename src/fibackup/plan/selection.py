@@ -18,9 +18,18 @@ from attrs import frozen
 from fibackup.errors import ChainError, DomainStateError, PolicyError, UnsupportedDiskError
 from fibackup.model.chain import MAX_DEPTH, BackingChain, Image
 from fibackup.model.domain import Disk, Domain, DomainState
+from fibackup.model.ledger import RunPhase
 from fibackup.plan.policy import BackupPolicy
 
-__all__ = ["Choice", "chain_of", "check_disk", "check_state", "choose_disks", "live_states"]
+__all__ = [
+    "Choice",
+    "chain_of",
+    "check_disk",
+    "check_state",
+    "choose_disks",
+    "is_our_job",
+    "live_states",
+]
 
 
 @frozen
@@ -66,7 +75,7 @@ def check_state(domain: Domain, policy: BackupPolicy) -> None:
             reason="a managed-save image exists; a snapshot would be lost when it is resumed",
             remedy=f"start the domain, or: virsh managedsave-remove {domain.uuid}",
         )
-    off = policy.offline and domain.state is DomainState.SHUTOFF
+    off = policy.offline and not policy.memory and domain.state is DomainState.SHUTOFF
     if domain.state not in live_states(policy) and not off:
         raise DomainStateError(
             domain=domain.name, reason=f"the domain is {domain.state}", remedy=_remedy(domain)
@@ -161,6 +170,27 @@ def _left_out(domain: Domain, disk: Disk, policy: BackupPolicy) -> str | None:
     )
 
 
+def is_our_job(domain: Domain, disk: Disk) -> bool:
+    """
+    Tell whether the block job of a disk was left by a run of ours that was killed.
+
+    Args:
+        domain: The domain, for its ledger.
+        disk: A disk with a block job.
+
+    Source:
+        docs/store-format.md, "Ledger": the phase is written before each job.
+    """
+    run = domain.ledger.run
+    kinds = {"commit", "active commit", "active-commit", "pull"}
+    return (
+        run is not None
+        and run.phase is RunPhase.CONSOLIDATING
+        and disk.block_job in kinds
+        and any(domain.ledger.overlay(image.path) is not None for image in disk.chain or ())
+    )
+
+
 def check_disk(domain: Domain, disk: Disk) -> None:
     """
     Refuse a disk with a block job, or with a chain that cannot be trusted.
@@ -178,11 +208,14 @@ def check_disk(domain: Domain, disk: Disk) -> None:
         libvirt ``virDomainGetBlockJobInfo``; docs/design.md, "Threats".
     """
     if disk.block_job is not None:
+        ours = is_our_job(domain, disk)
         raise DomainStateError(
             domain=domain.name,
             target=disk.target,
             reason=f"a block job runs on the disk: {disk.block_job}",
-            remedy=f"let it finish, or: virsh blockjob {domain.uuid} {disk.target} --abort",
+            remedy=f"an earlier run of fibackup left it: fibackup recover {domain.uuid}"
+            if ours
+            else f"let it finish, or: virsh blockjob {domain.uuid} {disk.target} --abort",
         )
     chain = chain_of(disk)
     if chain.depth >= MAX_DEPTH:

@@ -12,6 +12,7 @@ The steps of a plan, and the plan: values that say what will be done, and why.
                    WriteLedger            what was taken
                    SaveDomainConfig
                    InParallel             a lane of CopyImage for each disk, base first
+                   CopyMemory             only with memory: into the store, then off the host
                    PublishPoint           the manifest, after everything that it names
                    WriteLedger            the result
 
@@ -21,6 +22,7 @@ The set of steps is closed: the executor matches all of them, and `assert_never`
 from __future__ import annotations
 
 import json
+from datetime import datetime
 from pathlib import PurePosixPath
 from typing import Self, TypeAlias, assert_never, cast
 
@@ -31,27 +33,35 @@ from fibackup.errors import ParseError
 from fibackup.model.chain import BackingChain, FileIdentity
 from fibackup.model.domain import Domain, DomainState
 from fibackup.model.ledger import Ledger
-from fibackup.model.point import DiskKind, StoredImage
+from fibackup.model.point import DiskKind, StoredFile, StoredImage
 from fibackup.model.snapshot import Snapshot
 from fibackup.units import format_bytes, printable
 
 __all__ = [
     "PLAN_SCHEMA",
     "CommitImages",
+    "CommitOffline",
     "ConfirmOff",
     "ConsolidateDisk",
     "CopyImage",
+    "CopyMemory",
     "Decision",
+    "DeleteMemory",
+    "DeleteOverlays",
     "EachDisk",
     "Expectation",
     "ExpectedDisk",
     "ExpectedImage",
+    "FinishBlockJob",
     "FlattenImage",
     "InParallel",
     "Plan",
     "PlannedDisk",
     "PublishPoint",
     "PullImages",
+    "RestoreMemory",
+    "RestoredDisk",
+    "ResumeDomain",
     "SaveDomainConfig",
     "Step",
     "TakeSnapshot",
@@ -170,6 +180,8 @@ class CommitImages:
         leaves: The chain afterwards, active layer first.
         bandwidth_bytes: Bytes in a second at most, 0 without a limit.
         timeout_seconds: After that the job is aborted.
+        suspend_seconds: Before it is aborted, the guest stands still for as long at most while the
+            rest is committed; 0: never. Only with *pivot*.
     """
 
     target: str
@@ -179,6 +191,7 @@ class CommitImages:
     leaves: tuple[PurePosixPath, ...]
     bandwidth_bytes: int = 0
     timeout_seconds: float = 3600.0
+    suspend_seconds: float = 0.0
 
 
 @frozen
@@ -202,17 +215,46 @@ class PullImages:
 
 
 @frozen
-class ConsolidateDisk:
+class CommitOffline:
     """
-    Shorten one disk's live chain; the ledger says so before and after, then overlays go.
+    Commit the overlays of a domain that is off into their base, then define the domain with that.
 
     Attributes:
-        job: The block job.
+        target: The disk.
+        base: The image that receives; it is the active layer afterwards.
+        base_format: Its format.
+        top: The active layer before.
+        identity: What the active layer must be, before and after.
+        leaves: The chain afterwards, active layer first.
+    """
+
+    target: str
+    base: PurePosixPath
+    base_format: str
+    top: PurePosixPath
+    identity: FileIdentity
+    leaves: tuple[PurePosixPath, ...]
+
+
+@frozen
+class ConsolidateDisk:
+    """
+    Shorten one disk's chain; the ledger says so before and after, then overlays go.
+
+    Attributes:
+        job: The block job, or the commit of a domain that is off.
         overlays: Overlays of ours that the job frees, to be deleted when nothing uses them.
     """
 
-    job: CommitImages | PullImages
+    job: CommitImages | PullImages | CommitOffline
     overlays: tuple[PurePosixPath, ...]
+
+    @property
+    def touched(self) -> tuple[PurePosixPath, ...]:
+        """The images that are written or deleted."""
+        return (
+            self.overlays if isinstance(self.job, PullImages) else (*self.overlays, self.job.base)
+        )
 
 
 @frozen
@@ -222,9 +264,116 @@ class EachDisk:
 
     Attributes:
         disks: One for each disk.
+        spare_shared: True: a disk whose images another domain uses is left as it is, with a
+            warning. False: that is an error.
     """
 
     disks: tuple[ConsolidateDisk, ...]
+    spare_shared: bool = False
+
+
+@frozen
+class CopyMemory:
+    """
+    Copy the file with the guest's memory into the store, then remove it from the host.
+
+    Attributes:
+        source: Path of the file that the snapshot wrote.
+        name: File name in the store.
+        estimate_bytes: What it takes at most, more or less: the size of the domain's memory.
+    """
+
+    source: PurePosixPath
+    name: str
+    estimate_bytes: int
+
+
+@frozen
+class DeleteMemory:
+    """Remove the file with the guest's memory that a run of ours has left, if it is there."""
+
+    path: PurePosixPath
+
+
+@frozen
+class RestoreMemory:
+    """
+    Write the memory of a point to a file, and check it against its sha256.
+
+    Attributes:
+        file: The stored file.
+        destination: The file to write; it must not exist.
+    """
+
+    file: StoredFile
+    destination: PurePosixPath
+
+
+@frozen
+class RestoredDisk:
+    """
+    Where a disk of a domain that is brought back has its image.
+
+    Attributes:
+        target: The disk.
+        path: The restored image.
+        format: Its format.
+    """
+
+    target: str
+    path: PurePosixPath
+    format: str
+
+
+@frozen
+class ResumeDomain:
+    """
+    Let the guest go on from its memory, on restored disks, and define the domain with them.
+
+    The file with the memory is removed when that has succeeded: once the guest has written, it
+    does not fit its disks any more.
+
+    Attributes:
+        memory: The restored file with the memory.
+        config: The stored XML of the domain.
+        disks: The restored disks, all of the point.
+        paused: True: the guest is left paused.
+    """
+
+    memory: PurePosixPath
+    config: StoredFile
+    disks: tuple[RestoredDisk, ...]
+    paused: bool = False
+
+
+@frozen
+class FinishBlockJob:
+    """
+    Wait for the end of a block job of ours that a killed run left, and pivot if it waits for that.
+
+    What it frees goes into the ledger, and its files are deleted.
+
+    Attributes:
+        target: The disk.
+        kind: What libvirt calls the job.
+        timeout_seconds: After that the job is aborted.
+    """
+
+    target: str
+    kind: str
+    timeout_seconds: float = 3600.0
+
+
+@frozen
+class DeleteOverlays:
+    """
+    Delete overlays that a block job has freed; one that is gone already is fine.
+
+    Attributes:
+        paths: Their files.
+    """
+
+    paths: tuple[PurePosixPath, ...]
 
 
 @frozen
@@ -286,6 +435,7 @@ class PublishPoint:
         disks: Its disks.
         skipped: Disks left out: target and reason.
         consistency_detail: What is to be said when the guest was not frozen.
+        time: When its snapshot was taken; None: this plan takes it.
     """
 
     point: str
@@ -295,6 +445,7 @@ class PublishPoint:
     disks: tuple[PlannedDisk, ...]
     skipped: tuple[tuple[str, str], ...] = ()
     consistency_detail: str = ""
+    time: datetime | None = None
 
 
 @frozen
@@ -317,16 +468,22 @@ class FlattenImage:
 
 Step: TypeAlias = (
     ThawGuest
+    | FinishBlockJob
+    | DeleteOverlays
     | WriteLedger
     | TakeSnapshot
     | WhileFrozen
     | CopyImage
     | InParallel
     | EachDisk
+    | CopyMemory
+    | DeleteMemory
     | SaveDomainConfig
     | ConfirmOff
     | PublishPoint
     | FlattenImage
+    | RestoreMemory
+    | ResumeDomain
 )
 
 
@@ -479,7 +636,8 @@ class Plan:
     @property
     def cost_bytes(self) -> int:
         """Bytes that the copies are expected to take."""
-        return sum(copy.estimate_bytes for copy in self.copies)
+        memory = sum(s.estimate_bytes for s in self.steps if isinstance(s, CopyMemory))
+        return memory + sum(copy.estimate_bytes for copy in self.copies)
 
     @property
     def copies(self) -> tuple[CopyImage, ...]:
@@ -589,6 +747,13 @@ def describe(step: Step) -> tuple[str, ...]:
             return (f"copy {images} of {disks}:", *lanes)
         case EachDisk():
             return _describe_each(step)
+        case FinishBlockJob():
+            return (f"{step.target}: wait for the {step.kind} that a killed run left, finish it",)
+        case DeleteOverlays():
+            lines = tuple(f"   {printable(str(path))}" for path in step.paths)
+            return (f"delete {_count(len(lines), 'overlay')} that nothing needs:", *lines)
+        case CopyMemory() | DeleteMemory() | RestoreMemory() | ResumeDomain():
+            return _describe_memory(step)
         case SaveDomainConfig():
             return (f"store the domain's XML as {step.name}",)
         case ConfirmOff():
@@ -609,7 +774,29 @@ def _describe_snapshot(snapshot: Snapshot) -> tuple[str, ...]:
         f"   {new.target}: {printable(str(new.source))} <- {printable(str(new.path))}"
         for new in snapshot.overlays
     )
-    return (f"take one snapshot of {targets}:", *lines)
+    if snapshot.memory is None:
+        return (f"take one snapshot of {targets}:", *lines)
+    to = f"   memory: to {printable(str(snapshot.memory))}"
+    return (f"take one snapshot of {targets} and the memory, live:", *lines, to)
+
+
+def _describe_memory(
+    step: CopyMemory | DeleteMemory | RestoreMemory | ResumeDomain,
+) -> tuple[str, ...]:
+    match step:
+        case CopyMemory():
+            source, size = printable(str(step.source)), format_bytes(step.estimate_bytes)
+            return (f"copy {source} ({size} at most) to {step.name}, then remove it",)
+        case DeleteMemory():
+            return (f"remove {printable(str(step.path))}, left by an earlier run",)
+        case RestoreMemory():
+            return (f"write the memory to {printable(str(step.destination))}",)
+        case ResumeDomain():
+            how = "leave the guest paused in" if step.paused else "let the guest go on in"
+            disks = ", ".join(f"{disk.target}: {disk.path}" for disk in step.disks)
+            return (f"{how} its memory, and define the domain with {printable(disks)}",)
+        case _:  # pragma: no cover - mypy and pyright prove it
+            assert_never(step)
 
 
 def _describe_copy(step: CopyImage) -> str:
@@ -623,7 +810,9 @@ def _describe_each(step: EachDisk) -> tuple[str, ...]:
     lines: list[str] = []
     for disk in step.disks:
         job = disk.job
-        if isinstance(job, CommitImages):
+        if isinstance(job, CommitOffline):
+            words = f"commit {job.top.name} and what is under it into {job.base.name}, off-line"
+        elif isinstance(job, CommitImages):
             then = ", then the guest goes on in the base" if job.pivot else ""
             words = f"commit {job.top.name} and what is under it into {job.base.name}{then}"
         else:

@@ -1,0 +1,143 @@
+"""
+Which versions of libvirt, QEMU and qemu-img will do, and which are known to do harm.
+
+::
+
+    too old            RequirementError, before anything is touched
+    known to be bad    RequirementError when the work would meet the fault, else nothing
+    known to be odd    a warning that says what to expect
+"""
+
+from __future__ import annotations
+
+import re
+from enum import StrEnum
+
+from attrs import frozen
+
+from fibackup.errors import RequirementError
+from fibackup.model.point import Versions
+
+__all__ = ["KNOWN_FAULTS", "Fault", "Work", "check_versions"]
+
+_NUMBER = re.compile(r"(\d+)(?:\.(\d+))?(?:\.(\d+))?")
+_OLDEST = {"libvirt": (6, 0, 0), "qemu": (4, 2, 0), "qemu-img": (4, 2, 0)}
+
+
+class Work(StrEnum):
+    """What is going to be done."""
+
+    BACKUP = "backup"
+    CONSOLIDATE = "consolidate"
+
+
+@frozen
+class Fault:
+    """
+    A fault of some versions.
+
+    Attributes:
+        program: ``"libvirt"``, ``"qemu"`` or ``"qemu-img"``.
+        first: The first version that has it.
+        fixed: The first later one that has not.
+        work: The kinds of work that meet it.
+        refused: True: that work is refused; False: it is warned of.
+        words: What happens, and what to do.
+        source: Where it is documented.
+    """
+
+    program: str
+    first: tuple[int, int, int]
+    fixed: tuple[int, int, int]
+    work: frozenset[Work]
+    refused: bool
+    words: str
+    source: str
+
+
+_ALL = frozenset(Work)
+_COMMIT = frozenset({Work.CONSOLIDATE})
+
+KNOWN_FAULTS = (
+    Fault(
+        "libvirt",
+        (6, 4, 0),
+        (6, 5, 0),
+        _COMMIT,
+        refused=True,
+        words="its daemon crashes in a block commit; upgrade it, or back up without consolidation",
+        source="libvirt NEWS 6.5.0",
+    ),
+    Fault(
+        "libvirt",
+        (6, 5, 0),
+        (6, 6, 0),
+        _COMMIT,
+        refused=False,
+        words="a second commit into one base may fail; nothing is lost then, try again",
+        source="libvirt NEWS 6.6.0",
+    ),
+    Fault(
+        "libvirt",
+        (7, 0, 0),
+        (7, 1, 0),
+        _ALL,
+        refused=False,
+        words="a snapshot call may never return when QEMU dies meanwhile; restart the daemon then",
+        source="libvirt issue 36",
+    ),
+)
+"""Faults that this library can meet. The depth that libvirt 10.8 to 11.10 can start is not among
+them: `plan_backup` warns of deep chains for every version. Nor is libvirt 9.0.0, whose jobs can
+keep a disk from being detached later: Debian's 9.0.0 has the fix, under the same number."""
+
+
+def check_versions(
+    found: Versions, qemu_img: str | None = None, *, work: Work = Work.BACKUP
+) -> tuple[str, ...]:
+    """
+    Refuse versions that are too old, or that have a fault which the work would meet.
+
+    Args:
+        found: The versions of libvirt and of QEMU; one that cannot be read passes.
+        qemu_img: The version of qemu-img, or None where none is needed.
+        work: What is going to be done.
+
+    Returns:
+        Warnings.
+
+    Raises:
+        RequirementError: With program, version and remedy. Nothing was touched.
+
+    Source:
+        libvirt and QEMU release notes, as `KNOWN_FAULTS` names them.
+    """
+    programs = {"libvirt": found.libvirt, "qemu": found.qemu, "qemu-img": qemu_img or ""}
+    warnings: list[str] = []
+    for program, text in programs.items():
+        number = _number(text)
+        if number is None:
+            continue
+        if number < _OLDEST[program]:
+            needed = ".".join(map(str, _OLDEST[program][:2]))
+            raise RequirementError(
+                reason=f"{program} {text} is too old; {needed} or later is needed"
+            )
+        for fault in KNOWN_FAULTS:
+            if fault.program != program or not fault.first <= number < fault.fixed:
+                continue
+            words = f"{program} {text}: {fault.words} ({fault.source})"
+            if work in fault.work and fault.refused:
+                raise RequirementError(reason=words)
+            if work in fault.work:
+                warnings.append(words)
+    return tuple(warnings)
+
+
+def _number(text: str) -> tuple[int, int, int] | None:
+    """Return a version as numbers; None for what is no version, or no release such as 0.0.0."""
+    match = _NUMBER.search(text)
+    if match is None:
+        return None
+    number = int(match[1]), int(match[2] or 0), int(match[3] or 0)
+    return number if any(number) else None
