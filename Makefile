@@ -38,7 +38,7 @@ demo: ## show a backup and a restore of a running domain
 
 # What must not be skipped because something is missing fails instead, with the name of what is missing.
 test: export FIBACKUP_REQUIRE := 1
-test: $(ready) lint types unit integration docs readme ## everything that CI checks
+test: $(ready) lint types unit property integration docs readme ## everything that CI checks
 
 check: test ## the same
 
@@ -57,20 +57,20 @@ types: $(ready) ## types, with both checkers, and of the public names
 		| tee .cache/verifytypes | tail -n 4
 	grep -q 'completeness score: 100%' .cache/verifytypes
 
-unit: $(ready) ## unit and property tests, with the branch coverage of the pure layers
+unit: $(ready) ## unit tests, with the branch coverage of the pure layers
 	$(stage)
 	mkdir -p .cache
-	$(PYTHON) -m coverage run --branch -m pytest tests/unit tests/property tests/contract -m 'not libvirt'
+	$(PYTHON) -m coverage run --branch -m pytest tests/unit tests/contract -m 'not libvirt'
 	$(PYTHON) -m coverage report
 	$(PYTHON) -m coverage report --include='$(PURE)' --fail-under=100
 
 property: $(ready) ## laws, on generated cases
 	$(stage)
-	$(PYTHON) -m pytest tests/property
+	$(PYTHON) -m pytest -n 2 tests/property
 
 integration: $(ready) ## real domains
 	$(stage)
-	$(PYTHON) -m pytest tests/integration tests/contract -m libvirt
+	$(PYTHON) -m pytest -n 2 tests/integration tests/contract -m libvirt
 
 docs: $(ready) ## the pages; a warning is an error
 	$(stage)

@@ -93,9 +93,11 @@ class Rig:
         """Make a point through a connection of its own."""
         with LibvirtHost.open(self.daemon.uri) as host:
             plan = self.plan(host)
-            report = Executor(host, self.store, threads=1).run(plan, on_event=on_event)
-        self.remember(plan.point)
-        return report
+            try:
+                return Executor(host, self.store, threads=1).run(plan, on_event=on_event)
+            finally:
+                if self.store.read_history(self.domain.uuid).find(plan.point) is not None:
+                    self.remember(plan.point)
 
     def check(self) -> None:
         """Assert that the store has the points that it should, and that all are right."""
