@@ -14,8 +14,8 @@ class Signals:
     """Turns SIGINT and SIGTERM into a cancel token, and remembers which it was."""
 
     def __init__(self) -> None:
-        self.token = fb.CancelToken()
-        self.number = 0
+        self.token: fb.CancelToken = fb.CancelToken()
+        self.number: int = 0
 
     def install(self) -> None:
         """Handle both from now on."""
