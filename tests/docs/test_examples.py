@@ -130,6 +130,38 @@ def test_the_orchestration_keeps_its_deadline(
     assert points(tmp_path, domain.uuid) == ()
 
 
+@pytest.mark.libvirt
+def test_the_progress_of_ones_own_ends_at_the_end(
+    daemon: PrivateDaemon, running: MakeRunning, tmp_path: Path
+) -> None:
+    """The last line of the disk says 100 %, and the report follows; the point restores."""
+    domain = running()
+    domain.write("vda", MIB, 4 * MIB, 7)
+    domain.reference("vda", "now")
+    done = run_example("own_progress.py", daemon.uri, tmp_path, domain.name)
+    assert (done.returncode, done.stderr) == (0, "")
+    bars = [line for line in done.stdout.splitlines() if line.startswith("[")]
+    assert bars
+    assert bars[-1].startswith("[########################] 100%  ")
+    assert f"backup of {domain.name} done in " in done.stdout
+    (point,) = points(tmp_path, domain.uuid)
+    image = restored(tmp_path, domain.uuid, point.id, tmp_path / "out")
+    assert same_content(image, "qcow2", domain.reference_directory / "now.vda.raw")
+
+
+@pytest.mark.libvirt
+def test_the_progress_of_ones_own_says_why_there_is_no_point(
+    daemon: PrivateDaemon, running: MakeRunning, tmp_path: Path
+) -> None:
+    """A paused domain is refused, in one line."""
+    paused = running()
+    paused.dom.suspend()
+    done = run_example("own_progress.py", daemon.uri, tmp_path, paused.name)
+    assert done.returncode == 1
+    assert done.stderr.startswith("no point: ")
+    assert points(tmp_path, paused.uuid) == ()
+
+
 def test_the_fake_host_needs_nothing() -> None:
     """The tests of the example pass, where there is no libvirt at all."""
     done = run_example("fake_host.py")
