@@ -36,7 +36,7 @@ from fibackup.plan import (
     plan_consolidation,
     plan_recovery,
 )
-from fibackup.plan.steps import CopyImage, EachDisk
+from fibackup.plan.steps import CopyImage, DeleteOverlays, EachDisk, FinishBlockJob
 from fibackup.testing import CLUSTER_BYTES, AgentState, FakeHost, FakeStore
 
 pytestmark = pytest.mark.property
@@ -219,6 +219,17 @@ class World:
             for disk in step.disks
             for path in (*disk.touched, disk.job.leaves[0])
         }
+        chains = {
+            disk.target: set(disk.chain.paths)
+            for disk in self.host.read_domain(DOMAIN).disks
+            if disk.chain
+        }
+        for step in plan.steps:
+            if isinstance(step, DeleteOverlays):
+                assert not set(step.paths) & set().union(*chains.values())
+                may_change.update(step.paths)
+            elif isinstance(step, FinishBlockJob):
+                may_change.update(chains[step.target] - {TEMPLATE})
         try:
             yield
         finally:
@@ -320,6 +331,18 @@ def test_a_consolidation_that_fails_at_any_call_harms_nothing(
     world.finish()
     world.finish(1)
     assert world.host.images()[TEMPLATE] == World().host.images()[TEMPLATE]
+
+
+@pytest.mark.parametrize("number", range(10, 25))
+def test_a_recovery_deletes_what_no_chain_has(number: int) -> None:
+    """A consolidation dies, an administrator pulls: leftover overlays go, others are untouched."""
+    world = _consolidated(
+        ConsolidationPolicy(), Fault(number, after=False, lasting=True), off=False
+    )
+    for target in TARGETS:
+        world.host.foreign_pull(DOMAIN, target)
+    world.recover()
+    world.finish()
 
 
 @settings(max_examples=20)
