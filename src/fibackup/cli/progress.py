@@ -6,10 +6,11 @@ Nothing here writes to stdout, which carries data only.
 
 from __future__ import annotations
 
+import argparse
 import sys
 import time
 from collections.abc import Generator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from typing import TYPE_CHECKING
 
 import fibackup as fb
@@ -17,7 +18,7 @@ import fibackup as fb
 if TYPE_CHECKING:
     from rich.progress import Progress, TaskID
 
-__all__ = ["progress_for"]
+__all__ = ["progress", "progress_for"]
 
 _LINE_SECONDS = 5.0
 
@@ -58,6 +59,20 @@ class _Bars:
             )
         elif isinstance(event, (fb.StepStarted, fb.ImageCopied, fb.Warned)):
             self._progress.print(str(event), markup=False, highlight=False)
+
+
+def progress(arguments: argparse.Namespace) -> AbstractContextManager[fb.OnEvent]:
+    """
+    Give the listener for a run; bars are for one domain at a time.
+
+    Args:
+        arguments: Parsed.
+
+    Source:
+        docs/design.md, "Command line".
+    """
+    quiet = arguments.quiet or arguments.no_progress
+    return progress_for(quiet=quiet, plain=getattr(arguments, "jobs", 1) > 1)
 
 
 @contextmanager

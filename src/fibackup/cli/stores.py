@@ -4,10 +4,14 @@ from __future__ import annotations
 
 import os
 from threading import Lock
+from uuid import UUID
 
 import fibackup as fb
 
-__all__ = ["is_store", "open_store", "refuse_lost_store"]
+__all__ = ["NO_STORE", "find_history", "is_store", "open_store", "refuse_lost_store"]
+
+NO_STORE = str(UUID(int=0))
+"""The UUID of a store that is not there yet."""
 
 _opening = Lock()
 
@@ -76,3 +80,33 @@ def refuse_lost_store(path: str, domain: fb.Domain) -> None:
                 "and it is not there: is its disk mounted?",
                 path=path,
             )
+
+
+def find_history(store: fb.Store, name: str) -> fb.History:
+    """
+    Return the history of the domain with this UUID, or with this name at its newest point.
+
+    Args:
+        store: Open.
+        name: Name or UUID.
+
+    Raises:
+        NoSuchPointError: There is none, or there are several of this name.
+
+    Source:
+        docs/design.md, "Command line".
+    """
+    found = [store.read_history(name)] if name in store.domains() else []
+    if not found:
+        every = (store.read_history(uuid) for uuid in store.domains())
+        found = [each for each in every if each.points and each.points[-1].domain == name]
+    if len(found) == 1 and found[0].points:
+        return found[0]
+    if found:
+        uuids = ", ".join(each.uuid for each in found)
+        raise fb.NoSuchPointError(
+            reason=f"several domains have had this name; say which: {uuids}", domain=name
+        )
+    raise fb.NoSuchPointError(
+        reason="the store has no point of this domain", domain=name, path=str(store.path)
+    )

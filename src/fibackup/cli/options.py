@@ -1,0 +1,124 @@
+"""Options that several verbs share."""
+
+from __future__ import annotations
+
+import argparse
+
+__all__ = [
+    "common_options",
+    "disk_option",
+    "domain_options",
+    "dry_run_option",
+    "store_option",
+    "strict_option",
+]
+
+
+def common_options(parser: argparse.ArgumentParser) -> None:
+    """
+    Add what every verb has.
+
+    Args:
+        parser: Of the verb.
+
+    Source:
+        docs/design.md, "Command line".
+    """
+    parser.add_argument(
+        "-c",
+        "--connect",
+        metavar="URI",
+        help="libvirt URI (default: $LIBVIRT_DEFAULT_URI, else qemu:///system)",
+    )
+    parser.add_argument("--json", action="store_true", help="print one JSON document to stdout")
+    parser.add_argument("-v", "--verbose", action="count", default=0, help="say more; twice: debug")
+    parser.add_argument("-q", "--quiet", action="store_true", help="print errors only")
+    parser.add_argument("--no-progress", action="store_true", help="no progress on stderr")
+
+
+def store_option(parser: argparse.ArgumentParser, *, required: bool = True) -> None:
+    """
+    Add ``--store``.
+
+    Args:
+        parser: Of the verb.
+        required: False: the verb can do without.
+
+    Source:
+        docs/design.md, "Command line".
+    """
+    parser.add_argument(
+        "-s", "--store", metavar="DIR", required=required, help="the backup directory"
+    )
+
+
+def disk_option(parser: argparse.ArgumentParser) -> None:
+    """
+    Add ``--disk``.
+
+    Args:
+        parser: Of the verb.
+
+    Source:
+        docs/design.md, "Command line".
+    """
+    parser.add_argument(
+        "--disk", metavar="T", action="append", default=[], help="only this disk, such as vda"
+    )
+
+
+def strict_option(parser: argparse.ArgumentParser) -> None:
+    """
+    Add ``--strict``.
+
+    Args:
+        parser: Of the verb.
+
+    Source:
+        docs/errors.md.
+    """
+    parser.add_argument("--strict", action="store_true", help="exit 4 when there was a warning")
+
+
+def dry_run_option(parser: argparse.ArgumentParser) -> None:
+    """
+    Add ``--dry-run``.
+
+    Args:
+        parser: Of the verb.
+
+    Source:
+        docs/design.md, "Command line".
+    """
+    parser.add_argument(
+        "-n", "--dry-run", action="store_true", help="print the plan, change nothing"
+    )
+
+
+def domain_options(parser: argparse.ArgumentParser) -> None:
+    """
+    Add the domains: named, all, or the running ones.
+
+    Args:
+        parser: Of the verb.
+
+    Source:
+        docs/design.md, "Command line".
+    """
+    parser.add_argument("--all", action="store_true", help="every domain")
+    parser.add_argument("--running", action="store_true", help="every running domain")
+    parser.add_argument(
+        "--jobs",
+        metavar="N",
+        type=_count,
+        default=1,
+        help="domains that are worked on at the same time (default: 1)",
+    )
+    parser.add_argument("domains", metavar="DOMAIN", nargs="*", help="name or UUID")
+
+
+def _count(text: str) -> int:
+    """Read a number of 1 or more."""
+    if not text.isdecimal() or int(text) < 1:
+        raise argparse.ArgumentTypeError(f"not a number of 1 or more: {text!r}")
+    return int(text)

@@ -1,0 +1,152 @@
+"""``fibackup backup``: take a restore point of each domain."""
+
+from __future__ import annotations
+
+import argparse
+import os
+import sys
+from datetime import UTC, datetime
+
+import fibackup as fb
+from fibackup.cli.each import Done, each_domain
+from fibackup.cli.options import (
+    disk_option,
+    domain_options,
+    dry_run_option,
+    store_option,
+    strict_option,
+)
+from fibackup.cli.output import absolute
+from fibackup.cli.progress import progress
+from fibackup.cli.signals import Signals
+from fibackup.cli.stores import NO_STORE, is_store, open_store, refuse_lost_store
+
+__all__ = ["add_arguments", "run"]
+
+_EXAMPLES = """\
+examples:
+  fibackup backup --store /backup web1
+  fibackup backup --store /backup --quiesce require --exclude vdb web1 db1
+  fibackup backup --store /backup --memory web1           with what is in its memory
+  fibackup backup --store /backup --dry-run web1          print the plan, change nothing
+"""
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """
+    Add the options of ``backup``.
+
+    Args:
+        parser: Of the verb.
+
+    Source:
+        docs/design.md, "Command line".
+    """
+    parser.epilog = _EXAMPLES
+    store_option(parser)
+    disk_option(parser)
+    parser.add_argument(
+        "--exclude", metavar="T", action="append", default=[], help="all disks but this one"
+    )
+    parser.add_argument(
+        "--quiesce",
+        choices=[str(each) for each in fb.Quiesce],
+        default=str(fb.Quiesce.TRY),
+        help="freeze the guest's file systems by the guest agent (default: try)",
+    )
+    parser.add_argument(
+        "--freeze-timeout",
+        metavar="SECONDS",
+        type=float,
+        default=60.0,
+        help="time limit of the freeze (default: 60)",
+    )
+    parser.add_argument(
+        "--memory",
+        action="store_true",
+        help="the guest's memory too, of the same moment; it runs on meanwhile",
+    )
+    parser.add_argument(
+        "--full", action="store_true", help="a full, even where an increment is proven"
+    )
+    parser.add_argument(
+        "--skip-unsupported", action="store_true", help="leave out disks that cannot be backed up"
+    )
+    parser.add_argument(
+        "--consolidate",
+        action="store_true",
+        help="then commit the older overlays into the disk's own image",
+    )
+    parser.add_argument(
+        "--allow-paused", action="store_true", help="take a paused domain as it stands"
+    )
+    strict_option(parser)
+    dry_run_option(parser)
+    domain_options(parser)
+
+
+def run(arguments: argparse.Namespace, signals: Signals) -> int:
+    """
+    Take a point of each domain that was asked for.
+
+    Args:
+        arguments: Parsed.
+        signals: Whose token ends a run early.
+
+    Returns:
+        The exit code.
+
+    Raises:
+        FibackupError: libvirt cannot be reached, or a requirement is not met.
+
+    Source:
+        docs/design.md, "Command line".
+    """
+    return each_domain(arguments, signals, _one)
+
+
+def _one(arguments: argparse.Namespace, host: fb.LibvirtHost, name: str, signals: Signals) -> Done:
+    policy = fb.BackupPolicy(
+        disks=tuple(arguments.disk),
+        exclude=tuple(arguments.exclude),
+        quiesce=fb.Quiesce(arguments.quiesce),
+        freeze_timeout_seconds=arguments.freeze_timeout,
+        full=arguments.full,
+        skip_unsupported=arguments.skip_unsupported,
+        memory=arguments.memory,
+        allow_paused=arguments.allow_paused,
+        consolidate=arguments.consolidate,
+    )
+    domain = host.read_domain(name)
+    now = datetime.now(UTC)
+    if arguments.dry_run:
+        plan = fb.plan_backup(
+            domain, _history_for_dry_run(arguments.store, domain), now=now, policy=policy
+        )
+        if not arguments.json:
+            print(plan)
+        return {"plan": fb.encode(plan)}, bool(plan.warnings)
+    nothing = fb.History(store=NO_STORE, path=absolute(arguments.store), uuid=domain.uuid)
+    if not is_store(arguments.store):
+        fb.plan_backup(domain, nothing, now=now, policy=policy)  # a bad domain makes no store
+    with open_store(arguments.store, domain) as store:
+        plan = fb.plan_backup(domain, store.read_history(domain.uuid), now=now, policy=policy)
+        if arguments.verbose:
+            print(plan, file=sys.stderr)
+        with progress(arguments) as listener:
+            report = fb.Executor(host, store).run(plan, on_event=listener, cancel=signals.token)
+    if not arguments.json and not arguments.quiet:
+        print(report)
+    return {"report": fb.encode(report)}, bool(report.warnings)
+
+
+def _history_for_dry_run(path: str, domain: fb.Domain) -> fb.History:
+    if is_store(path):
+        with fb.Store.open(path) as store:
+            return store.read_history(domain.uuid)
+    refuse_lost_store(path, domain)
+    if not os.path.isdir(path) or set(os.listdir(path)) - {"lost+found"}:
+        raise fb.NotAStoreError(
+            reason="the directory is missing, or neither empty nor a store", path=path
+        )
+    return fb.History(store=NO_STORE, path=absolute(path), uuid=domain.uuid)

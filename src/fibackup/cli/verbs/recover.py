@@ -1,0 +1,93 @@
+"""``fibackup recover``: finish or clear away what a killed run has left."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Generator
+from contextlib import contextmanager
+from datetime import UTC, datetime
+
+import fibackup as fb
+from fibackup.cli.each import Done, each_domain
+from fibackup.cli.options import domain_options, dry_run_option, store_option, strict_option
+from fibackup.cli.progress import progress
+from fibackup.cli.signals import Signals
+from fibackup.cli.stores import is_store
+
+__all__ = ["add_arguments", "run"]
+
+_EXAMPLES = """\
+examples:
+  fibackup recover web1                       the ledger knows the store
+  fibackup recover --store /backup --all      also a store that was new to the run
+"""
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """
+    Add the options of ``recover``.
+
+    Args:
+        parser: Of the verb.
+
+    Source:
+        docs/design.md, "Command line".
+    """
+    parser.epilog = _EXAMPLES
+    store_option(parser, required=False)
+    strict_option(parser)
+    dry_run_option(parser)
+    domain_options(parser)
+
+
+def run(arguments: argparse.Namespace, signals: Signals) -> int:
+    """
+    Bring each domain that was asked for into order.
+
+    Args:
+        arguments: Parsed.
+        signals: Whose token ends a run early.
+
+    Returns:
+        The exit code.
+
+    Raises:
+        FibackupError: libvirt cannot be reached, or a requirement is not met.
+
+    Source:
+        docs/design.md, "Command line".
+    """
+    return each_domain(arguments, signals, _one)
+
+
+def _one(arguments: argparse.Namespace, host: fb.LibvirtHost, name: str, signals: Signals) -> Done:
+    domain = host.read_domain(name)
+    with _store_of_run(arguments.store, domain) as store:
+        history = store.read_history(domain.uuid) if store is not None else None
+        plan = fb.plan_recovery(domain, history, now=datetime.now(UTC))
+        if arguments.dry_run or not plan.steps:
+            if not arguments.json and not arguments.quiet:
+                print(plan if plan.steps or plan.warnings else f"{domain.name}: nothing to recover")
+            return {"plan": fb.encode(plan)}, bool(plan.warnings)
+        if arguments.verbose:
+            print(plan, file=sys.stderr)
+        with progress(arguments) as listener:
+            executor = fb.Executor(host, store)
+            report = executor.run(plan, on_event=listener, cancel=signals.token)
+    if not arguments.json and not arguments.quiet:
+        print(report)
+    return {"report": fb.encode(report)}, bool(report.warnings)
+
+
+@contextmanager
+def _store_of_run(path: str | None, domain: fb.Domain) -> Generator[fb.Store | None]:
+    """Open the store that was asked for, or the one that the ledger names for the run, if any."""
+    run = domain.ledger.run
+    places = [each.path for each in domain.ledger.stores if run and each.uuid == run.store]
+    where = path or next(iter(places), None)
+    if where is None or (path is None and not is_store(where)):
+        yield None
+        return
+    with fb.Store.open(where) as store:
+        yield store

@@ -1,0 +1,108 @@
+"""``fibackup restore``: bring the disks of a point back."""
+
+from __future__ import annotations
+
+import argparse
+from contextlib import ExitStack
+
+import fibackup as fb
+from fibackup.cli.exits import OK
+from fibackup.cli.options import disk_option, dry_run_option, store_option
+from fibackup.cli.output import absolute, print_json
+from fibackup.cli.progress import progress_for
+from fibackup.cli.signals import Signals
+from fibackup.cli.stores import find_history
+
+__all__ = ["add_arguments", "run"]
+
+_EXAMPLES = """\
+examples:
+  fibackup restore --store /backup web1 --into /var/tmp/web1
+  fibackup restore --store /backup web1 --point 20261124T040407Z --disk vda --format raw --into .
+  fibackup restore --store /backup web1 --into /images/web1 --memory      it goes on where it was
+"""
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """
+    Add the options of ``restore``.
+
+    Args:
+        parser: Of the verb.
+
+    Source:
+        docs/design.md, "Command line".
+    """
+    parser.epilog = _EXAMPLES
+    store_option(parser)
+    parser.add_argument("domain", metavar="DOMAIN", help="name or UUID")
+    parser.add_argument(
+        "--point", metavar="POINT", default="latest", help="id of the point (default: latest)"
+    )
+    parser.add_argument("--into", metavar="DIR", required=True, help="directory for the images")
+    disk_option(parser)
+    parser.add_argument(
+        "--as", dest="form", choices=["flat"], default="flat", help="flat: needs no other file"
+    )
+    parser.add_argument(
+        "--format",
+        choices=[str(each) for each in fb.ImageFormat],
+        default=str(fb.ImageFormat.QCOW2),
+        help="format of the images (default: qcow2)",
+    )
+    parser.add_argument(
+        "--memory",
+        action="store_true",
+        help="let the guest go on where it was, on the restored disks; the domain must be off",
+    )
+    parser.add_argument("--paused", action="store_true", help="with --memory: leave it paused")
+    dry_run_option(parser)
+
+
+def run(arguments: argparse.Namespace, signals: Signals) -> int:
+    """
+    Write the disks of a point, or bring the guest back.
+
+    Args:
+        arguments: Parsed.
+        signals: Whose token ends a run early.
+
+    Returns:
+        The exit code.
+
+    Raises:
+        FibackupError: The point cannot be read or written out.
+
+    Source:
+        docs/design.md, "Command line".
+    """
+    with fb.Store.open(arguments.store) as store:
+        history = find_history(store, arguments.domain)
+        plan = fb.plan_restore(
+            history,
+            arguments.point,
+            into=absolute(arguments.into),
+            disks=tuple(arguments.disk),
+            image_format=fb.ImageFormat(arguments.format),
+            memory=arguments.memory,
+            paused=arguments.paused,
+        )
+        if arguments.dry_run:
+            if arguments.json:
+                print_json(
+                    {"results": [{"domain": plan.domain, "ok": True, "plan": fb.encode(plan)}]}
+                )
+            else:
+                print(plan)
+            return OK
+        quiet = arguments.quiet or arguments.no_progress
+        with ExitStack() as opened, progress_for(quiet=quiet) as listener:
+            host = None
+            if arguments.memory:
+                host = opened.enter_context(fb.LibvirtHost.open(arguments.connect))
+            report = fb.Executor(host, store).run(plan, on_event=listener, cancel=signals.token)
+    if arguments.json:
+        print_json({"results": [{"domain": plan.domain, "ok": True, "report": fb.encode(report)}]})
+    elif not arguments.quiet:
+        print(report)
+    return OK
