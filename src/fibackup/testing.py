@@ -23,6 +23,7 @@ from __future__ import annotations
 import hashlib
 import json
 import uuid as _uuid
+import xml.etree.ElementTree as ET
 from collections.abc import Callable, Generator, Iterable, Mapping
 from contextlib import AbstractContextManager, contextmanager
 from datetime import UTC, datetime, timedelta
@@ -75,12 +76,16 @@ from fibackup.plan.steps import (
     PullImages,
     RestoreMemory,
     ResumeDomain,
+    SaveState,
 )
 
 __all__ = ["CLUSTER_BYTES", "AgentState", "Content", "FakeHost", "FakeStore", "Moment"]
 
 Content: TypeAlias = Mapping[int, int]
 """What a disk holds: cluster number to a number that stands for the cluster's bytes."""
+
+EMULATOR = "/usr/bin/qemu-system-x86_64"
+"""The emulator of the fake host's domains."""
 
 CLUSTER_BYTES = 65536
 """Size of a cluster, the default of qcow2."""
@@ -181,6 +186,8 @@ class _Guest:
     ledgers: list[Ledger] = field(factory=list[Ledger])
     memory: int = 0
     memory_blockers: tuple[str, ...] = ()
+    autostart: bool = False
+    states: dict[FileRole, bytes | None] = field(factory=dict[FileRole, bytes | None])
 
 
 @frozen
@@ -666,6 +673,33 @@ class FakeHost:
         guest = self._guest(domain)
         guest.memory, guest.memory_blockers = value, blockers
 
+    def set_state_file(self, domain: str, role: FileRole, data: bytes | None) -> None:
+        """
+        Let a domain keep something outside of its disks.
+
+        Args:
+            domain: Name or UUID.
+            role: The firmware's variables, or the state of the TPM.
+            data: What is kept; None: the file is missing.
+
+        Source:
+            docs/embed.md, "In your tests".
+        """
+        self._guest(domain).states[role] = data
+
+    def set_autostart(self, domain: str, *, autostart: bool) -> None:
+        """
+        Let the host start a domain when it boots.
+
+        Args:
+            domain: Name or UUID.
+            autostart: Whether it does.
+
+        Source:
+            libvirt ``virDomainSetAutostart``.
+        """
+        self._guest(domain).autostart = autostart
+
     def memory(self, domain: str) -> int:
         """
         Return the number that the guest has in its memory.
@@ -972,6 +1006,8 @@ class FakeHost:
                 agent_connected=guest.agent is not AgentState.ABSENT,
                 memory_blockers=guest.memory_blockers,
                 memory_bytes=CLUSTER_BYTES,
+                has_nvram=FileRole.NVRAM in guest.states,
+                has_tpm=FileRole.TPM_STATE in guest.states,
                 snapshots=guest.snapshots,
             )
 
@@ -980,11 +1016,25 @@ class FakeHost:
         with self.call("versions"):
             return Versions(fibackup="fake", libvirt="0.0.0", qemu="0.0.0")
 
-    def domain_config(self, uuid: str) -> str:
+    def domain_config(self, uuid: str, *, secrets: bool = False) -> str:
         """See `Host.domain_config`."""
         with self.call("domain_config"):
             guest = self._guest(uuid)
-            return f"<domain><name>{guest.name}</name><uuid>{guest.uuid}</uuid></domain>\n"
+            return _config(guest, secrets=secrets)
+
+    def autostart(self, uuid: str) -> bool:
+        """See `Host.autostart`."""
+        with self.call("autostart"):
+            return self._guest(uuid).autostart
+
+    def read_state(self, uuid: str, role: FileRole) -> bytes:
+        """See `Host.read_state`."""
+        with self.call("read_state"):
+            guest = self._guest(uuid)
+            found = guest.states.get(role)
+            if found is None:
+                raise HostError(reason="No such file or directory", path=f"/nvram/{guest.name}")
+            return found
 
     def write_ledger(self, uuid: str, ledger: Ledger) -> None:
         """See `Host.write_ledger`."""
@@ -1189,6 +1239,33 @@ class FakeHost:
                 )
             was, guest.frozen = guest.frozen, False
             return 2 if was else 0
+
+
+def _config(guest: _Guest, *, secrets: bool) -> str:
+    """Return the XML of a domain; the order of its disks is that of their targets."""
+    root = ET.Element("domain", type="kvm")
+    ET.SubElement(root, "name").text = guest.name
+    ET.SubElement(root, "uuid").text = guest.uuid
+    os = ET.SubElement(root, "os")
+    ET.SubElement(os, "type", arch="x86_64", machine="pc-q35-7.2").text = "hvm"
+    if FileRole.NVRAM in guest.states:
+        ET.SubElement(os, "nvram").text = f"/nvram/{guest.name}_VARS.fd"
+    devices = ET.SubElement(root, "devices")
+    ET.SubElement(devices, "emulator").text = EMULATOR
+    for disk in guest.disks.values():
+        node = ET.SubElement(devices, "disk", type=disk.source_type, device=disk.device)
+        path = guest.active.get(disk.target)
+        if path is not None and disk.source_type == "file":
+            ET.SubElement(node, "driver", name="qemu", type="qcow2")
+            ET.SubElement(node, "source", file=str(path))
+        ET.SubElement(node, "target", dev=disk.target, bus=disk.bus or "virtio")
+    if FileRole.TPM_STATE in guest.states:
+        tpm = ET.SubElement(devices, "tpm", model="tpm-crb")
+        ET.SubElement(tpm, "backend", type="emulator", version="2.0")
+    if secrets:
+        ET.SubElement(devices, "graphics", type="vnc", passwd="secret")  # noqa: S106 - a fake one
+    ET.indent(root)
+    return ET.tostring(root, encoding="unicode") + "\n"
 
 
 def _default_error(name: str, *, maybe_frozen: bool) -> BaseException:
@@ -1494,6 +1571,16 @@ class FakeStore:
                 raise DestinationExistsError(reason="the file exists", path=name)
             shelf.files[name] = text
             return StoredFile(FileRole.DOMAIN_XML, name, len(text.encode()), _sha256(text))
+
+    def save_state(self, uuid: str, step: SaveState, data: bytes) -> StoredFile:
+        """See `PointStore.save_state`."""
+        with self._host.call("save_state"):
+            shelf = self._shelf(uuid)
+            if step.name in shelf.files:
+                raise DestinationExistsError(reason="the file exists", path=step.name)
+            shelf.files[step.name] = data.decode("latin-1")
+            digest = hashlib.sha256(data).hexdigest()
+            return StoredFile(step.role, step.name, len(data), digest)
 
     def copy_memory(
         self, uuid: str, step: CopyMemory, on_event: OnEvent, cancel: CancelToken

@@ -24,6 +24,8 @@ _NEEDED: Final = (
     "apt-get",
     "dpkg-deb",
     "ldd",
+    "swtpm",
+    "swtpm_setup",
 )
 
 

@@ -3,7 +3,7 @@ What a backup costs: calls, processes, memory, page cache and bytes, counted and
 
 ::
 
-    d disks, l layers each      libvirt calls 49 + 3 d        qemu-img processes: one a raw image
+    d disks, l layers each      libvirt calls 52 + 3 d        qemu-img processes: one a raw image
     n bytes of data             memory flat                   each byte read once
 """
 
@@ -174,7 +174,8 @@ def expected_calls(disks: int) -> Counter[str]:
     }  # fmt: skip
     writing = {"isActive": 1, "isPersistent": 1, "setMetadata": 1}
     once = {"snapshotCreateXML": 1, "XMLDesc": 1, "getLibVersion": 1, "getVersion": 1, "getURI": 1}
-    lookups = 3 + 3 + 1 + 1
+    once |= {"isPersistent": 1, "autostart": 1}
+    lookups = 3 + 3 + 1 + 1 + 1
     total = Counter({"lookupByName": 1, "lookupByUUIDString": lookups - 1}) + Counter(once)
     for part in [reading] * 3 + [writing] * 3:
         total.update(part)
@@ -206,11 +207,11 @@ def test_calls_and_processes(
     foreign: int,
 ) -> None:
     """
-    A backup of d disks makes 49 + 3 d calls to libvirt, whatever the number of layers.
+    A backup of d disks makes 52 + 3 d calls to libvirt, whatever the number of layers.
 
     It starts one qemu-img for each raw image that it stores, which only a full does, and no other
     process. Calls: 3 x (10 + d) to read the domain, 3 x 4 for the ledger, 2 for the snapshot, 2 for
-    the XML, 2 for versions, 1 for the name of the lock.
+    the XML, 3 for the autostart flag, 2 for versions, 1 for the name of the lock.
     """
     host, calls = counting
     formats = ["qcow2"] * qcow2 + ["raw"] * raw
@@ -229,7 +230,7 @@ def test_calls_and_processes(
         report = backup(domain, host, store, Quiesce.OFF)
         assert processes.taken() == ["convert"] * (raw if number == 0 else 0)
         assert calls == expected_calls(len(specs))
-        assert calls.total() == 49 + 3 * len(specs)
+        assert calls.total() == 52 + 3 * len(specs)
         assert report.point is not None
         assert {len(disk.images) for disk in report.point.disks} == {1 + foreign}
     check(domain, store, next(names))
@@ -253,7 +254,7 @@ def test_a_quiesced_backup_makes_six_more_calls(
     more = ("agentSetResponseTimeout", "fsInfo", "fsFreeze", "fsThaw")
     expected = expected_calls(2) + Counter(more) + Counter({"lookupByUUIDString": 2})
     assert calls == expected
-    assert calls.total() == 49 + 3 * 2 + 6
+    assert calls.total() == 52 + 3 * 2 + 6
     assert processes.taken() == ["convert"]
     assert report.frozen_seconds > 0
     guest.close()

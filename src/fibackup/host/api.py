@@ -20,7 +20,7 @@ from typing import Protocol
 from fibackup.host.events import CancelToken, OnEvent
 from fibackup.model.domain import Domain, ImageUse
 from fibackup.model.ledger import Ledger
-from fibackup.model.point import History, RestorePoint, StoredFile, StoredImage, Versions
+from fibackup.model.point import FileRole, History, RestorePoint, StoredFile, StoredImage, Versions
 from fibackup.model.snapshot import Snapshot
 from fibackup.plan.report import RestoredImage
 from fibackup.plan.steps import (
@@ -33,6 +33,7 @@ from fibackup.plan.steps import (
     PullImages,
     RestoreMemory,
     ResumeDomain,
+    SaveState,
 )
 
 __all__ = ["Host", "PointStore"]
@@ -88,15 +89,49 @@ class Host(Protocol):
         """
         ...
 
-    def domain_config(self, uuid: str) -> str:
+    def domain_config(self, uuid: str, *, secrets: bool = False) -> str:
         """
-        Return the domain's XML as libvirt gives it: the persistent definition, without secrets.
+        Return the domain's XML as libvirt gives it: the persistent definition.
+
+        Args:
+            uuid: The domain's UUID.
+            secrets: True: with passwords, which libvirt leaves out otherwise.
+
+        Source:
+            libvirt ``virDomainGetXMLDesc`` with ``VIR_DOMAIN_XML_INACTIVE``, and
+            ``VIR_DOMAIN_XML_SECURE`` with secrets.
+        """
+        ...
+
+    def autostart(self, uuid: str) -> bool:
+        """
+        Tell whether libvirt starts the domain when the host boots.
 
         Args:
             uuid: The domain's UUID.
 
         Source:
-            libvirt ``virDomainGetXMLDesc`` with ``VIR_DOMAIN_XML_INACTIVE``.
+            libvirt ``virDomainGetAutostart``.
+        """
+        ...
+
+    def read_state(self, uuid: str, role: FileRole) -> bytes:
+        """
+        Return what the domain keeps outside of its disks.
+
+        Args:
+            uuid: The domain's UUID.
+            role: The firmware's variables, or the state of the TPM.
+
+        Returns:
+            The variables as their file has them; of a TPM a tar archive of swtpm's files.
+
+        Raises:
+            HostError: It is not there, is no file, or cannot be read.
+            ParseError: The XML does not say where it is.
+
+        Source:
+            libvirt, "Domain XML format": ``os/nvram``, ``tpm``.
         """
         ...
 
@@ -423,6 +458,23 @@ class PointStore(Protocol):
             uuid: The domain's UUID.
             name: File name.
             text: The XML.
+
+        Returns:
+            The stored file; complete and durable.
+
+        Source:
+            docs/store-format.md, "Writing order".
+        """
+        ...
+
+    def save_state(self, uuid: str, step: SaveState, data: bytes) -> StoredFile:
+        """
+        Store what a domain keeps outside of its disks.
+
+        Args:
+            uuid: The domain's UUID.
+            step: What it is, and the file's name.
+            data: What `Host.read_state` returned.
 
         Returns:
             The stored file; complete and durable.

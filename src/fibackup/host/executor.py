@@ -33,6 +33,7 @@ from fibackup.errors import (
     HostError,
     NoSpaceError,
     NoSuchDomainError,
+    ParseError,
     QemuImgError,
     SharedBaseError,
     StalePlanError,
@@ -65,6 +66,7 @@ from fibackup.parse.domain_xml import domain_facts
 from fibackup.plan.continuity import stale_overlays
 from fibackup.plan.report import Report, RestoredImage, StepOutcome
 from fibackup.plan.steps import (
+    STATES,
     CommitOffline,
     ConfirmOff,
     ConsolidateDisk,
@@ -84,6 +86,7 @@ from fibackup.plan.steps import (
     RestoreMemory,
     ResumeDomain,
     SaveDomainConfig,
+    SaveState,
     Step,
     TakeSnapshot,
     ThawGuest,
@@ -181,6 +184,7 @@ class _Run:
         self._frozen_seconds = 0.0
         self._config: StoredFile | None = None
         self._memory: StoredFile | None = None
+        self._states: list[StoredFile] = []
         self._facts: tuple[tuple[str, str], ...] = ()
         self._versions = Versions()
         self._stored: dict[tuple[str, str], StoredImage] = {}
@@ -354,11 +358,8 @@ class _Run:
                 self._delete(step.paths)
             case CopyMemory() | DeleteMemory() | RestoreMemory() | ResumeDomain():
                 self._apply_memory(step)
-            case SaveDomainConfig():
-                xml = self._host.domain_config(self._plan.uuid)
-                self._facts = domain_facts(xml)
-                self._versions = self._host.versions()
-                self._config = self._store.save_config(self._plan.uuid, step.name, xml)
+            case SaveDomainConfig() | SaveState():
+                self._save(step)
             case ConfirmOff():
                 self._confirm_off(step)
             case PublishPoint():
@@ -535,6 +536,30 @@ class _Run:
         self._copied_bytes += self._memory.size_bytes
         self._host.delete_memory(self._plan.uuid, step.source)
 
+    def _save(self, step: SaveDomainConfig | SaveState) -> None:
+        if isinstance(step, SaveDomainConfig):
+            self._save_config(step)
+        else:
+            self._save_state(step)
+
+    def _save_config(self, step: SaveDomainConfig) -> None:
+        uuid = self._plan.uuid
+        xml = self._host.domain_config(uuid, secrets=step.secrets)
+        autostart = ("autostart", "yes" if self._host.autostart(uuid) else "no")
+        self._facts += (*domain_facts(xml), autostart)
+        self._versions = self._host.versions()
+        self._config = self._store.save_config(uuid, step.name, xml)
+
+    def _save_state(self, step: SaveState) -> None:
+        """Store the state; a point without it is better than none, and says what it lacks."""
+        try:
+            data = self._host.read_state(self._plan.uuid, step.role)
+        except (HostError, ParseError) as error:
+            self._warn(f"the {STATES[step.role]} is not in the point: {error}")
+            self._facts += ((f"missing-{step.role}", str(error)),)
+            return
+        self._states.append(self._store.save_state(self._plan.uuid, step, data))
+
     def _confirm_off(self, step: ConfirmOff) -> None:
         domain = self._host.read_domain(self._plan.uuid)
         wanted = Expectation(disks=step.disks, states=self._plan.expects.states)
@@ -653,8 +678,8 @@ class _Run:
             uuid=self._plan.uuid,
             consistency=self._consistency,
             consistency_detail=self._consistency_detail or step.consistency_detail,
-            files=(self._config, *((self._memory,) if self._memory else ())),
-            facts=self._facts,
+            files=(self._config, *self._states, *((self._memory,) if self._memory else ())),
+            facts=tuple(sorted(self._facts)),
             disks=tuple(self._point_disk(disk) for disk in step.disks),
             skipped=step.skipped,
             versions=self._versions,

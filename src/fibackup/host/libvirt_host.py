@@ -48,16 +48,23 @@ from fibackup.host.libvirt_errors import (
     libvirt_errors,
     translate,
 )
+from fibackup.host.machine_state import (
+    nvram_directory,
+    pack_tpm,
+    read_state_file,
+    tpm_directory,
+)
 from fibackup.host.memory_image import delete_memory, forget_memory
 from fibackup.host.qemu_img import qemu_img_version
 from fibackup.host.run_lock import hold_domain_lock
 from fibackup.model.chain import BackingChain
 from fibackup.model.domain import UUID_PATTERN, Disk, Domain, DomainState, ImageUse
 from fibackup.model.ledger import Ledger
-from fibackup.model.point import Versions
+from fibackup.model.point import FileRole, Versions
 from fibackup.model.snapshot import Snapshot
 from fibackup.parse.domain_xml import parse_domain_xml, with_disk_sources, without_ledger
 from fibackup.parse.ledger_xml import LEDGER_PREFIX, LEDGER_URI, parse_ledger, render_ledger
+from fibackup.parse.machine_state import find_nvram, find_tpm
 from fibackup.plan.requirements import Work, check_versions
 from fibackup.plan.steps import (
     CommitImages,
@@ -265,11 +272,28 @@ class LibvirtHost:
         with libvirt_errors("virConnectListAllDomains"):
             return frozenset(each.name() for each in self._connection.listAllDomains(0))
 
-    def domain_config(self, uuid: str) -> str:
+    def domain_config(self, uuid: str, *, secrets: bool = False) -> str:
         """See `Host.domain_config`."""
         handle = self._lookup(uuid)
+        flags = libvirt.VIR_DOMAIN_XML_SECURE if secrets else 0
         with libvirt_errors("virDomainGetXMLDesc", uuid):
-            return handle.XMLDesc(libvirt.VIR_DOMAIN_XML_INACTIVE)
+            return handle.XMLDesc(libvirt.VIR_DOMAIN_XML_INACTIVE | flags)
+
+    def autostart(self, uuid: str) -> bool:
+        """See `Host.autostart`."""
+        handle = self._lookup(uuid)
+        with libvirt_errors("virDomainGetAutostart", uuid):
+            return bool(handle.isPersistent() and handle.autostart())
+
+    def read_state(self, uuid: str, role: FileRole) -> bytes:
+        """See `Host.read_state`."""
+        handle = self._lookup(uuid)
+        with libvirt_errors("virDomainGetXMLDesc", uuid):
+            xml, name = handle.XMLDesc(0), handle.name()
+            uri = self._connection.getURI()
+        if role is FileRole.TPM_STATE:
+            return pack_tpm(find_tpm(xml), tpm_directory(uri, uuid))
+        return read_state_file(find_nvram(xml) or nvram_directory(uri) / f"{name}_VARS.fd")
 
     def occupied(self, paths: tuple[PurePosixPath, ...]) -> tuple[PurePosixPath, ...]:
         """See `Host.occupied`."""

@@ -7,7 +7,7 @@ The store: a directory of restore points, plain files that qemu can open.
     STORE/web1-UUID/lock                         flock of the one writer; never removed
     STORE/web1-UUID/lock.readers                 flock shared by readers, beside a writer
     STORE/web1-UUID/20261124T040407Z.json        manifest: the point exists once this does
-    STORE/web1-UUID/20261124T040407Z.xml         the domain's XML
+    STORE/web1-UUID/20261124T040407Z.xml         the domain's XML; .nvram, .tpm: its other state
     STORE/web1-UUID/vda/20261124T040407Z.qcow2   the disk at that point
     STORE/web1-UUID/vda/20261124T040407Z.qcow2.receipt    complete, but not in a point yet
 
@@ -60,7 +60,7 @@ from fibackup.parse.manifest import (
     render_store_file,
 )
 from fibackup.plan.report import RestoredImage
-from fibackup.plan.steps import CopyImage, CopyMemory, FlattenImage, RestoreMemory
+from fibackup.plan.steps import CopyImage, CopyMemory, FlattenImage, RestoreMemory, SaveState
 
 __all__ = ["STORE_FILE", "Store"]
 
@@ -382,6 +382,12 @@ class Store:
         with self._domain(uuid) as (fd, path), os_errors(f"{path}/{name}"):
             write_once(name, data, fd)
         return StoredFile(FileRole.DOMAIN_XML, name, len(data), sha256(data).hexdigest())
+
+    def save_state(self, uuid: str, step: SaveState, data: bytes) -> StoredFile:
+        """See `PointStore.save_state`."""
+        with self._domain(uuid) as (fd, path), os_errors(f"{path}/{step.name}"):
+            write_once(step.name, data, fd)
+        return StoredFile(step.role, step.name, len(data), sha256(data).hexdigest())
 
     def copy_memory(
         self, uuid: str, step: CopyMemory, on_event: OnEvent, cancel: CancelToken

@@ -148,6 +148,8 @@ class Domain:
         snapshots: Names of libvirt's snapshots with metadata.
         memory_blockers: What keeps libvirt from saving the memory, such as ``"hostdev (pci)"``.
         memory_bytes: Size of its memory, 0 when the XML does not say.
+        has_nvram: True when its firmware keeps variables.
+        has_tpm: True when it has a TPM.
     """
 
     name: str = field(validator=not_empty)
@@ -162,6 +164,8 @@ class Domain:
     snapshots: tuple[str, ...] = ()
     memory_blockers: tuple[str, ...] = ()
     memory_bytes: int = 0
+    has_nvram: bool = False
+    has_tpm: bool = False
 
     def __attrs_post_init__(self) -> None:
         """Refuse two disks with one target."""

@@ -31,6 +31,7 @@ from xml.etree.ElementTree import Element
 from fibackup.errors import ChainError, ModelError, ParseError
 from fibackup.model import BackingChain, Disk, Domain, Image
 from fibackup.parse.ledger_xml import LEDGER_URI
+from fibackup.parse.machine_state import has_nvram, has_tpm
 from fibackup.parse.memory_blockers import memory_blockers, memory_bytes
 from fibackup.parse.xml_tree import parse_xml
 
@@ -83,6 +84,8 @@ def parse_domain_xml(live: str, inactive: str | None = None) -> Domain:
             agent_connected=_agent_connected(root),
             memory_blockers=memory_blockers(root),
             memory_bytes=memory_bytes(root),
+            has_nvram=has_nvram(root),
+            has_tpm=has_tpm(root),
         )
     except ParseError:
         raise
@@ -102,8 +105,8 @@ def domain_facts(xml: str) -> tuple[tuple[str, str], ...]:
         xml: The domain's XML.
 
     Returns:
-        ``(name, value)`` sorted by name: ``arch``, ``emulator``, ``machine``, ``virtualization``;
-        what the XML does not say is left out.
+        ``(name, value)`` sorted by name: ``arch``, ``emulator``, ``firmware``, ``loader``,
+        ``machine``, ``virtualization``; what the XML does not say is left out.
 
     Raises:
         ParseError: Not the XML of a domain. Nothing was touched.
@@ -112,10 +115,12 @@ def domain_facts(xml: str) -> tuple[tuple[str, str], ...]:
         libvirt, "Domain XML format": ``domain type``, ``os/type``, ``emulator``.
     """
     root = _root(xml)
-    kind = root.find("os/type")
+    kind, os = root.find("os/type"), root.find("os")
     found = {
         "arch": kind.get("arch") if kind is not None else None,
         "emulator": root.findtext("devices/emulator"),
+        "firmware": os.get("firmware") if os is not None else None,
+        "loader": root.findtext("os/loader"),
         "machine": kind.get("machine") if kind is not None else None,
         "virtualization": root.get("type"),
     }

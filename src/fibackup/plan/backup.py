@@ -30,6 +30,7 @@ from fibackup.plan.memory import MEMORY_SUFFIX, check_memory, left_memory, memor
 from fibackup.plan.offline import plan_offline
 from fibackup.plan.policy import BackupPolicy, Quiesce
 from fibackup.plan.selection import chain_of, check_disk, check_state, choose_disks, live_states
+from fibackup.plan.state import save_states
 from fibackup.plan.steps import (
     CopyImage,
     CopyMemory,
@@ -136,7 +137,7 @@ def plan_backup(
             *(Decision(target, None, reason) for target, reason in choice.skipped),
         ),
         steps=(
-            *_steps(domain, history, point, disks, choice.skipped, freeze, memory),
+            *_steps(domain, history, point, disks, choice.skipped, freeze, memory, wishes),
             *(_rolling(domain, disks) if wishes.consolidate else ()),
         ),
         warnings=(
@@ -249,6 +250,7 @@ def _steps(
     skipped: tuple[tuple[str, str], ...],
     freeze: _Freeze,
     memory: PurePosixPath | None,
+    policy: BackupPolicy,
 ) -> tuple[Step, ...]:
     snapshot = TakeSnapshot(
         Snapshot(
@@ -280,7 +282,8 @@ def _steps(
         WriteLedger("the intent, before the snapshot", intent),
         moment,
         WriteLedger("what was taken", taken),
-        SaveDomainConfig(config),
+        *save_states(domain, point),
+        SaveDomainConfig(config, policy.secrets),
         InParallel(lanes),
         *saved,
         PublishPoint(

@@ -24,6 +24,7 @@ from fibackup.plan.layers import free_id, store_layers
 from fibackup.plan.memory import left_memory
 from fibackup.plan.policy import BackupPolicy
 from fibackup.plan.selection import chain_of, check_disk, choose_disks
+from fibackup.plan.state import save_states
 from fibackup.plan.steps import (
     ConfirmOff,
     CopyImage,
@@ -95,7 +96,8 @@ def plan_offline(domain: Domain, history: History, *, now: datetime, policy: Bac
         ),
         steps=(
             *left_memory(domain),
-            SaveDomainConfig(config),
+            *save_states(domain, point),
+            SaveDomainConfig(config, policy.secrets),
             InParallel(lanes),
             ConfirmOff(expected),
             PublishPoint(

@@ -36,6 +36,7 @@ class BackupPolicy:
         offline: True: a domain that is off is backed up as it lies; False: refuse it.
         consolidate: True: once the point is published, what lies between the active layer and the
             disk's own image is committed into that (rolling consolidation).
+        secrets: True: the stored XML has the passwords that libvirt otherwise leaves out.
     """
 
     disks: tuple[str, ...] = ()
@@ -48,6 +49,7 @@ class BackupPolicy:
     consolidate: bool = False
     offline: bool = True
     memory: bool = False
+    secrets: bool = False
 
     def __attrs_post_init__(self) -> None:
         """Refuse wishes that contradict each other."""

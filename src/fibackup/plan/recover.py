@@ -32,6 +32,7 @@ from fibackup.plan.continuity import Parent, find_parent, stale_overlays
 from fibackup.plan.layers import free_id, left_by_run, store_layers
 from fibackup.plan.memory import left_memory
 from fibackup.plan.selection import check_disk, is_our_job
+from fibackup.plan.state import save_states
 from fibackup.plan.steps import (
     CopyImage,
     Decision,
@@ -305,6 +306,7 @@ def _finish(
     latest = history.latest
     targets = {part.planned.target for part in parts}
     return (
+        *save_states(domain, name),
         SaveDomainConfig(config),
         InParallel(tuple(part.copies for part in parts if part.copies)),
         PublishPoint(

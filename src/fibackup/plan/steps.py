@@ -10,6 +10,7 @@ The steps of a plan, and the plan: values that say what will be done, and why.
                    WriteLedger            the intent
                    WhileFrozen            freeze, TakeSnapshot, thaw: no freeze without its thaw
                    WriteLedger            what was taken
+                   SaveState              firmware variables, TPM: what is there
                    SaveDomainConfig
                    InParallel             a lane of CopyImage for each disk, base first
                    CopyMemory             only with memory: into the store, then off the host
@@ -22,8 +23,10 @@ The set of steps is closed: the executor matches all of them, and `assert_never`
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from datetime import datetime
 from pathlib import PurePosixPath
+from types import MappingProxyType
 from typing import Self, TypeAlias, assert_never, cast
 
 from attrs import field, frozen
@@ -33,7 +36,7 @@ from fibackup.errors import ParseError
 from fibackup.model.chain import BackingChain, FileIdentity
 from fibackup.model.domain import Domain, DomainState
 from fibackup.model.ledger import Ledger
-from fibackup.model.point import DiskKind, StoredFile, StoredImage
+from fibackup.model.point import DiskKind, FileRole, StoredFile, StoredImage
 from fibackup.model.snapshot import Snapshot
 from fibackup.units import format_bytes, printable
 
@@ -63,6 +66,7 @@ __all__ = [
     "RestoredDisk",
     "ResumeDomain",
     "SaveDomainConfig",
+    "SaveState",
     "Step",
     "TakeSnapshot",
     "ThawGuest",
@@ -70,6 +74,11 @@ __all__ = [
     "WriteLedger",
     "headline",
 ]
+
+STATES: Mapping[FileRole, str] = MappingProxyType(
+    {FileRole.NVRAM: "firmware's NVRAM", FileRole.TPM_STATE: "state of the TPM"}
+)
+"""What is kept outside of the disks, in words."""
 
 PLAN_SCHEMA = 1
 """Version of the JSON form of plans and reports."""
@@ -379,12 +388,28 @@ class DeleteOverlays:
 @frozen
 class SaveDomainConfig:
     """
-    Store the domain's XML as libvirt gives it, without secrets.
+    Store the domain's XML as libvirt gives it.
 
     Attributes:
         name: File name in the store.
+        secrets: True: with the passwords that libvirt leaves out otherwise.
     """
 
+    name: str
+    secrets: bool = False
+
+
+@frozen
+class SaveState:
+    """
+    Store what the domain keeps outside of its disks; what cannot be read is a warning.
+
+    Attributes:
+        role: The firmware's variables, or the state of the TPM.
+        name: File name in the store.
+    """
+
+    role: FileRole
     name: str
 
 
@@ -479,6 +504,7 @@ Step: TypeAlias = (
     | CopyMemory
     | DeleteMemory
     | SaveDomainConfig
+    | SaveState
     | ConfirmOff
     | PublishPoint
     | FlattenImage
@@ -754,8 +780,8 @@ def describe(step: Step) -> tuple[str, ...]:
             return (f"delete {_count(len(lines), 'overlay')} that nothing needs:", *lines)
         case CopyMemory() | DeleteMemory() | RestoreMemory() | ResumeDomain():
             return _describe_memory(step)
-        case SaveDomainConfig():
-            return (f"store the domain's XML as {step.name}",)
+        case SaveDomainConfig() | SaveState():
+            return (_describe_saved(step),)
         case ConfirmOff():
             return ("make sure that the domain is still off and its images unchanged",)
         case PublishPoint():
@@ -797,6 +823,13 @@ def _describe_memory(
             return (f"{how} its memory, and define the domain with {printable(disks)}",)
         case _:  # pragma: no cover - mypy and pyright prove it
             assert_never(step)
+
+
+def _describe_saved(step: SaveDomainConfig | SaveState) -> str:
+    if isinstance(step, SaveState):
+        return f"store the {STATES[step.role]} as {step.name}"
+    secrets = ", with its secrets," if step.secrets else ""
+    return f"store the domain's XML{secrets} as {step.name}"
 
 
 def _describe_copy(step: CopyImage) -> str:

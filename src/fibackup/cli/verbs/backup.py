@@ -67,6 +67,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="the guest's memory too, of the same moment; it runs on meanwhile",
     )
     parser.add_argument(
+        "--with-secrets",
+        action="store_true",
+        help="store the passwords in the domain's XML too, which libvirt leaves out otherwise",
+    )
+    parser.add_argument(
         "--full", action="store_true", help="a full, even where an increment is proven"
     )
     parser.add_argument(
@@ -116,6 +121,7 @@ def _one(arguments: argparse.Namespace, host: fb.LibvirtHost, name: str, signals
         memory=arguments.memory,
         allow_paused=arguments.allow_paused,
         consolidate=arguments.consolidate,
+        secrets=arguments.with_secrets,
     )
     domain = host.read_domain(name)
     now = datetime.now(UTC)
