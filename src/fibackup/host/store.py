@@ -61,6 +61,8 @@ from fibackup.parse.manifest import (
 )
 from fibackup.plan.report import RestoredImage
 from fibackup.plan.steps import CopyImage, CopyMemory, FlattenImage, RestoreMemory, SaveState
+from fibackup.render.drawable import Picture
+from fibackup.render.notebook import draw_html
 
 __all__ = ["STORE_FILE", "Store"]
 
@@ -216,6 +218,13 @@ class Store:
     def __repr__(self) -> str:
         """Return path and UUID."""
         return f"<Store {str(self.path)!r} {self._uuid}>"
+
+    def _repr_html_(self) -> str:
+        """Return what a notebook shows: what is known without reading; `read_history` reads."""
+        state = "open" if self._fd >= 0 else "closed"
+        return draw_html(
+            Picture(title=f"store {self.path}", facts=(state, self._uuid)), text=repr(self)
+        )
 
     # --- reading --------------------------------------------------------------------------------
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from fibackup.model.chain import MAX_DEPTH, BackingChain, FileIdentity, Image
 from fibackup.model.domain import Disk, Domain, DomainState, ImageUse
 from fibackup.model.ledger import FrozenImage, KnownStore, Ledger, Overlay, Run, RunPhase
+from fibackup.model.pictures import draw_chains, draw_history, picture_chains
 from fibackup.model.point import (
     Consistency,
     DiskKind,
@@ -52,4 +53,7 @@ __all__ = [
     "MAX_DEPTH",
     "format_point_id",
     "parse_point_id",
+    "picture_chains",
+    "draw_chains",
+    "draw_history",
 ]

@@ -19,6 +19,7 @@ from attrs import field, frozen
 
 from fibackup.errors import ChainError
 from fibackup.model.checks import absolute, non_negative, one_line
+from fibackup.render.drawable import Drawable
 from fibackup.units import format_bytes, printable
 
 __all__ = ["MAX_DEPTH", "OVERLAY_MARK", "BackingChain", "FileIdentity", "Image"]
@@ -112,7 +113,7 @@ class Image:
 
 
 @frozen
-class BackingChain:
+class BackingChain(Drawable):
     """
     The images of one disk, from the active layer down to the base.
 
@@ -185,7 +186,6 @@ class BackingChain:
         words = ["active layer", *("frozen" for _ in self.images[1:])]
         if self.depth > 1:
             words[-1] = "base"
-        lines = [f"{self.target}"]
-        for number, (image, word) in enumerate(zip(self.images, words, strict=True)):
-            lines.append(f"{'   ' * number}{'`- ' if number else ''}{image}  {word}")
-        return "\n".join(lines)
+        marks = ["   ", *("`- " for _ in self.images[1:])]
+        drawn = zip(marks, self.images, words, strict=True)
+        return "\n".join((self.target, *(f"{mark}{image}  {word}" for mark, image, word in drawn)))

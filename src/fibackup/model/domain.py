@@ -21,6 +21,7 @@ from fibackup.errors import ModelError
 from fibackup.model.chain import BackingChain
 from fibackup.model.checks import matches, not_empty, one_line
 from fibackup.model.ledger import Ledger
+from fibackup.render.drawable import Drawable
 from fibackup.units import printable
 
 __all__ = ["UUID_PATTERN", "Disk", "Domain", "DomainState", "ImageUse"]
@@ -131,7 +132,7 @@ class ImageUse:
 
 
 @frozen
-class Domain:
+class Domain(Drawable):
     """
     A libvirt domain as it was when it was read.
 

@@ -34,6 +34,7 @@ from fibackup.model.checks import (
     target_name,
 )
 from fibackup.model.domain import UUID_PATTERN
+from fibackup.render.drawable import Drawable
 from fibackup.units import format_bytes, printable
 
 __all__ = [
@@ -276,7 +277,7 @@ class Versions:
 
 
 @frozen
-class RestorePoint:
+class RestorePoint(Drawable):
     """
     A moment of a domain that the store can bring back.
 
@@ -375,7 +376,7 @@ class RestorePoint:
 
 
 @frozen
-class History:
+class History(Drawable):
     """
     What one store holds of one domain.
 

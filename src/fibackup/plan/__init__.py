@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from fibackup.plan.backup import plan_backup
 from fibackup.plan.consolidate import ConsolidationPolicy, Method, plan_consolidation
+from fibackup.plan.outlook import DiskOutlook, foresee
+from fibackup.plan.pictures import plan_picture, report_picture
 from fibackup.plan.policy import BackupPolicy, Quiesce
 from fibackup.plan.recover import plan_recovery
 from fibackup.plan.report import Report, RestoredImage, StepOutcome
@@ -76,4 +78,8 @@ __all__ = [
     "Report",
     "RestoredImage",
     "StepOutcome",
+    "foresee",
+    "DiskOutlook",
+    "plan_picture",
+    "report_picture",
 ]

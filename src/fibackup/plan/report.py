@@ -12,6 +12,7 @@ from attrs import frozen
 from fibackup.codec import decode, encode
 from fibackup.model.point import RestorePoint
 from fibackup.plan.steps import PLAN_SCHEMA, Plan, headline, open_document
+from fibackup.render.drawable import Drawable
 from fibackup.units import format_bytes, format_seconds, printable
 
 __all__ = ["Report", "RestoredImage", "StepOutcome"]
@@ -52,7 +53,7 @@ class RestoredImage:
 
 
 @frozen
-class Report:
+class Report(Drawable):
     """
     What a run did.
 

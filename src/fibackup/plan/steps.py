@@ -38,6 +38,7 @@ from fibackup.model.domain import Domain, DomainState
 from fibackup.model.ledger import Ledger
 from fibackup.model.point import DiskKind, FileRole, StoredFile, StoredImage
 from fibackup.model.snapshot import Snapshot
+from fibackup.render.drawable import Drawable
 from fibackup.units import format_bytes, printable
 
 __all__ = [
@@ -633,7 +634,7 @@ class Decision:
 
 
 @frozen
-class Plan:
+class Plan(Drawable):
     """
     What will be done, in order, and why; printing it is the dry run.
 

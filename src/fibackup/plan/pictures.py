@@ -1,0 +1,317 @@
+"""
+What is to be seen of a plan and of a report: the chains now and afterwards, and what is stored.
+
+::
+
+    now                    after                               store
+                           disk.bimg-B   active layer, new
+    disk.bimg-A   active   disk.bimg-A                    ->   20261124T040407Z.qcow2   new
+    disk.qcow2    base     disk.qcow2    base                  20261123T040406Z.qcow2   parent
+
+A plan knows what it expects and what it does, no more: images that it does not copy have the size
+of their files, and of an active layer that is only copied when it is frozen, an estimate.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from pathlib import PurePosixPath
+
+from fibackup.model.ledger import Overlay
+from fibackup.model.point import RestorePoint, StoredImage
+from fibackup.plan.outlook import DiskOutlook, foresee
+from fibackup.plan.report import Report
+from fibackup.plan.steps import (
+    CopyImage,
+    ExpectedImage,
+    FlattenImage,
+    Plan,
+    PlannedDisk,
+    PublishPoint,
+    WriteLedger,
+    describe,
+    headline,
+)
+from fibackup.render import (
+    Box,
+    Change,
+    Column,
+    Link,
+    Picture,
+    Section,
+    Table,
+    Tint,
+    picture_of,
+    stack,
+)
+from fibackup.units import format_bytes, format_seconds
+
+__all__ = ["plan_picture", "report_picture"]
+
+
+@picture_of.register
+def plan_picture(value: Plan) -> Picture:
+    """Return the chains now and after the plan, the decisions and the steps."""
+    cost = (f"{format_bytes(value.cost_bytes)} to copy",) if value.copies else ()
+    return Picture(
+        title=f"{value.verb} of {value.domain}",
+        facts=(*((f"point {value.point}",) if value.point else ()), *cost, value.uuid),
+        sections=_sections(value),
+        tables=(
+            Table("decisions", rows=tuple(_decisions(value))),
+            Table(
+                "steps",
+                rows=tuple(
+                    (str(number), "\n".join(describe(step)))
+                    for number, step in enumerate(value.steps, 1)
+                ),
+            ),
+        ),
+        notes=value.warnings,
+    )
+
+
+@picture_of.register
+def report_picture(value: Report) -> Picture:
+    """Return the chains before and after, and how long each step took."""
+    plan = value.plan
+    frozen = value.frozen_seconds
+    return Picture(
+        title=f"{plan.verb} of {plan.domain}: done",
+        facts=(
+            f"took {format_seconds(value.seconds)}",
+            *((f"point {value.point.id}",) if value.point is not None else ()),
+            *((f"{format_bytes(value.copied_bytes)} copied",) if value.copied_bytes else ()),
+            *((f"the guest was frozen for {format_seconds(frozen)}",) if frozen else ()),
+        ),
+        sections=_sections(plan, value.point),
+        tables=(
+            Table(
+                "steps",
+                rows=tuple(
+                    (
+                        str(done.index + 1),
+                        headline(plan.steps[done.index]),
+                        format_seconds(done.seconds),
+                    )
+                    for done in value.steps
+                ),
+            ),
+            Table(
+                "restored",
+                rows=tuple(
+                    (image.target, str(image.path), image.format, format_bytes(image.size_bytes))
+                    for image in value.restored
+                ),
+            ),
+        ),
+        notes=value.warnings,
+    )
+
+
+def _decisions(plan: Plan) -> Iterator[tuple[str, str, str]]:
+    for each in plan.decisions:
+        what = "left out" if each.kind is None else str(each.kind)
+        yield each.target, f"{what} on {each.parent}" if each.parent else what, each.reason
+
+
+def _sections(plan: Plan, made: RestorePoint | None = None) -> tuple[Section, ...]:
+    """Return the chains of a plan; *made* is the point once there is one."""
+    return (
+        *(_live_section(plan, outlook, made) for outlook in foresee(plan)),
+        *(_restore_section(step) for step in plan.steps if isinstance(step, FlattenImage)),
+    )
+
+
+# --- live chains --------------------------------------------------------------------------------
+
+
+def _live_section(plan: Plan, outlook: DiskOutlook, made: RestorePoint | None) -> Section:
+    boxes = _Boxes(plan, outlook)
+    columns = [Column("now", stack(boxes.before()))]
+    if outlook.changes:
+        columns.append(Column("after", stack(boxes.after())))
+    elif not plan.copies:
+        columns = [Column("now, and after", columns[0].boxes)]
+    copies = tuple(reversed([copy for copy in plan.copies if copy.target == outlook.target]))
+    stored = _stored(copies, _planned(plan, outlook.target), _sizes(made, outlook.target))
+    if not stored:
+        return Section(outlook.target, tuple(columns))
+    rows = {path: row for row, path in enumerate(outlook.rows)}
+    level = rows.get(copies[0].source, 0) if copies else 0
+    columns.append(Column("store", stack((*[None] * level, *stored))))
+    links = tuple(
+        Link(len(columns) - 2, rows[copy.source], level + place)
+        for place, copy in enumerate(copies)
+        if copy.source in rows
+    )
+    return Section(outlook.target, tuple(columns), links)
+
+
+class _Boxes:
+    """Makes the boxes of one disk: what the plan knows of each image."""
+
+    def __init__(self, plan: Plan, outlook: DiskOutlook) -> None:
+        self._outlook = outlook
+        self._expected: Mapping[PurePosixPath, ExpectedImage] = {
+            image.path: image
+            for disk in plan.expects.disks
+            if disk.target == outlook.target
+            for image in disk.images
+        }
+        self._estimates = {copy.source: copy.estimate_bytes for copy in plan.copies}
+        self._overlays = _overlays(plan)
+
+    def before(self) -> Iterator[Box | None]:
+        """Yield the chain as it is now, level with the chain afterwards."""
+        chain = self._outlook.before
+        for path in self._outlook.rows:
+            yield self._box(path, chain, Change.SAME) if path in chain else None
+
+    def after(self) -> Iterator[Box]:
+        """Yield the chain as it will be, and what leaves it."""
+        for path in self._outlook.rows:
+            yield self._box(path, self._outlook.after, self._change(path))
+
+    def _change(self, path: PurePosixPath) -> Change:
+        if path not in self._outlook.after:
+            return Change.GONE
+        if path not in self._outlook.before:
+            return Change.NEW
+        return Change.WRITTEN if path in self._outlook.written else Change.SAME
+
+    def _box(self, path: PurePosixPath, chain: tuple[PurePosixPath, ...], change: Change) -> Box:
+        place = _place(path, chain)
+        ours = path in self._overlays
+        end = self._end(path) if change is Change.GONE else ""
+        return Box(
+            name=path.name,
+            size_bytes=self._size(path) if change is not Change.NEW else None,
+            tint=Tint.OURS if ours else Tint.OTHER,
+            words=tuple(filter(None, (end, self._format(path), "ours" if ours else ""))),
+            tag=place,
+            active=place == "active layer",
+            change=change,
+            hint=(str(path),),
+        )
+
+    def _end(self, path: PurePosixPath) -> str:
+        return "is deleted" if path in self._outlook.deleted else "its file stays"
+
+    def _format(self, path: PurePosixPath) -> str:
+        return self._expected[path].format if path in self._expected else "qcow2"
+
+    def _size(self, path: PurePosixPath) -> int | None:
+        """Return what an image takes: what its copy does or, for qcow2, the size of its file."""
+        estimate = self._estimates.get(path)
+        if estimate is not None:
+            return estimate
+        image = self._expected.get(path)
+        if image is None or image.format != "qcow2" or image.identity is None:
+            return None
+        return image.identity.size_bytes
+
+
+def _place(path: PurePosixPath, chain: tuple[PurePosixPath, ...]) -> str:
+    if path not in chain:
+        return ""
+    if path == chain[0]:
+        return "active layer"
+    return "base" if path == chain[-1] else "frozen"
+
+
+def _overlays(plan: Plan) -> Mapping[PurePosixPath, Overlay]:
+    """Return every overlay that the ledger has before, in or after the plan."""
+    ledgers = [step.ledger for step in plan.steps if isinstance(step, WriteLedger)]
+    if plan.expects.ledger is not None:
+        ledgers.append(plan.expects.ledger)
+    return {entry.path: entry for ledger in ledgers for entry in ledger.overlays}
+
+
+# --- stored chains ------------------------------------------------------------------------------
+
+
+def _planned(plan: Plan, target: str) -> PlannedDisk | None:
+    return next(
+        (
+            disk
+            for step in plan.steps
+            if isinstance(step, PublishPoint)
+            for disk in step.disks
+            if disk.target == target
+        ),
+        None,
+    )
+
+
+def _sizes(point: RestorePoint | None, target: str) -> Mapping[str, int]:
+    """Return the sizes of the images that a run has stored."""
+    disks = point.disks if point is not None else ()
+    return {
+        image.name: image.size_bytes
+        for disk in disks
+        if disk.target == target
+        for image in disk.images
+    }
+
+
+def _stored(
+    copies: tuple[CopyImage, ...], planned: PlannedDisk | None, sizes: Mapping[str, int]
+) -> tuple[Box, ...]:
+    """Return what the store gets, what an earlier run has put there, and the parent."""
+    full = planned is None or planned.parent is None
+    tint = Tint.FULL if full else Tint.INCREMENT
+    kind = "" if planned is None else str(planned.kind)
+    boxes = [
+        Box(
+            name=copy.name,
+            size_bytes=sizes.get(copy.name, copy.estimate_bytes),
+            tint=tint,
+            words=("" if copy.name in sizes else "estimated", f"from {copy.source.name}"),
+            tag="" if place else kind,
+            change=Change.NEW,
+            hint=(f"copied from {copy.source}",),
+        )
+        for place, copy in enumerate(copies)
+    ]
+    adopted: tuple[StoredImage, ...] = planned.adopted if planned is not None else ()
+    boxes.extend(
+        Box(
+            name=image.name,
+            size_bytes=image.size_bytes,
+            tint=tint,
+            words=("stored by an earlier run",),
+            tag="" if boxes else kind,
+        )
+        for image in adopted
+    )
+    bottom = copies[-1].backing if copies else adopted[-1].backing if adopted else None
+    if planned is not None and planned.parent is not None:
+        name = bottom if bottom is not None else f"{planned.parent}.qcow2"
+        words = (f"of point {planned.parent}", "" if boxes else "nothing to copy")
+        boxes.append(Box(name=name, words=words, tag="parent"))
+    return tuple(boxes)
+
+
+def _restore_section(step: FlattenImage) -> Section:
+    stored = (
+        Box(
+            name=image.name,
+            size_bytes=image.size_bytes,
+            tint=Tint.FULL if image.backing is None else Tint.INCREMENT,
+            tag="full" if image.backing is None else "increment",
+        )
+        for image in step.images
+    )
+    restored = Box(
+        name=step.destination.name,
+        words=("one image that needs no other",),
+        tag=step.format,
+        change=Change.NEW,
+        hint=(str(step.destination),),
+    )
+    return Section(
+        step.target,
+        (Column("store", stack(stored)), Column("restored", (restored,))),
+        (Link(0, 0, 0),),
+    )
