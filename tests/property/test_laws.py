@@ -32,6 +32,7 @@ from fibackup.plan import (
     Plan,
     Quiesce,
     Report,
+    foresee,
     plan_backup,
     plan_consolidation,
     plan_recovery,
@@ -90,6 +91,7 @@ class World:
         """Run a plan; whatever happens, no image that was there is written."""
         with self._only_a_commit_writes(plan):
             report = Executor(self.host, self.stores[store]).run(plan)
+        self._the_chains_are_as_foreseen(plan)
         assert Report.from_json(report.to_json()) == report
         history = self.stores[store].read_history(self.uuid)
         for disk in history.point(plan.point).disks:
@@ -126,7 +128,9 @@ class World:
             plan = plan_consolidation(self.host.read_domain(DOMAIN), policy=policy)
             assert Plan.from_json(plan.to_json()) == plan
             with self._only_a_commit_writes(plan):
-                return Executor(self.host, None).run(plan)
+                report = Executor(self.host, None).run(plan)
+            self._the_chains_are_as_foreseen(plan)
+            return report
         except PlanError:  # refused: nothing was touched
             return None
         except (FibackupError, KeyboardInterrupt):
@@ -236,6 +240,14 @@ class World:
             after = self.host.images()
             kept = {path: image for path, image in before.items() if path not in may_change}
             assert {path: after[path] for path in kept} == kept
+
+    def _the_chains_are_as_foreseen(self, plan: Plan) -> None:
+        """Law (i): after a run each chain is the one that was computed from the steps alone."""
+        chains = {disk.target: disk.chain for disk in self.host.read_domain(DOMAIN).disks}
+        for outlook in foresee(plan):
+            chain = chains[outlook.target]
+            assert chain is not None
+            assert chain.paths == outlook.after, str(plan)
 
     def _no_guest_is_left_frozen(self, begin: int, fault: Fault | None) -> None:
         """Law (h): a frozen guest means that the thaw was tried, and was what failed."""
