@@ -264,6 +264,31 @@ def test_a_story_for_scripts(shell: Shell, domain: BlockDomain) -> None:
         shell.restores(domain, point["id"])
 
 
+def test_a_story_as_it_happens(shell: Shell, domain: BlockDomain) -> None:
+    """With --json-lines each event is an object on a line; the last one has the exit code."""
+    domain.write("vda", 0, MIB, 1)
+    done = shell.run(*shell.words("--json-lines", domain.name, "nobody"), code=5)
+    found = [json.loads(line) for line in done.stdout.splitlines()]
+    assert all(each["time"].endswith("Z") for each in found)
+    ours = [each for each in found if each.get("uuid") == domain.uuid]
+    assert {each["domain"] for each in ours} == {domain.name}
+    steps = [each for each in ours if each["type"] == "step"]
+    assert [each["state"] for each in steps] == ["started", "finished"] * (len(steps) // 2)
+    images = {each["disk"]: each for each in ours if each["type"] == "image"}
+    assert set(images) == {"vda", "vdb"}
+    progress = [each for each in ours if each["type"] == "progress"]
+    assert {each["image"] for each in progress} == {each["image"] for each in images.values()}
+    good, bad = (each for each in found if each["type"] == "result")
+    assert (good["ok"], good["report"]["point"]["domain"]) == (True, domain.name)
+    assert (bad["ok"], bad["domain"], bad["uuid"]) == (False, "nobody", "")
+    assert (found[-1]["type"], found[-1]["exit_code"]) == ("end", 5)
+    listed = shell.run("list", "-s", shell.store, "--json-lines").stdout.splitlines()
+    assert [json.loads(line)["type"] for line in listed] == ["point", "end"]
+    assert json.loads(listed[0])["id"] == good["report"]["point"]["id"]
+    assert "progress" not in done.stderr
+    assert shell.run("list", "-s", shell.store, "--json", "--json-lines", code=2).stdout == ""
+
+
 def test_a_dry_run_changes_nothing(shell: Shell, domain: BlockDomain) -> None:
     """--dry-run prints the plan, makes no store, and leaves domain and store as they are."""
     for _ in range(2):
@@ -423,8 +448,10 @@ def test_one_bad_domain_does_not_hide_the_others(
     off = block_domain(on=shell.daemon)
     off.dom.managedSave(0)
     done = shell.run(*shell.words("--all", "--json"), code=5)
-    results = {each["domain"]: each for each in json.loads(done.stdout)["results"]}
-    assert {off.uuid, domain.uuid, other.uuid} == set(results)
+    results = {each["uuid"]: each for each in json.loads(done.stdout)["results"]}
+    assert {each["uuid"]: each["domain"] for each in results.values()} == {
+        each.uuid: each.name for each in (off, domain, other)
+    }
     assert results[off.uuid]["error"]["exit_code"] == 13
     assert results[off.uuid]["error"]["type"] == "DomainStateError"
     assert off.name in done.stderr

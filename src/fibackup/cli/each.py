@@ -3,22 +3,21 @@
 from __future__ import annotations
 
 import argparse
-import sys
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING, TypeAlias, TypeVar
 
 import fibackup as fb
 from fibackup.cli.exits import OK, SOME_FAILED, USAGE, WARNINGS
-from fibackup.cli.output import Failure, complain, print_json
+from fibackup.cli.output import Failure, complain, print_items, print_line
+from fibackup.cli.progress import aside
+from fibackup.cli.runs import Done
+from fibackup.cli.say import ERROR, say, warn
 from fibackup.cli.signals import Signals
 
-__all__ = ["Done", "One", "each_domain"]
+__all__ = ["One", "each_domain"]
 
 _T = TypeVar("_T")
-
-Done: TypeAlias = tuple[dict[str, object], bool]
-"""A domain's part of the result, and whether there was a warning."""
 
 if TYPE_CHECKING:
     One: TypeAlias = Callable[[argparse.Namespace, fb.LibvirtHost, str, Signals], Done]
@@ -45,35 +44,41 @@ def each_domain(arguments: argparse.Namespace, signals: Signals, one: One) -> in
     """
     if bool(arguments.domains) == bool(arguments.all or arguments.running):
         words = "name domains, or say --all or --running"
-        print(f"fibackup {arguments.verb}: {words}", file=sys.stderr)
+        say(f"fibackup {arguments.verb}: {words}", ERROR)
         return USAGE
     with fb.LibvirtHost.open(arguments.connect) as host:
         warned = _check_versions(arguments, host)
         names = arguments.domains or host.list_domains(running=arguments.running)
-
-        def attempt(name: str) -> Done | Failure:
-            try:
-                signals.token.check()
-                return one(arguments, host, name, signals)
-            except fb.FibackupError as error:
-                failure = Failure(name, error)
-                complain(failure)
-                return failure
-
-        outcomes = _side_by_side(attempt, names, arguments.jobs)
-    failures = [each for each in outcomes if isinstance(each, Failure)]
-    results: list[dict[str, object]] = []
-    for name, outcome in zip(names, outcomes, strict=True):
-        if isinstance(outcome, Failure):
-            results.append(outcome.document())
-        else:
-            results.append({"domain": name, "ok": True, **outcome[0]})
-            warned = warned or outcome[1]
-    if arguments.json:
-        print_json({"results": results})
-    if failures:
-        return failures[0].code if len(failures) == len(results) else SOME_FAILED
+        outcomes = _side_by_side(
+            lambda name: _attempt(arguments, host, name, signals, one), names, arguments.jobs
+        )
+    if not arguments.json_lines:  # else each one has told already
+        print_items(arguments, "results", [document for document, _, _ in outcomes])
+    failed = [code for _, _, code in outcomes if code != OK]
+    if failed:
+        return failed[0] if len(failed) == len(outcomes) else SOME_FAILED
+    warned = warned or any(each for _, each, _ in outcomes)
     return WARNINGS if warned and arguments.strict else OK
+
+
+def _attempt(
+    arguments: argparse.Namespace, host: fb.LibvirtHost, asked: str, signals: Signals, one: One
+) -> tuple[dict[str, object], bool, int]:
+    """Return the result of one domain, whether there was a warning, and the exit code."""
+    name, uuid, warned, code = asked, "", False, OK
+    try:
+        signals.token.check()
+        name, uuid = host.identify(asked)
+        done, warned = one(arguments, host, asked, signals)
+        document = {"domain": name, "uuid": uuid, "ok": True, **done}
+    except fb.FibackupError as error:
+        failure = Failure(error, name, uuid)
+        with aside(arguments):
+            complain(failure)
+        document, code = failure.document(), failure.code
+    if arguments.json_lines:
+        print_line("result", document)
+    return document, warned, code
 
 
 def _side_by_side(work: Callable[[str], _T], names: Sequence[str], jobs: int) -> list[_T]:
@@ -89,5 +94,5 @@ def _check_versions(arguments: argparse.Namespace, host: fb.LibvirtHost) -> bool
     consolidates = arguments.verb == "consolidate" or getattr(arguments, "consolidate", False)
     warnings = host.check_requirements(consolidates=consolidates)
     for warning in warnings:
-        print(f"fibackup: warning: {warning}", file=sys.stderr)
+        warn(warning)
     return bool(warnings)

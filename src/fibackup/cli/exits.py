@@ -17,18 +17,18 @@ __all__ = ["FAILED", "INTERRUPTED", "OK", "SOME_FAILED", "USAGE", "WARNINGS", "e
 
 OK, FAILED, USAGE, WARNINGS, SOME_FAILED, INTERRUPTED = 0, 1, 2, 4, 5, 130
 
-_CODES: dict[type[BaseException], int] = {
-    fb.RequirementError: 3,
-    fb.NotAStoreError: 10,
-    fb.LockedError: 11,
-    fb.VerifyError: 12,
-    fb.ManifestError: 12,
-    fb.DomainStateError: 13,
-    fb.DomainBusyError: 13,
-    fb.BlockJobError: 13,
-    fb.StalePlanError: 13,
-    fb.ChainError: 13,
-    fb.CancelledError: INTERRUPTED,
+_CODES = {  # by name: the classes are imported when there is an error
+    "RequirementError": 3,
+    "NotAStoreError": 10,
+    "LockedError": 11,
+    "VerifyError": 12,
+    "ManifestError": 12,
+    "DomainStateError": 13,
+    "DomainBusyError": 13,
+    "BlockJobError": 13,
+    "StalePlanError": 13,
+    "ChainError": 13,
+    "CancelledError": INTERRUPTED,
 }
 
 
@@ -47,6 +47,6 @@ def exit_code(error: BaseException) -> int:
     """
     cause = error.__cause__ if isinstance(error, fb.StepError) else None
     for kind in type(cause or error).__mro__:
-        if kind in _CODES:
-            return _CODES[kind]
+        if kind.__name__ in _CODES:
+            return _CODES[kind.__name__]
     return FAILED

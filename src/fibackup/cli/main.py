@@ -7,8 +7,8 @@ between two steps or inside a copy, never between a freeze and its thaw.
 
 from __future__ import annotations
 
+import argparse
 import io
-import logging
 import os
 import sys
 from collections.abc import Sequence
@@ -16,8 +16,10 @@ from typing import TextIO
 
 import fibackup as fb
 from fibackup.cli.exits import FAILED
-from fibackup.cli.output import Failure, report_failure
+from fibackup.cli.output import print_line, report_failure
 from fibackup.cli.parser import build_parser, verb_module
+from fibackup.cli.progress import Display
+from fibackup.cli.say import ERROR, log_to_stderr, say
 from fibackup.cli.signals import Signals
 
 __all__ = ["main"]
@@ -37,33 +39,37 @@ def main(argv: Sequence[str] | None = None) -> int:
         docs/design.md, "Command line"; exit codes: docs/errors.md.
     """
     arguments = build_parser().parse_args(argv)
-    _log(arguments.verbose)
+    arguments.json = arguments.json or arguments.json_lines
+    arguments.display = Display(arguments)
+    log_to_stderr(arguments.verbose)
     _accept_all_names(sys.stdout)
     signals = Signals()
     signals.install()
     try:
-        code = verb_module(arguments.verb).run(arguments, signals)
+        code = _run(arguments, signals)
         sys.stdout.flush()
-    except fb.FibackupError as error:
-        code = report_failure(Failure(error.domain or "", error), as_json=arguments.json)
     except OSError as error:  # the reader of stdout has gone, or its disk is full
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         if not isinstance(error, BrokenPipeError):
-            print(f"fibackup: error: {fb.printable(str(error))}", file=sys.stderr)
+            say(f"fibackup: error: {error}", ERROR)
         return FAILED
-    return 128 + signals.number if signals.number and code else code
+    return code
+
+
+def _run(arguments: argparse.Namespace, signals: Signals) -> int:
+    """Do what was asked for, and tell how it ended."""
+    try:
+        code = verb_module(arguments.verb).run(arguments, signals)
+    except fb.FibackupError as error:
+        code = report_failure(arguments, error)
+    if signals.number and code:
+        code = 128 + signals.number
+    if arguments.json_lines:
+        print_line("end", {"exit_code": code})
+    return code
 
 
 def _accept_all_names(stream: TextIO) -> None:
     """Let names be printed in a locale that lacks their letters."""
     if isinstance(stream, io.TextIOWrapper):
         stream.reconfigure(errors="backslashreplace")
-
-
-def _log(verbose: int) -> None:
-    if verbose:
-        logging.basicConfig(
-            stream=sys.stderr,
-            level=logging.DEBUG if verbose > 1 else logging.INFO,
-            format="%(levelname)s %(name)s: %(message)s",
-        )

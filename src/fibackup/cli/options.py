@@ -30,7 +30,13 @@ def common_options(parser: argparse.ArgumentParser) -> None:
         metavar="URI",
         help="libvirt URI (default: $LIBVIRT_DEFAULT_URI, else qemu:///system)",
     )
-    parser.add_argument("--json", action="store_true", help="print one JSON document to stdout")
+    form = parser.add_mutually_exclusive_group()
+    form.add_argument("--json", action="store_true", help="print one JSON document to stdout")
+    form.add_argument(
+        "--json-lines",
+        action="store_true",
+        help="print a JSON object a line to stdout, as things happen",
+    )
     parser.add_argument("-v", "--verbose", action="count", default=0, help="say more; twice: debug")
     parser.add_argument("-q", "--quiet", action="store_true", help="print errors only")
     parser.add_argument("--no-progress", action="store_true", help="no progress on stderr")

@@ -1,23 +1,48 @@
-"""What every verb prints alike: JSON on stdout, complaints on stderr."""
+"""
+What the verbs print alike: results on stdout, as text or as JSON, and errors on stderr.
+
+::
+
+    --json          one document, at the end         {"results": [...]}   {"points": [...]}
+    --json-lines    one object a line, at once       {"type": "step", ...}
+                                                     {"type": "result", ...}
+                                                     {"type": "end", "exit_code": 0}
+"""
 
 from __future__ import annotations
 
+import argparse
 import json
 import os
 import sys
+from collections.abc import Iterable, Mapping
+from datetime import UTC, datetime
 from pathlib import PurePosixPath
+from threading import Lock
 
 import fibackup as fb
 from fibackup.cli.exits import exit_code
+from fibackup.cli.say import ERROR, say
 
-__all__ = ["Failure", "absolute", "complain", "print_json", "report_failure"]
+__all__ = [
+    "Failure",
+    "absolute",
+    "complain",
+    "print_items",
+    "print_json",
+    "print_line",
+    "report_failure",
+]
+
+_writing = Lock()
 
 
 class Failure:
     """One domain's error, for people and for JSON."""
 
-    def __init__(self, domain: str, error: fb.FibackupError) -> None:
-        self.domain: str = domain
+    def __init__(self, error: fb.FibackupError, domain: str = "", uuid: str = "") -> None:
+        self.domain: str = domain or error.domain or ""
+        self.uuid: str = uuid
         self.error: fb.FibackupError = error
         self.code: int = exit_code(error)
 
@@ -39,16 +64,16 @@ class Failure:
                 "next_command": error.next_command,
                 "done": list(error.done),
             }
-        return {"domain": self.domain, "ok": False, "error": found}
+        return {"domain": self.domain, "uuid": self.uuid, "ok": False, "error": found}
 
 
-def report_failure(failure: Failure, *, as_json: bool) -> int:
+def report_failure(arguments: argparse.Namespace, error: fb.FibackupError) -> int:
     """
     Tell of an error that ended the run.
 
     Args:
-        failure: The error.
-        as_json: True: also as the document on stdout.
+        arguments: Parsed.
+        error: What was raised.
 
     Returns:
         The exit code.
@@ -56,9 +81,9 @@ def report_failure(failure: Failure, *, as_json: bool) -> int:
     Source:
         docs/errors.md.
     """
+    failure = Failure(error)
     complain(failure)
-    if as_json:
-        print_json({"results": [failure.document()]})
+    print_items(arguments, "results", [failure.document()])
     return failure.code
 
 
@@ -72,23 +97,66 @@ def complain(failure: Failure) -> None:
     Source:
         docs/errors.md.
     """
-    for number, line in enumerate(str(failure.error).splitlines()):
-        prefix = "fibackup: error: " if number == 0 else "fibackup:   "
-        print(prefix + fb.printable(line), file=sys.stderr)
+    first, *more = str(failure.error).splitlines()
+    say("\n".join([f"fibackup: error: {first}", *(f"fibackup:   {each}" for each in more)]), ERROR)
 
 
-def print_json(document: object) -> None:
+def print_items(
+    arguments: argparse.Namespace, name: str, items: Iterable[Mapping[str, object]]
+) -> None:
+    """
+    Print a list as one document, or as a line for each item; without JSON, nothing.
+
+    Args:
+        arguments: Parsed.
+        name: Plural of what the items are, such as ``"points"``.
+        items: Of what `json` knows.
+
+    Source:
+        docs/cli.md, "For scripts".
+    """
+    if arguments.json_lines:
+        for item in items:
+            print_line(name.removesuffix("s"), item)
+    elif arguments.json:
+        print_json(arguments, {name: list(items)})
+
+
+def print_json(arguments: argparse.Namespace, document: Mapping[str, object]) -> None:
     """
     Print one document on stdout.
 
     Args:
+        arguments: Parsed; with ``--json-lines``, each key is a line of that type.
         document: Of what `json` knows.
 
     Source:
-        docs/design.md, "Command line".
+        docs/cli.md, "For scripts".
     """
-    json.dump(document, sys.stdout, indent=2)
-    print()
+    if arguments.json_lines:
+        for key, value in document.items():
+            print_line(key, {key: value})
+        return
+    with _writing:
+        json.dump(document, sys.stdout, indent=2)
+        print()
+
+
+def print_line(kind: str, item: Mapping[str, object]) -> None:
+    """
+    Print one object on a line of its own, now.
+
+    Args:
+        kind: Its type.
+        item: Of what `json` knows.
+
+    Source:
+        docs/cli.md, "For scripts".
+    """
+    now = datetime.now(UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
+    text = json.dumps({"type": kind, "time": now, **item})
+    with _writing:
+        print(text, flush=True)
 
 
 def absolute(path: str) -> PurePosixPath:

@@ -10,7 +10,6 @@ from __future__ import annotations
 import argparse
 from collections.abc import Mapping, Sequence
 from importlib import import_module
-from importlib.metadata import PackageNotFoundError, version
 from typing import Protocol, cast
 
 from fibackup.cli.options import common_options
@@ -67,6 +66,32 @@ class _VerbParser(argparse.ArgumentParser):
         return super().parse_known_args(args, namespace or argparse.Namespace())
 
 
+class _Version(argparse.Action):
+    """Prints the version; what knows it is slow to import."""
+
+    def __init__(self, option_strings: Sequence[str], dest: str, help: str) -> None:  # noqa: A002
+        super().__init__(option_strings, dest, nargs=0, default=argparse.SUPPRESS, help=help)
+
+    def __call__(self, parser: argparse.ArgumentParser, *_: object) -> None:
+        print(f"fibackup {own_version()}")
+        parser.exit()
+
+
+def own_version() -> str:
+    """
+    Return the version of fibackup.
+
+    Source:
+        The metadata of the installed package.
+    """
+    from importlib.metadata import PackageNotFoundError, version
+
+    try:
+        return version("fibackup")
+    except PackageNotFoundError:  # pragma: no cover - run from a tree that is not installed
+        return "unknown"
+
+
 def verb_module(name: str) -> Verb:
     """
     Import the module of a verb.
@@ -96,7 +121,7 @@ def build_parser(*, filled: bool = False) -> argparse.ArgumentParser:
         epilog=_EPILOG,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    parser.add_argument("--version", action="version", version=f"fibackup {_version()}")
+    parser.add_argument("--version", action=_Version, help="print the version")
     verbs = parser.add_subparsers(
         dest="verb", metavar="VERB", required=True, parser_class=_VerbParser
     )
@@ -111,10 +136,3 @@ def build_parser(*, filled: bool = False) -> argparse.ArgumentParser:
         if filled:
             verb.fill()
     return parser
-
-
-def _version() -> str:
-    try:
-        return version("fibackup")
-    except PackageNotFoundError:  # pragma: no cover - run from a tree that is not installed
-        return "unknown"

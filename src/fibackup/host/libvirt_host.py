@@ -272,6 +272,27 @@ class LibvirtHost:
         with libvirt_errors("virConnectListAllDomains"):
             return frozenset(each.name() for each in self._connection.listAllDomains(0))
 
+    def identify(self, name: str) -> tuple[str, str]:
+        """
+        Find a domain, without reading it.
+
+        Args:
+            name: Name or UUID.
+
+        Returns:
+            Its name and its UUID.
+
+        Raises:
+            NoSuchDomainError: No domain has this name or UUID.
+            LibvirtError: libvirt refused.
+
+        Source:
+            libvirt ``virDomainLookupByName``, ``virDomainLookupByUUIDString``.
+        """
+        handle = self._lookup(name)
+        with libvirt_errors("virDomainGetName", name):
+            return handle.name(), handle.UUIDString()
+
     def domain_config(self, uuid: str, *, secrets: bool = False) -> str:
         """See `Host.domain_config`."""
         handle = self._lookup(uuid)

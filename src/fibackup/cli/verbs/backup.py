@@ -4,11 +4,10 @@ from __future__ import annotations
 
 import argparse
 import os
-import sys
 from datetime import UTC, datetime
 
 import fibackup as fb
-from fibackup.cli.each import Done, each_domain
+from fibackup.cli.each import each_domain
 from fibackup.cli.options import (
     disk_option,
     domain_options,
@@ -17,7 +16,7 @@ from fibackup.cli.options import (
     strict_option,
 )
 from fibackup.cli.output import absolute
-from fibackup.cli.progress import progress
+from fibackup.cli.runs import Done, run_plan, show_plan
 from fibackup.cli.signals import Signals
 from fibackup.cli.stores import NO_STORE, is_store, open_store, refuse_lost_store
 
@@ -129,21 +128,13 @@ def _one(arguments: argparse.Namespace, host: fb.LibvirtHost, name: str, signals
         plan = fb.plan_backup(
             domain, _history_for_dry_run(arguments.store, domain), now=now, policy=policy
         )
-        if not arguments.json:
-            print(plan)
-        return {"plan": fb.encode(plan)}, bool(plan.warnings)
+        return show_plan(arguments, plan)
     nothing = fb.History(store=NO_STORE, path=absolute(arguments.store), uuid=domain.uuid)
     if not is_store(arguments.store):
         fb.plan_backup(domain, nothing, now=now, policy=policy)  # a bad domain makes no store
     with open_store(arguments.store, domain) as store:
         plan = fb.plan_backup(domain, store.read_history(domain.uuid), now=now, policy=policy)
-        if arguments.verbose:
-            print(plan, file=sys.stderr)
-        with progress(arguments) as listener:
-            report = fb.Executor(host, store).run(plan, on_event=listener, cancel=signals.token)
-    if not arguments.json and not arguments.quiet:
-        print(report)
-    return {"report": fb.encode(report)}, bool(report.warnings)
+        return run_plan(arguments, fb.Executor(host, store), plan, signals)
 
 
 def _history_for_dry_run(path: str, domain: fb.Domain) -> fb.History:

@@ -50,7 +50,7 @@ def run(arguments: argparse.Namespace, _: Signals) -> int:
         with fb.Store.open(arguments.store) as store:
             history = store.read_history(domain.uuid)
     if arguments.json:
-        print_json({"domain": fb.encode(domain)})
+        print_json(arguments, {"domain": fb.encode(domain)})
     else:
         print(fb.draw_chains(domain, history))
     return OK

@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import argparse
-import sys
 
 import fibackup as fb
-from fibackup.cli.each import Done, each_domain
+from fibackup.cli.each import each_domain
 from fibackup.cli.options import disk_option, domain_options, dry_run_option, strict_option
-from fibackup.cli.progress import progress
+from fibackup.cli.runs import Done, run_plan, show_plan
 from fibackup.cli.signals import Signals
 
 __all__ = ["add_arguments", "run"]
@@ -105,13 +104,5 @@ def _one(arguments: argparse.Namespace, host: fb.LibvirtHost, name: str, signals
     uses = host.image_uses(domain.uuid, paths)
     plan = fb.plan_consolidation(domain, uses=uses, policy=policy)
     if arguments.dry_run:
-        if not arguments.json:
-            print(plan)
-        return {"plan": fb.encode(plan)}, bool(plan.warnings)
-    if arguments.verbose:
-        print(plan, file=sys.stderr)
-    with progress(arguments) as listener:
-        report = fb.Executor(host, None).run(plan, on_event=listener, cancel=signals.token)
-    if not arguments.json and not arguments.quiet:
-        print(report)
-    return {"report": fb.encode(report)}, bool(report.warnings)
+        return show_plan(arguments, plan)
+    return run_plan(arguments, fb.Executor(host, None), plan, signals)

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import argparse
-import sys
 from datetime import UTC
 
 import fibackup as fb
 from fibackup.cli.exits import OK
 from fibackup.cli.options import store_option
-from fibackup.cli.output import print_json
+from fibackup.cli.output import print_items
+from fibackup.cli.say import warn
 from fibackup.cli.signals import Signals
 from fibackup.cli.stores import find_history
 
@@ -55,13 +55,14 @@ def run(arguments: argparse.Namespace, _: Signals) -> int:
             histories = [find_history(store, arguments.domain)]
     for history in histories:
         for file, reason in history.unreadable:
-            print(f"fibackup: warning: {fb.printable(f'{file}: {reason}')}", file=sys.stderr)
+            warn(f"{file}: {reason}")
     points = sorted(
         (point for each in histories for point in each.points), key=lambda p: (p.time, p.sequence)
     )
     if arguments.json:
         tops = {each.uuid: each for each in histories}
-        print_json({"points": [_point_document(tops[point.uuid], point) for point in points]})
+        documents = (_point_document(tops[point.uuid], point) for point in points)
+        print_items(arguments, "points", documents)
         return OK
     for history in histories:
         if history.points:

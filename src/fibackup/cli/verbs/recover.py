@@ -3,15 +3,14 @@
 from __future__ import annotations
 
 import argparse
-import sys
 from collections.abc import Generator
 from contextlib import contextmanager
 from datetime import UTC, datetime
 
 import fibackup as fb
-from fibackup.cli.each import Done, each_domain
+from fibackup.cli.each import each_domain
 from fibackup.cli.options import domain_options, dry_run_option, store_option, strict_option
-from fibackup.cli.progress import progress
+from fibackup.cli.runs import Done, run_plan, show_plan
 from fibackup.cli.signals import Signals
 from fibackup.cli.stores import is_store
 
@@ -66,18 +65,13 @@ def _one(arguments: argparse.Namespace, host: fb.LibvirtHost, name: str, signals
     with _store_of_run(arguments.store, domain) as store:
         history = store.read_history(domain.uuid) if store is not None else None
         plan = fb.plan_recovery(domain, history, now=datetime.now(UTC))
+        if not plan.steps and not plan.warnings and not arguments.json:
+            if not arguments.quiet:
+                print(f"{fb.printable(domain.name)}: nothing to recover")
+            return {}, False
         if arguments.dry_run or not plan.steps:
-            if not arguments.json and not arguments.quiet:
-                print(plan if plan.steps or plan.warnings else f"{domain.name}: nothing to recover")
-            return {"plan": fb.encode(plan)}, bool(plan.warnings)
-        if arguments.verbose:
-            print(plan, file=sys.stderr)
-        with progress(arguments) as listener:
-            executor = fb.Executor(host, store)
-            report = executor.run(plan, on_event=listener, cancel=signals.token)
-    if not arguments.json and not arguments.quiet:
-        print(report)
-    return {"report": fb.encode(report)}, bool(report.warnings)
+            return show_plan(arguments, plan)
+        return run_plan(arguments, fb.Executor(host, store), plan, signals)
 
 
 @contextmanager

@@ -8,8 +8,8 @@ from contextlib import ExitStack
 import fibackup as fb
 from fibackup.cli.exits import OK
 from fibackup.cli.options import disk_option, dry_run_option, store_option
-from fibackup.cli.output import absolute, print_json
-from fibackup.cli.progress import progress_for
+from fibackup.cli.output import absolute, print_items
+from fibackup.cli.runs import run_plan, show_plan
 from fibackup.cli.signals import Signals
 from fibackup.cli.stores import find_history
 
@@ -87,22 +87,14 @@ def run(arguments: argparse.Namespace, signals: Signals) -> int:
             memory=arguments.memory,
             paused=arguments.paused,
         )
-        if arguments.dry_run:
-            if arguments.json:
-                print_json(
-                    {"results": [{"domain": plan.domain, "ok": True, "plan": fb.encode(plan)}]}
-                )
-            else:
-                print(plan)
-            return OK
-        quiet = arguments.quiet or arguments.no_progress
-        with ExitStack() as opened, progress_for(quiet=quiet) as listener:
+        with ExitStack() as opened:
             host = None
-            if arguments.memory:
+            if arguments.memory and not arguments.dry_run:
                 host = opened.enter_context(fb.LibvirtHost.open(arguments.connect))
-            report = fb.Executor(host, store).run(plan, on_event=listener, cancel=signals.token)
-    if arguments.json:
-        print_json({"results": [{"domain": plan.domain, "ok": True, "report": fb.encode(report)}]})
-    elif not arguments.quiet:
-        print(report)
+            if arguments.dry_run:
+                done, _ = show_plan(arguments, plan)
+            else:
+                done, _ = run_plan(arguments, fb.Executor(host, store), plan, signals)
+    result = {"domain": plan.domain, "uuid": plan.uuid, "ok": True, **done}
+    print_items(arguments, "results", [result])
     return OK

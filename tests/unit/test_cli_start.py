@@ -1,0 +1,82 @@
+"""The command line starts fast: what is not needed is not imported."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+
+import pytest
+
+from fibackup.cli.parser import VERBS, build_parser, verb_module
+
+HEAVY = {"attrs", "libvirt", "rich", "xml", "tomllib", "subprocess", "argcomplete", "email"}
+SHOW_MODULES = """
+import sys
+from fibackup.cli import main
+try:
+    main(sys.argv[1:])
+except SystemExit:
+    pass
+print(*sorted(sys.modules), file=sys.stderr)
+"""
+
+
+def modules_after(*words: str) -> set[str]:
+    """Return the modules that a command has imported."""
+    done = subprocess.run(
+        [sys.executable, "-c", SHOW_MODULES, *words],
+        check=True,
+        capture_output=True,
+        text=True,
+        timeout=60,
+    )
+    assert done.stdout
+    return set(done.stderr.splitlines()[-1].split())
+
+
+def test_help_imports_next_to_nothing() -> None:
+    """The list of the verbs needs no verb, no libvirt, no parser of XML, and no rich."""
+    found = modules_after("--help")
+    assert HEAVY & {name.partition(".")[0] for name in found} == set()
+    ours = {name for name in found if name.startswith("fibackup.")}
+    assert {name for name in ours if not name.startswith("fibackup.cli")} == set()
+    assert {name for name in ours if name.startswith("fibackup.cli.verbs")} == set()
+
+
+def test_the_help_of_a_verb_imports_that_verb_only() -> None:
+    """One verb's options are there without the others, and without libvirt."""
+    found = modules_after("backup", "--help")
+    assert {name for name in found if name.startswith("fibackup.cli.verbs.")} == {
+        "fibackup.cli.verbs.backup"
+    }
+    assert found & {"libvirt", "rich", "argcomplete"} == set()
+
+
+def test_the_version_is_that_of_the_package() -> None:
+    """``--version`` says the name and a number."""
+    command = [sys.executable, "-m", "fibackup", "--version"]
+    done = subprocess.run(command, check=True, capture_output=True, text=True, timeout=60)
+    assert done.stdout.startswith("fibackup 0.")
+
+
+@pytest.mark.parametrize("name", VERBS)
+def test_every_verb_of_the_table_is_there(name: str) -> None:
+    """Each verb has a module, and its help has examples or needs none."""
+    module = verb_module(name)
+    assert callable(module.run)
+    done = subprocess.run(
+        [sys.executable, "-m", "fibackup", name, "--help"],
+        check=True,
+        capture_output=True,
+        text=True,
+        timeout=60,
+    )
+    assert done.stdout.startswith(f"usage: fibackup {name} ")
+
+
+def test_a_filled_parser_knows_all_options() -> None:
+    """What makes manual pages and completion sees the options of each verb."""
+    (verbs,) = (each for each in build_parser(filled=True)._actions if each.choices)
+    assert isinstance(verbs.choices, dict)
+    assert list(verbs.choices) == list(VERBS)
+    assert all("--json" in verb.format_help() for verb in verbs.choices.values())
