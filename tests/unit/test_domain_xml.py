@@ -8,7 +8,14 @@ import pytest
 
 from fibackup.errors import ChainError, ParseError
 from fibackup.model import BackingChain, Disk, DomainState, Image
-from fibackup.parse import MAX_XML_BYTES, domain_facts, parse_domain_xml
+from fibackup.parse import (
+    MAX_XML_BYTES,
+    domain_facts,
+    named_images,
+    parse_domain_xml,
+    pool_directory,
+    volume_names,
+)
 
 UUID = "0b3b8f3e-7c55-4f0e-9a58-3c9c4fb1e0a1"
 END = "<backingStore/>"
@@ -284,3 +291,100 @@ def test_facts_are_what_the_xml_says_of_the_machine() -> None:
 def test_facts_that_are_not_said_are_left_out() -> None:
     """A bare domain has no facts."""
     assert domain_facts("<domain/>") == ()
+
+
+# --- volumes of storage pools -------------------------------------------------------------------
+
+VOLUMES = {("p", "v"): PurePosixPath("/pool/v"), ("p", "base"): PurePosixPath("/pool/base")}
+VOLUME = f"<driver type='qcow2'/><source pool='p' volume='v' index='2'/>{END}{TARGET}"
+OVER_VOLUME = (
+    f"{SOURCE}<backingStore type='volume' index='1'><format type='raw'/>"
+    f"<source pool='p' volume='base'/>{END}</backingStore>{TARGET}"
+)
+
+
+@pytest.mark.parametrize(
+    ("xml", "expected"),
+    [
+        (disk(VOLUME, "type='volume' device='disk'"), chain(("/pool/v", "qcow2"))),
+        (disk(OVER_VOLUME), chain(("/a", "qcow2"), ("/pool/base", "raw"))),
+    ],
+    ids=["on top", "under an overlay"],
+)
+def test_a_volume_is_the_file_that_was_found_for_it(xml: str, expected: BackingChain) -> None:
+    """The disk is one with a file, in the live XML and in the definition."""
+    found = parse_domain_xml(domain(xml), domain(xml), volumes=VOLUMES).disks[0]
+    assert (found.source_type, found.chain, found.unsupported_reason) == ("file", expected, None)
+    assert found.config_source == str(expected.active.path)
+
+
+@pytest.mark.parametrize(
+    ("xml", "reason"),
+    [
+        (disk(VOLUME, "type='volume' device='disk'"), "volume: libvirt finds no file"),
+        (disk(OVER_VOLUME), "file over volume: libvirt finds no file"),
+    ],
+)
+def test_a_volume_that_is_no_file_is_unsupported(xml: str, reason: str) -> None:
+    """It is not taken for an empty drive, nor for a shorter chain."""
+    found = only_disk(xml)
+    assert (found.chain, found.skip_reason) == (None, None)
+    assert (found.unsupported_reason or "").startswith(reason)
+
+
+def test_the_volumes_of_a_domain_are_named_once() -> None:
+    """In the order of the XML, from every layer of every disk."""
+    disks = disk(VOLUME, "type='volume'") + disk(OVER_VOLUME) + disk(VOLUME, "type='volume'")
+    assert volume_names(domain(disks)) == (("p", "v"), ("p", "base"))
+    assert volume_names(domain(disk("<source pool='p'/>" + TARGET))) == ()
+
+
+def test_every_file_that_a_domain_names_is_found() -> None:
+    """Under the network, in slices, beside the chain, in a volume: somebody needs it."""
+    network = BASE.replace("type='file'", "type='network'").replace("file='/b'", "protocol='nbd'")
+    network = network.replace(
+        END, f"<backingStore type='file'><source file='/deep'/>{END}</backingStore>"
+    )
+    inside = [
+        SOURCE + network,
+        "<source file='/s'><slices/></source>",
+        (
+            "<driver type='qcow2'/><source file='/d'><dataStore type='file'>"
+            "<format type='raw'/><source file='/data'/></dataStore></source>"
+        ),
+        f"{SOURCE}<mirror type='file'><format type='qcow2'/><source file='/m'/></mirror>",
+        "<source file='relative'/>",
+    ]
+    disks = "".join(disk(each + TARGET) for each in inside)
+    found = named_images(domain(disks + disk(VOLUME, "type='volume'")), volumes=VOLUMES)
+    assert [(str(image.path), image.format) for image in found] == [
+        ("/a", "qcow2"),
+        ("/deep", "raw"),
+        ("/s", "raw"),
+        ("/d", "qcow2"),
+        ("/data", "raw"),
+        ("/a", "qcow2"),
+        ("/m", "qcow2"),
+        ("/pool/v", "qcow2"),
+    ]
+
+
+@pytest.mark.parametrize(
+    ("xml", "path"),
+    [
+        ("<pool type='dir'><target><path>/a\nb</path></target></pool>", "/a\nb"),
+        ("<pool type='netfs'><target><path>/mnt</path></target></pool>", "/mnt"),
+        ("<pool type='logical'><target><path>/dev/vg</path></target></pool>", None),
+        ("<pool type='dir'/>", None),
+        ("<pool type='dir'><target><path>mnt</path></target></pool>", None),
+    ],
+)
+def test_a_pool_of_files_has_a_directory(xml: str, path: str | None) -> None:
+    """Other pools have none, or one in which the volumes are no files."""
+    assert pool_directory(xml) == (PurePosixPath(path) if path else None)
+
+
+def test_what_is_no_pool_is_refused() -> None:
+    """Its element is named."""
+    with pytest.raises(ParseError, match="expected <pool>"):
+        pool_directory("<volume/>")

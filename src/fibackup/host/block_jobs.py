@@ -28,6 +28,8 @@ import libvirt
 from fibackup.errors import BlockJobError, CancelledError
 from fibackup.host.events import CancelToken, CopyProgress, OnEvent
 from fibackup.host.libvirt_errors import libvirt_errors, translate
+from fibackup.host.volumes import find_volumes
+from fibackup.model.domain import Domain
 from fibackup.parse.domain_xml import parse_domain_xml
 from fibackup.plan.steps import CommitImages, FinishBlockJob, PullImages
 
@@ -346,13 +348,17 @@ def _settle(handle: libvirt.virDomain, target: str, leaves: tuple[PurePosixPath,
 
 
 def _paths(handle: libvirt.virDomain, target: str) -> tuple[PurePosixPath, ...]:
-    with libvirt_errors("virDomainGetXMLDesc"):
-        domain = parse_domain_xml(handle.XMLDesc(0))
+    domain = _read(handle)
     chain = domain.disk(target).chain
     return chain.paths if chain is not None and domain.disk(target).block_job is None else ()
 
 
 def _chain(handle: libvirt.virDomain, target: str) -> tuple[PurePosixPath, ...]:
-    with libvirt_errors("virDomainGetXMLDesc"):
-        chain = parse_domain_xml(handle.XMLDesc(0)).disk(target).chain
+    chain = _read(handle).disk(target).chain
     return chain.paths if chain is not None else ()
+
+
+def _read(handle: libvirt.virDomain) -> Domain:
+    with libvirt_errors("virDomainGetXMLDesc"):
+        xml = handle.XMLDesc(0)
+    return parse_domain_xml(xml, volumes=find_volumes(handle.connect(), xml))

@@ -152,24 +152,25 @@ def _backing(header: Qcow2Header, path: PurePosixPath, under: Image | None) -> s
 
 
 def shared_images(
-    paths: tuple[PurePosixPath, ...], chains: tuple[BackingChain, ...]
+    paths: tuple[PurePosixPath, ...], images: tuple[Image, ...]
 ) -> tuple[PurePosixPath, ...]:
     """
-    Return those of *paths* that lie in another domain's chains.
+    Return those of *paths* that another domain uses.
 
-    A domain that is off shows only its active layers, so the headers are followed from there.
+    A domain that is off shows only its active layers, so the headers are followed from there, as
+    QEMU would when it starts. An image that is raw is never looked into: its guest wrote it.
 
     Args:
         paths: Images of ours.
-        chains: Chains of the other domain, as its XML shows them.
+        images: What the other domain's XML names.
 
     Returns:
-        The paths that are the same file as an image of the chains.
+        The paths that are the same file as one of the images, or as one under them.
 
     Source:
         stat(2): device and inode; QEMU docs/interop/qcow2.txt.
     """
-    theirs = {key for chain in chains for key in _files_under(chain)}
+    theirs = _files_under(images)
     return tuple(path for path in paths if (key := _key(path)) is not None and key in theirs)
 
 
@@ -181,20 +182,28 @@ def _key(path: PurePosixPath) -> tuple[int, int] | None:
     return found.st_dev, found.st_ino
 
 
-def _files_under(chain: BackingChain) -> set[tuple[int, int]]:
-    """Return device and inode of every image of a chain, and of what the last header names."""
+def _files_under(images: tuple[Image, ...]) -> set[tuple[int, int]]:
+    """Return device and inode of images, and of all that their headers lead to."""
     found: set[tuple[int, int]] = set()
-    waiting = [(image.path, image.format) for image in chain]
-    while waiting and len(found) <= 2 * MAX_DEPTH:
-        path, image_format = waiting.pop()
-        key = _key(path)
-        if key is None or key in found:
-            continue
-        found.add(key)
-        image = _examine(Image(path, image_format), None)
-        if image.header_backing and image.header_backing.startswith("/"):
-            waiting.append((PurePosixPath(image.header_backing), "qcow2"))
+    for image in images:
+        below: Image | None = image
+        while below is not None:
+            key = _key(below.path)
+            if key is None or key in found:
+                break
+            found.add(key)
+            below = _named_below(below)
     return found
+
+
+def _named_below(image: Image) -> Image | None:
+    """Return the backing file that the header of an image names."""
+    if image.format != "qcow2":
+        return None
+    below = _examine(image, None).header_backing
+    if not below or not below.startswith("/"):
+        return None
+    return Image(PurePosixPath(below), _backing_format(image.path) or "qcow2")
 
 
 def refuse_unwritable(directory: PurePosixPath, *, as_us: bool) -> None:

@@ -4,12 +4,12 @@ The real host: libvirt, called as little as possible.
 ::
 
     read_domain      lookup, state, XML live and persistent, metadata, jobs, snapshots: 10 calls
-                     + 1 a disk
+                     + 1 a disk + 4 a volume of a storage pool
     write_ledger     lookup, setMetadata
     take_snapshot    lookup, snapshotCreateXML
     freeze / thaw    lookup, agent calls
 
-This module and its neighbour `libvirt_errors` are the only ones that import libvirt.
+This module and its neighbours in this folder are the only ones that import libvirt.
 """
 
 from __future__ import annotations
@@ -57,12 +57,18 @@ from fibackup.host.machine_state import (
 from fibackup.host.memory_image import delete_memory, forget_memory
 from fibackup.host.qemu_img import qemu_img_version
 from fibackup.host.run_lock import hold_domain_lock
-from fibackup.model.chain import BackingChain
+from fibackup.host.volumes import find_volumes
+from fibackup.model.chain import Image
 from fibackup.model.domain import UUID_PATTERN, Disk, Domain, DomainState, ImageUse
 from fibackup.model.ledger import Ledger
 from fibackup.model.point import FileRole, Versions
 from fibackup.model.snapshot import Snapshot
-from fibackup.parse.domain_xml import parse_domain_xml, with_disk_sources, without_ledger
+from fibackup.parse.domain_xml import (
+    named_images,
+    parse_domain_xml,
+    with_disk_sources,
+    without_ledger,
+)
 from fibackup.parse.ledger_xml import LEDGER_PREFIX, LEDGER_URI, parse_ledger, render_ledger
 from fibackup.parse.machine_state import find_nvram, find_tpm
 from fibackup.plan.requirements import Work, check_versions
@@ -227,7 +233,9 @@ class LibvirtHost:
             job = int(handle.jobInfo()[0]) if active else 0
             saved = bool(handle.hasManagedSaveImage(0)) if persistent else False
             snapshots = tuple(sorted(each.getName() for each in handle.listAllSnapshots(0)))
-        domain = parse_domain_xml(live, config)
+        domain = parse_domain_xml(
+            live, config, volumes=find_volumes(self._connection, live, config)
+        )
         return evolve(
             domain,
             state=state,
@@ -417,7 +425,7 @@ class LibvirtHost:
     def delete_image(self, uuid: str, path: PurePosixPath) -> None:
         """See `Host.delete_image`."""
         for handle in self._handles():
-            if shared_images((path,), _chains(handle)):
+            if shared_images((path,), self._images(handle)):
                 with libvirt_errors("virDomainGetName"):
                     name = handle.name()
                 raise DomainBusyError(
@@ -432,8 +440,23 @@ class LibvirtHost:
             with libvirt_errors("virDomainGetName"):
                 name, other = handle.name(), handle.UUIDString() != uuid
             if other:
-                out.extend(ImageUse(name, path) for path in shared_images(paths, _chains(handle)))
+                out.extend(
+                    ImageUse(name, path) for path in shared_images(paths, self._images(handle))
+                )
         return tuple(out)
+
+    def _images(self, handle: libvirt.virDomain) -> tuple[Image, ...]:
+        """Return what a domain names, live and persistent; nothing when it has gone meanwhile."""
+        try:
+            texts = [handle.XMLDesc(0)]
+            if handle.isActive() and handle.isPersistent():
+                texts.append(handle.XMLDesc(libvirt.VIR_DOMAIN_XML_INACTIVE))
+        except libvirt.libvirtError as error:
+            if error.get_error_code() == libvirt.VIR_ERR_NO_DOMAIN:
+                return ()
+            raise translate(error, doing="virDomainGetXMLDesc") from error
+        volumes = find_volumes(self._connection, *texts)
+        return tuple(image for text in texts for image in named_images(text, volumes=volumes))
 
     def _handles(self) -> list[libvirt.virDomain]:
         with libvirt_errors("virConnectListAllDomains"):
@@ -485,27 +508,13 @@ class LibvirtHost:
             time.sleep(_THAW_PAUSE_SECONDS)
 
 
-def _chains(handle: libvirt.virDomain) -> tuple[BackingChain, ...]:
-    """Return every chain of a domain, live and persistent; none when it has gone meanwhile."""
-    try:
-        texts = [handle.XMLDesc(0)]
-        if handle.isActive() and handle.isPersistent():
-            texts.append(handle.XMLDesc(libvirt.VIR_DOMAIN_XML_INACTIVE))
-    except libvirt.libvirtError as error:
-        if error.get_error_code() == libvirt.VIR_ERR_NO_DOMAIN:
-            return ()
-        raise translate(error, doing="virDomainGetXMLDesc") from error
-    return tuple(
-        disk.chain for text in texts for disk in parse_domain_xml(text).disks if disk.chain
-    )
-
-
 def _definition_on(handle: libvirt.virDomain, uuid: str, job: CommitOffline) -> str:
     """Return the definition of a domain that is off and whose disk is what *job* commits."""
     with libvirt_errors("virDomainGetXMLDesc", uuid):
         flags = libvirt.VIR_DOMAIN_XML_INACTIVE | libvirt.VIR_DOMAIN_XML_SECURE
         active, xml = bool(handle.isActive()), handle.XMLDesc(flags)
-    chain = parse_domain_xml(xml).disk(job.target).chain
+    found = parse_domain_xml(xml, volumes=find_volumes(handle.connect(), xml))
+    chain = found.disk(job.target).chain
     if active or chain is None or chain.active.path != job.top:
         what = "it was started" if active else f"{job.top} is no longer its disk"
         raise DomainBusyError(domain=uuid, target=job.target, reason=what)

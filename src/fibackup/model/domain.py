@@ -56,7 +56,7 @@ class Disk:
     Attributes:
         target: ``<target dev>``, such as ``"vda"``.
         device: ``"disk"``, ``"cdrom"``, ``"floppy"`` or ``"lun"``.
-        source_type: ``"file"``, ``"block"``, ``"network"``, ``"volume"``, ...
+        source_type: ``"file"``, ``"block"``, ``"network"``, ...; ``"volume"`` when it is no file.
         bus: ``"virtio"``, ``"sata"``, ...; None when the XML has none.
         chain: The backing chain, or None when there is no image (an empty drive) or no file.
         readonly: ``<readonly/>``.
@@ -100,6 +100,8 @@ class Disk:
         """Why the disk cannot be backed up by an external snapshot, or None."""
         if self.device == "lun":
             return "lun: SCSI passthrough takes no external snapshot"
+        if self.source_type.endswith("volume"):
+            return f"{self.source_type}: libvirt finds no file for it in a storage pool"
         if self.source_type != "file":
             return f"{self.source_type}: only disks that are files have a backing chain to copy"
         if self.transient:

@@ -14,7 +14,9 @@ from __future__ import annotations
 
 from fibackup.parse.domain_xml import (
     domain_facts,
+    named_images,
     parse_domain_xml,
+    volume_names,
     with_disk_sources,
     without_ledger,
 )
@@ -46,11 +48,16 @@ from fibackup.parse.qcow2_header import (
     rewrite_backing,
 )
 from fibackup.parse.qemu_img_json import CheckResult, ImageInfo, parse_check, parse_image_info
+from fibackup.parse.volumes import Volumes, pool_directory
 from fibackup.parse.xml_tree import MAX_XML_BYTES, MAX_XML_DEPTH, parse_xml
 
 __all__ = [
     "parse_domain_xml",
     "domain_facts",
+    "named_images",
+    "volume_names",
+    "pool_directory",
+    "Volumes",
     "with_disk_sources",
     "without_ledger",
     "parse_ledger",

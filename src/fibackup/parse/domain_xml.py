@@ -16,7 +16,7 @@ libvirt's domain XML to a `Domain`: what the domain is, and what lies under its 
 
 Unknown elements are libvirt's business and are passed over. What does bear on the data of a disk
 is never guessed: a layer that is no plain file makes the whole disk one without a chain, with the
-reason in its `Disk.source_type`.
+reason in its `Disk.source_type`. A volume of a storage pool is the file that the caller found.
 """
 
 from __future__ import annotations
@@ -24,6 +24,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator, Mapping
 from pathlib import PurePosixPath
+from types import MappingProxyType
 from typing import TypeAlias
 from xml.etree import ElementTree as ET
 from xml.etree.ElementTree import Element
@@ -33,23 +34,32 @@ from fibackup.model import BackingChain, Disk, Domain, Image
 from fibackup.parse.ledger_xml import LEDGER_URI
 from fibackup.parse.machine_state import has_nvram, has_tpm
 from fibackup.parse.memory_blockers import memory_blockers, memory_bytes
-from fibackup.parse.xml_tree import parse_xml
+from fibackup.parse.volumes import Volumes, resolve_volumes, volumes_in
+from fibackup.parse.xml_tree import keep_breaks, parse_xml
 
-__all__ = ["domain_facts", "parse_domain_xml", "with_disk_sources", "without_ledger"]
+__all__ = [
+    "domain_facts",
+    "named_images",
+    "parse_domain_xml",
+    "volume_names",
+    "with_disk_sources",
+    "without_ledger",
+]
 
 _DEVICES = frozenset({"disk", "cdrom", "floppy", "lun"})
 _AGENT = "org.qemu.guest_agent.0"
 _UNDECLARED = "raw"  # libvirt never probes: a disk without <driver type> is raw
 
-_ATTRIBUTE = re.compile(r"""="[^"<]*"|='[^'<]*'""")
+_NO_VOLUMES: Volumes = MappingProxyType({})
 _NAMESPACE = re.compile(r"""\sxmlns:([A-Za-z_][A-Za-z0-9_.-]*)=["']([^"'&<]+)["']""", re.ASCII)
-_BREAKS = {ord(char): f"&#{ord(char)};" for char in "\t\n\r"}
 
 Layers: TypeAlias = tuple[tuple[str, Element], ...]
 """A disk's element and the ``backingStore`` elements under it, each with its path."""
 
 
-def parse_domain_xml(live: str, inactive: str | None = None) -> Domain:
+def parse_domain_xml(
+    live: str, inactive: str | None = None, *, volumes: Volumes = _NO_VOLUMES
+) -> Domain:
     """
     Return the domain that libvirt's XML describes.
 
@@ -57,6 +67,8 @@ def parse_domain_xml(live: str, inactive: str | None = None) -> Domain:
         live: ``virDomainGetXMLDesc(0)``: as the domain is now.
         inactive: The same with ``VIR_DOMAIN_XML_INACTIVE``: its persistent definition; None when
             it has none, or when that does not matter.
+        volumes: Storage pools and volumes, each with the absolute path of the file that it is; a
+            volume that is not here is no file.
 
     Returns:
         The domain; its state is unknown and its ledger empty, as the XML does not tell.
@@ -68,11 +80,11 @@ def parse_domain_xml(live: str, inactive: str | None = None) -> Domain:
     Source:
         libvirt, "Domain XML format": ``disk``, ``backingStore``, ``mirror``, ``channel``.
     """
-    root = _root(live)
+    root = _root(live, volumes)
     name, uuid = _child_text(root, "name"), _child_text(root, "uuid")
     config: dict[str, str] = {}
     if inactive is not None:
-        definition = _root(inactive)
+        definition = _root(inactive, volumes)
         if _child_text(definition, "uuid") != uuid:
             raise ParseError(where="uuid", reason="the definition is another domain's", domain=name)
         config = _config_sources(definition)
@@ -95,6 +107,57 @@ def parse_domain_xml(live: str, inactive: str | None = None) -> Domain:
         ) from None
     except ModelError as error:
         raise ParseError(where="domain", reason=error.reason, domain=name) from None
+
+
+def volume_names(xml: str) -> tuple[tuple[str, str], ...]:
+    """
+    Return the volumes that a domain's disks name, anywhere in their chains.
+
+    Args:
+        xml: The domain's XML.
+
+    Returns:
+        ``(pool, volume)``, each once.
+
+    Raises:
+        ParseError: Not the XML of a domain. Nothing was touched.
+
+    Source:
+        libvirt, "Domain XML format": ``source`` with ``pool`` and ``volume``.
+    """
+    disks = _disks(_root(xml))
+    return tuple(dict.fromkeys(name for _, disk in disks for name in volumes_in(disk)))
+
+
+def named_images(xml: str, *, volumes: Volumes = _NO_VOLUMES) -> tuple[Image, ...]:
+    """
+    Return every file that a domain's disks name: in chains, beside them, and under what is no file.
+
+    Args:
+        xml: The domain's XML, live or inactive.
+        volumes: As for `parse_domain_xml`.
+
+    Returns:
+        The images, each with the format that the XML declares, ``"raw"`` where it declares none.
+
+    Raises:
+        ParseError: Not the XML of a domain. Nothing was touched.
+
+    Source:
+        libvirt, "Domain XML format": ``source``, ``backingStore``, ``mirror``, ``dataStore``.
+    """
+    return tuple(
+        Image(path, _declared(node) or _UNDECLARED)
+        for _, disk in _disks(_root(xml, volumes))
+        for node in disk.iter()
+        if (file := _file(node)) and (path := PurePosixPath(file)).is_absolute()
+    )
+
+
+def _declared(node: Element) -> str | None:
+    """Return the format of a disk, or of what lies under or beside one."""
+    declared = node.find("driver" if node.tag == "disk" else "format")
+    return declared.get("type") if declared is not None else None
 
 
 def domain_facts(xml: str) -> tuple[tuple[str, str], ...]:
@@ -216,20 +279,12 @@ def _text(root: Element, original: str) -> str:
     return ET.tostring(root, encoding="unicode")
 
 
-def _keep_breaks(text: str) -> str:
-    """
-    Return the XML with line breaks and tabs in attributes as references, so that they survive.
-
-    libvirt prints those of a path as they are, and any XML parser would read them as spaces: the
-    path of another file. (The same words outside a tag mean the same either way.)
-    """
-    return _ATTRIBUTE.sub(lambda found: found[0].translate(_BREAKS), text)
-
-
-def _root(text: str) -> Element:
-    root = parse_xml(_keep_breaks(text), "domain")
+def _root(text: str, volumes: Volumes = _NO_VOLUMES) -> Element:
+    root = parse_xml(keep_breaks(text), "domain")
     if root.tag != "domain":
         raise ParseError(where=root.tag, reason="expected <domain>")
+    for _, disk in _disks(root):
+        resolve_volumes(disk, volumes)
     return root
 
 

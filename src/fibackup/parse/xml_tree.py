@@ -12,6 +12,7 @@ Without a DOCTYPE there are no entities to expand and no external ones to fetch.
 
 from __future__ import annotations
 
+import re
 from typing import NoReturn
 from xml.etree import ElementTree as ET
 
@@ -20,13 +21,16 @@ from typing_extensions import override
 from fibackup.errors import ParseError
 from fibackup.units import MiB
 
-__all__ = ["MAX_XML_BYTES", "MAX_XML_DEPTH", "parse_xml"]
+__all__ = ["MAX_XML_BYTES", "MAX_XML_DEPTH", "keep_breaks", "parse_xml"]
 
 MAX_XML_BYTES = 4 * MiB
 """libvirt's own limit for text in a remote call (``VIR_NET_MESSAGE_STRING_MAX``)."""
 
 MAX_XML_DEPTH = 1000
 """Deeper than the longest backing chain that libvirt takes, which nests about 210 elements."""
+
+_ATTRIBUTE = re.compile(r"""="[^"<]*"|='[^'<]*'""")
+_BREAKS = {ord(char): f"&#{ord(char)};" for char in "\t\n\r"}
 
 
 class _StrictBuilder(ET.TreeBuilder):
@@ -53,6 +57,22 @@ class _StrictBuilder(ET.TreeBuilder):
     def end(self, tag: str, /) -> ET.Element:
         self._depth -= 1
         return super().end(tag)
+
+
+def keep_breaks(text: str) -> str:
+    """
+    Return XML with line breaks and tabs in attributes as references, so that they survive.
+
+    libvirt prints those of a path as they are, and any XML parser would read them as spaces: the
+    path of another file. (The same words outside a tag mean the same either way.)
+
+    Args:
+        text: The document.
+
+    Source:
+        XML 1.0, section 3.3.3 (attribute-value normalization).
+    """
+    return _ATTRIBUTE.sub(lambda found: found[0].translate(_BREAKS), text)
 
 
 def parse_xml(text: str, where: str) -> ET.Element:
