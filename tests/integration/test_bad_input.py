@@ -398,17 +398,23 @@ def test_a_network_disk_is_unsupported(
 
 
 @pytest.mark.parametrize("kind", ["shareable", "transient"])
-def test_a_disk_that_is_not_its_owners_alone_is_unsupported(
+def test_a_disk_that_is_not_its_owners_alone_is_left_out(
     bench: Bench, block_domain: MakeBlockDomain, tmp_path: Path, kind: str
 ) -> None:
-    """A shareable or a transient disk is refused, or left out; the other disks are backed up."""
+    """A shareable or a transient disk is left out with a warning, and refused when asked for."""
     image = raw_file(tmp_path / f"{kind}.raw")
     domain = block_domain(
         DiskSpec(),
         devices_xml="<disk type='file' device='disk'><driver name='qemu' type='raw'/>"
         f"<source file='{image}'/><target dev='vdb' bus='virtio'/><{kind}/></disk>",
     )
-    check_unsupported(bench, domain, "vdb", f"{kind}: ")
+    with bench.unchanged(domain), pytest.raises(fb.UnsupportedDiskError, match=f"{kind}: ") as told:
+        bench.plan(domain, disks=("vda", "vdb"))
+    assert told.value.target == "vdb"
+    point = bench.backs_up(domain)
+    [(target, reason)] = point.skipped
+    assert (target, reason.partition(":")[0]) == ("vdb", kind)
+    assert f"disk vdb is not in the backup: {reason}" in point.warnings
 
 
 @pytest.mark.parametrize(
@@ -428,7 +434,7 @@ def test_a_disk_that_is_not_its_owners_alone_is_unsupported(
                 "<source pool='p' volume='v'/><target dev='vdb' bus='virtio'/></disk>"
             ),
             "vdb",
-            "volume: only disks that are files",
+            "volume: libvirt finds no file for it",
         ),
         (
             (

@@ -127,6 +127,23 @@ def test_an_unsupported_disk_is_refused_unless_it_may_be_skipped() -> None:
     assert choose_disks(domain, BackupPolicy(exclude=("vdn",))).warnings == ()
 
 
+@pytest.mark.parametrize("kind", ["shareable", "transient"])
+def test_a_disk_that_is_shared_or_thrown_away_is_left_out_with_a_warning(kind: str) -> None:
+    """Its data is in no point, and the other disks are; asked for by name it is refused."""
+    odd = evolve(disk("vdb"), shareable=kind == "shareable", transient=kind == "transient")
+    domain = evolve(RUNNING, disks=(disk("vda"), odd))
+    choice = choose_disks(domain, ALL)
+    assert [each.target for each in choice.disks] == ["vda"]
+    ((target, reason),) = choice.skipped
+    assert (target, reason.partition(":")[0]) == ("vdb", kind)
+    assert choice.warnings == (f"disk vdb is not in the backup: {reason}",)
+    with pytest.raises(UnsupportedDiskError, match=f"{kind}: "):
+        choose_disks(domain, BackupPolicy(disks=("vdb",)))
+    assert choose_disks(domain, BackupPolicy(exclude=("vdb",))).warnings == ()
+    with pytest.raises(PolicyError, match=f"no disk is left to back up .vdb: {kind}"):
+        choose_disks(evolve(domain, disks=(odd,)), ALL)
+
+
 def test_a_disk_without_content_that_is_asked_for_by_name_is_refused() -> None:
     """Silence would be a backup without it."""
     with pytest.raises(UnsupportedDiskError, match="cdrom"):

@@ -3,11 +3,12 @@ Which disks take part in a backup, and whether the domain can be backed up at al
 
 ::
 
-    asked for   excluded   skip_reason    unsupported_reason     ->
+    asked for   excluded   skip_reason    unsupported_reason         ->
     any         yes        any            any                        left out
     by name     no         some           or some                    refused
     as "all"    no         some           any                        left out
-    as "all"    no         none           some                       refused, or left out
+    as "all"    no         none           transient, shareable       left out, with a warning
+    as "all"    no         none           any other                  refused, or left out so too
     any         no         none           none                       takes part
 """
 
@@ -161,7 +162,7 @@ def _left_out(domain: Domain, disk: Disk, policy: BackupPolicy) -> str | None:
     reason = disk.skip_reason or disk.unsupported_reason
     if reason is None:
         return None
-    if policy.skip_unsupported and not asked:
+    if not asked and (policy.skip_unsupported or disk.transient or disk.shareable):
         return reason
     raise UnsupportedDiskError(
         domain=domain.name,
