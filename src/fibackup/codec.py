@@ -10,10 +10,11 @@ Reading never guesses: a missing field, an unknown field or a value of the wrong
 from __future__ import annotations
 
 import types
-from collections.abc import Mapping
+from collections.abc import Callable, Hashable, Mapping
 from datetime import UTC, datetime
 from enum import Enum
 from functools import cache
+from itertools import repeat
 from pathlib import PurePosixPath
 from typing import TypeAlias, TypeVar, Union, cast, get_args, get_origin, get_type_hints
 
@@ -115,80 +116,146 @@ def decode(kind: type[_T], data: object, where: str = "") -> _T:
     Source:
         docs/store-format.md: a reader is strict within a format version.
     """
-    return cast("_T", _decode(kind, data, where))
+    try:
+        return cast("_T", _reader(cast("Hashable", kind))(data))
+    except ParseError as error:
+        error.where = _join(where, error.where)
+        raise
 
 
-def _decode(hint: object, data: object, where: str) -> object:
+_Reader: TypeAlias = Callable[[object], object]
+"""Reads one value; where a `ParseError` occurred is completed by the readers around it."""
+
+
+def _join(outer: str, inner: str) -> str:
+    return f"{outer}{inner}" if not outer or not inner or inner[0] == "[" else f"{outer}.{inner}"
+
+
+@cache
+def _reader(hint: object) -> _Reader:
+    """Return the reader for a type; it is put together once, because a store has many manifests."""
     options = _options(hint)
     if len(options) > 1:
-        return _decode_union(options, data, where)
+        return _union_reader(options)
     origin = get_origin(hint)
     if origin is tuple:
-        return _decode_tuple(get_args(hint), data, where)
+        return _tuple_reader(get_args(hint))
     if origin is frozenset:
-        return frozenset(_decode_tuple((str, Ellipsis), data, where))
+        items = _tuple_reader((str, Ellipsis))
+        return lambda data: frozenset(cast("tuple[object, ...]", items(data)))
     if not isinstance(hint, type):  # pragma: no cover - no model has such a field
-        raise TypeError(f"{where}: no codec for {hint!r}")
-    return _decode_type(hint, data, where)
+        raise TypeError(f"no codec for {hint!r}")
+    if has(hint):
+        return _fields_reader(hint)
+    return _plain_reader(hint) if hint in _NAMES else _text_reader(hint)
 
 
-def _decode_union(options: tuple[object, ...], data: object, where: str) -> object:
-    if data is None and type(None) in options:
-        return None
+def _union_reader(options: tuple[object, ...]) -> _Reader:
     some = tuple(option for option in options if option is not type(None))
-    if len(some) == 1:
-        return _decode(some[0], data, where)
-    named = {cls.__name__: cls for cls in some if isinstance(cls, type)}
-    if not isinstance(data, dict):
-        raise ParseError(where=where, reason=f"expected an object, found {type(data).__name__}")
-    rest = dict(cast("dict[str, object]", data))
-    tag = rest.pop(_TAG, None)
-    if not isinstance(tag, str) or tag not in named:
-        raise ParseError(
-            where=f"{where}.{_TAG}", reason=f"{tag!r} is not one of {', '.join(sorted(named))}"
-        )
-    return _decode_fields(named[tag], rest, where)
+    rest = _reader(some[0]) if len(some) == 1 else _tagged_reader(some)
+    if len(some) == len(options):
+        return rest
+    return lambda data: None if data is None else rest(data)
 
 
-def _decode_tuple(args: tuple[object, ...], data: object, where: str) -> tuple[object, ...]:
-    if not isinstance(data, list):
-        raise ParseError(where=where, reason=f"expected a list, found {type(data).__name__}")
-    items = cast("list[object]", data)
-    if args[-1] is Ellipsis:
-        return tuple(
-            _decode(args[0], item, f"{where}[{number}]") for number, item in enumerate(items)
-        )
-    if len(items) != len(args):
-        raise ParseError(where=where, reason=f"expected {len(args)} items, found {len(items)}")
-    return tuple(
-        _decode(arg, item, f"{where}[{number}]")
-        for number, (arg, item) in enumerate(zip(args, items, strict=True))
-    )
+def _tagged_reader(options: tuple[object, ...]) -> _Reader:
+    named = {cls.__name__: _reader(cls) for cls in options if isinstance(cls, type)}
+
+    def read(data: object) -> object:
+        if not isinstance(data, dict):
+            raise ParseError(reason=f"expected an object, found {type(data).__name__}")
+        rest = dict(cast("dict[str, object]", data))
+        tag = rest.pop(_TAG, None)
+        if not isinstance(tag, str) or tag not in named:
+            raise ParseError(where=_TAG, reason=f"{tag!r} is not one of {', '.join(sorted(named))}")
+        return named[tag](rest)
+
+    return read
 
 
-def _decode_type(kind: type, data: object, where: str) -> object:
-    if has(kind):
-        return _decode_fields(kind, data, where)
-    if kind in _NAMES:
-        return _decode_plain(kind, data, where)
-    if not isinstance(data, str):
-        raise ParseError(where=where, reason=f"expected text, found {type(data).__name__}")
-    try:
-        if kind is datetime:
-            return _decode_time(data)
-        return kind(data)  # an enum, or a path
-    except ValueError as error:
-        raise ParseError(where=where, reason=str(error)) from None
+def _tuple_reader(args: tuple[object, ...]) -> _Reader:
+    endless = args[-1] is Ellipsis
+    readers = tuple(_reader(arg) for arg in args if arg is not Ellipsis)
+
+    def read(data: object) -> object:
+        if not isinstance(data, list):
+            raise ParseError(reason=f"expected a list, found {type(data).__name__}")
+        items = cast("list[object]", data)
+        if not endless and len(items) != len(readers):
+            raise ParseError(reason=f"expected {len(readers)} items, found {len(items)}")
+        found: list[object] = []
+        try:
+            for item, reader in zip(
+                items, repeat(readers[0]) if endless else readers, strict=False
+            ):
+                found.append(reader(item))
+        except ParseError as error:
+            error.where = _join(f"[{len(found)}]", error.where)
+            raise
+        return tuple(found)
+
+    return read
 
 
-def _decode_plain(kind: type, data: object, where: str) -> object:
-    found = type(data)
-    if found is kind or (kind is float and found is int):
-        return data
-    raise ParseError(where=where, reason=f"expected {_NAMES[kind]}, found {found.__name__}")
+def _fields_reader(kind: type) -> _Reader:
+    readers = {each.name: _reader(_hints(kind)[each.name]) for each in fields(kind)}
+
+    def read(data: object) -> object:
+        if not isinstance(data, dict):
+            raise ParseError(reason=f"expected an object, found {type(data).__name__}")
+        found = cast("dict[str, object]", data)
+        if found.keys() != readers.keys():
+            raise _wrong_fields(found, readers)
+        values: dict[str, object] = {}
+        for name, reader in readers.items():
+            try:
+                values[name] = reader(found[name])
+            except ParseError as error:
+                error.where = _join(name, error.where)
+                raise
+        try:
+            return kind(**values)
+        except FibackupError as error:
+            raise ParseError(reason=error.reason) from error
+
+    return read
 
 
-def _decode_time(text: str) -> datetime:
+def _wrong_fields(found: Mapping[str, object], known: Mapping[str, object]) -> ParseError:
+    for name in found:
+        if name not in known:
+            return ParseError(where=name, reason="unknown field")
+    return ParseError(where=next(n for n in known if n not in found), reason="missing field")
+
+
+def _plain_reader(kind: type) -> _Reader:
+    name = _NAMES[kind]
+
+    def read(data: object) -> object:
+        found = type(data)
+        if found is kind or (kind is float and found is int):
+            return data
+        raise ParseError(reason=f"expected {name}, found {found.__name__}")
+
+    return read
+
+
+def _text_reader(kind: type) -> _Reader:
+    """Return the reader of a time, an enum or a path."""
+    convert = cast("Callable[[str], object]", _time if kind is datetime else kind)
+
+    def read(data: object) -> object:
+        if not isinstance(data, str):
+            raise ParseError(reason=f"expected text, found {type(data).__name__}")
+        try:
+            return convert(data)
+        except ValueError as error:
+            raise ParseError(reason=str(error)) from None
+
+    return read
+
+
+def _time(text: str) -> datetime:
     time = datetime.fromisoformat(text)
     if time.tzinfo is None:
         raise ValueError(f"{text!r} has no time zone")
@@ -196,23 +263,3 @@ def _decode_time(text: str) -> datetime:
         return time.astimezone(UTC)
     except OverflowError:
         raise ValueError(f"{text!r} is not a year that UTC has") from None
-
-
-def _decode_fields(kind: type, data: object, where: str) -> object:
-    if not isinstance(data, dict):
-        raise ParseError(where=where, reason=f"expected an object, found {type(data).__name__}")
-    found = cast("dict[str, object]", data)
-    names = [attribute.name for attribute in fields(kind)]
-    for name in found:
-        if name not in names:
-            raise ParseError(where=f"{where}.{name}" if where else name, reason="unknown field")
-    values: dict[str, object] = {}
-    for name in names:
-        inner = f"{where}.{name}" if where else name
-        if name not in found:
-            raise ParseError(where=inner, reason="missing field")
-        values[name] = _decode(_hints(kind)[name], found[name], inner)
-    try:
-        return kind(**values)
-    except FibackupError as error:
-        raise ParseError(where=where, reason=error.reason) from error
