@@ -43,6 +43,7 @@ from fibackup.errors import (
     HostError,
     LibvirtError,
     LockedError,
+    ManifestError,
     NoSuchDomainError,
     StoreError,
     VerifyError,
@@ -1299,6 +1300,7 @@ class _Shelf:
     files: dict[str, str] = field(factory=dict[str, str])
     unnamed: dict[str, str] = field(factory=dict[str, str])
     manifests: dict[str, str] = field(factory=dict[str, str])
+    seals: dict[str, str] = field(factory=dict[str, str])
     written: bool = False
 
 
@@ -1440,6 +1442,35 @@ class FakeStore:
             docs/embed.md, "In your tests".
         """
         del self._shelf(uuid).manifests[point]
+        del self._shelf(uuid).seals[point]
+
+    def lose_manifest(self, uuid: str, point: str) -> None:
+        """
+        Lose the manifest of a point; the store knows that it was published.
+
+        Args:
+            uuid: The domain.
+            point: Id of the point.
+
+        Source:
+            docs/embed.md, "In your tests".
+        """
+        del self._shelf(uuid).manifests[point]
+
+    def change_manifest(self, uuid: str, point: str, change: Callable[[str], str]) -> None:
+        """
+        Change the manifest of a point; its seal stays.
+
+        Args:
+            uuid: The domain.
+            point: Id of the point.
+            change: Makes the new text of the old one.
+
+        Source:
+            docs/embed.md, "In your tests".
+        """
+        manifests = self._shelf(uuid).manifests
+        manifests[point] = change(manifests[point])
 
     def _shelf(self, uuid: str) -> _Shelf:
         return self._shelves.setdefault(uuid, _Shelf())
@@ -1483,9 +1514,7 @@ class FakeStore:
         """See `PointStore.read_history`."""
         with self._host.call("read_history"):
             shelf = self._shelf(uuid)
-            points = sorted(
-                map(parse_manifest, shelf.manifests.values()), key=lambda point: point.sequence
-            )
+            points, unreadable = _read_manifests(shelf)
             names = [*(name for _, name in shelf.images), *shelf.files, *shelf.manifests]
             return History(
                 store=self._uuid,
@@ -1508,6 +1537,8 @@ class FakeStore:
                     for image in disk.images
                     if (disk.target, image.name) not in shelf.images
                 ),
+                unreadable=unreadable,
+                lost=tuple(sorted(shelf.seals.keys() - shelf.manifests.keys())),
             )
 
     def occupied(self, paths: tuple[PurePosixPath, ...]) -> tuple[PurePosixPath, ...]:
@@ -1629,6 +1660,7 @@ class FakeStore:
                     shelf.files[file.name] = shelf.unnamed.pop(file.name)
             self._check_complete(shelf, point)
             shelf.manifests[point.id] = render_manifest(point)
+            shelf.seals[point.id] = _sha256(shelf.manifests[point.id])
             for disk in point.disks:
                 for image in disk.images:
                     shelf.receipts.pop((disk.target, image.name), None)
@@ -1674,6 +1706,23 @@ class FakeStore:
                 virtual_size_bytes=step.images[0].virtual_size_bytes,
                 size_bytes=size,
             )
+
+
+def _read_manifests(
+    shelf: _Shelf,
+) -> tuple[tuple[RestorePoint, ...], tuple[tuple[str, str], ...]]:
+    points: list[RestorePoint] = []
+    unreadable: list[tuple[str, str]] = []
+    for name, text in sorted(shelf.manifests.items()):
+        if _sha256(text) != shelf.seals.get(name, _sha256(text)):
+            reason = "it is not the manifest that was published"
+            unreadable.append((f"{name}.json", reason))
+            continue
+        try:
+            points.append(parse_manifest(text))
+        except ManifestError as error:
+            unreadable.append((f"{name}.json", error.reason))
+    return tuple(sorted(points, key=lambda point: point.sequence)), tuple(unreadable)
 
 
 def _copied(step: CopyImage, image: Image, clusters: Content) -> _Kept:

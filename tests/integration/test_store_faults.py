@@ -1030,7 +1030,8 @@ def test_the_order_of_writing(
     (point,) = remote.history(domain).points
     (home,) = remote.directory.glob(f"*-{domain.uuid}")
     lines = [line for line in trace.read_text().splitlines() if str(home) in line]
-    assert not any("rename" in line for line in lines)
+    seals = "points.sha256"
+    assert all(seals in line for line in lines if "rename" in line)
 
     def at(call: str, words: str, after: int = -1) -> int:
         hits = [
@@ -1053,7 +1054,8 @@ def test_the_order_of_writing(
         )
         durable = at("fsync(", f"<{directory}>)", after=linked)
         assert data < linked < durable < manifest_data
-    assert manifest_data < manifest_name < at("fsync(", f"<{home}>)", after=manifest_name)
+    published = at("fsync(", f"<{home}>)", after=manifest_name)
+    assert manifest_data < manifest_name < published < at("fdatasync(", f"{home}/.{seals}.tmp>")
 
 
 def test_a_filler_needs_room(tmp_path: Path) -> None:

@@ -309,6 +309,8 @@ def test_a_point_whose_manifest_is_damaged_is_given_up() -> None:
     point = world.fail("copy_image")
     damaged = evolve(world.history, unreadable=((f"{point}.json", "not JSON"),))
     assert "its manifest is damaged" in world.plan(damaged).warnings[0]
+    gone = evolve(world.history, lost=(point,))
+    assert "its manifest is gone" in world.plan(gone).warnings[0]
 
 
 def test_a_point_whose_image_cannot_be_trusted_is_given_up() -> None:

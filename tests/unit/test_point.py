@@ -20,6 +20,7 @@ from fibackup.model.point import (
     StoredFile,
     StoredImage,
     format_point_id,
+    is_point_id,
     parse_point_id,
 )
 
@@ -282,3 +283,19 @@ def test_the_next_place_in_the_order_leaves_room_for_damaged_points() -> None:
     """A damaged manifest that is repaired must not meet another point with its number."""
     damaged = evolve(history(point(FIRST)), unreadable=(("x.json", "damaged"),))
     assert damaged.next_sequence == 3
+    assert evolve(damaged, lost=("20261125T040407Z",)).next_sequence == 4
+
+
+def test_a_point_whose_manifest_is_gone_is_told_from_one_that_never_was() -> None:
+    """It was published, so its absence is damage."""
+    lost = evolve(history(point(FIRST)), lost=("20261125T040407Z",))
+    with pytest.raises(ManifestError, match="the manifest of point 20261125T040407Z is gone"):
+        lost.point("20261125T040407Z")
+    with pytest.raises(NoSuchPointError):
+        lost.point("20261126T040407Z")
+
+
+@pytest.mark.parametrize(("text", "good"), [("20261124T040407Z", True), ("20261124T0404Z", False)])
+def test_a_point_is_told_by_the_form_of_its_id(text: str, *, good: bool) -> None:
+    """Eight digits, T, six digits, Z."""
+    assert is_point_id(text) is good

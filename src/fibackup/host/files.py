@@ -23,6 +23,7 @@ from contextlib import contextmanager, suppress
 from fibackup.errors import (
     DestinationExistsError,
     HostError,
+    ManifestError,
     NoSpaceError,
     PermissionDeniedError,
     StoreError,
@@ -38,11 +39,14 @@ __all__ = [
     "open_directory",
     "os_errors",
     "publish_file",
+    "read_small",
+    "replace_file",
     "temporary_file",
     "write_once",
 ]
 
 TEMP_SUFFIX = ".tmp"
+_MAX_SMALL_BYTES = 16 * 1024 * 1024
 _FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
 _FORBIDDEN = {errno.EACCES, errno.EPERM, errno.EROFS}
 _NO_LINKS = {errno.EPERM, errno.EOPNOTSUPP, errno.ENOSYS, errno.EMLINK}
@@ -242,3 +246,57 @@ def write_once(name: str, data: bytes, dir_fd: int) -> None:
             view = view[os.write(fd, view) :]
         os.fdatasync(fd)
         publish_file(name, dir_fd)
+
+
+def replace_file(name: str, data: bytes, dir_fd: int) -> None:
+    """
+    Write a small file, durably, in place of the one of that name: a reader sees the old or the new.
+
+    Only for what says nothing of the guest's data and can be had again: seals, records of
+    verifications. The caller holds a lock that keeps other writers of the same file out.
+
+    Args:
+        name: Its name.
+        data: Its content.
+        dir_fd: Its directory.
+
+    Source:
+        rename(2).
+    """
+    with temporary_file(name, dir_fd) as fd:
+        view = memoryview(data)
+        while view:
+            view = view[os.write(fd, view) :]
+        os.fdatasync(fd)
+        os.rename(f".{name}{TEMP_SUFFIX}", name, src_dir_fd=dir_fd, dst_dir_fd=dir_fd)
+        fsync_directory(dir_fd)
+
+
+def read_small(name: str, dir_fd: int) -> bytes:
+    """
+    Read a small file, whole, not through a link.
+
+    Args:
+        name: Its name.
+        dir_fd: Its directory.
+
+    Returns:
+        Its content.
+
+    Raises:
+        ManifestError: It is no regular file, or too large.
+
+    Source:
+        open(2).
+    """
+    fd = os.open(name, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC | os.O_NONBLOCK, dir_fd=dir_fd)
+    try:
+        found = os.fstat(fd)
+        if not stat.S_ISREG(found.st_mode) or found.st_size > _MAX_SMALL_BYTES:
+            raise ManifestError(reason="not a regular file of a sensible size", path=name)
+        data = os.read(fd, found.st_size + 1)
+        if len(data) == found.st_size:
+            return data
+        return data + b"".join(iter(lambda: os.read(fd, 1024 * 1024), b""))
+    finally:
+        os.close(fd)

@@ -8,6 +8,7 @@ The store: a directory of restore points, plain files that qemu can open.
     STORE/web1-UUID/lock.readers                 flock shared by readers, beside a writer
     STORE/web1-UUID/20261124T040407Z.json        manifest: the point exists once this does
     STORE/web1-UUID/20261124T040407Z.xml         the domain's XML; .nvram, .tpm: its other state
+    STORE/web1-UUID/points.sha256                seals of the manifests
     STORE/web1-UUID/vda/20261124T040407Z.qcow2   the disk at that point
     STORE/web1-UUID/vda/20261124T040407Z.qcow2.receipt    complete, but not in a point yet
 
@@ -16,10 +17,11 @@ Order of writing: images, their directory, the manifest, its directory. Nothing 
 
 from __future__ import annotations
 
+import logging
 import os
 import re
 import stat
-from collections.abc import Generator, Iterable, Iterator
+from collections.abc import Generator, Iterator
 from contextlib import contextmanager, suppress
 from datetime import UTC, datetime
 from hashlib import sha256
@@ -36,11 +38,14 @@ from fibackup.host.files import (
     make_directory,
     open_directory,
     os_errors,
+    read_small,
     write_once,
 )
 from fibackup.host.flatten import flatten
 from fibackup.host.lock import hold_store_lock
+from fibackup.host.manifests import Manifests, read_manifests
 from fibackup.host.memory_image import copy_memory, name_memory, restore_memory
+from fibackup.host.seals import MANIFEST_SUFFIX, seal_points
 from fibackup.model.domain import UUID_PATTERN
 from fibackup.model.point import (
     POINT_PATTERN,
@@ -52,7 +57,6 @@ from fibackup.model.point import (
     StoredImage,
 )
 from fibackup.parse.manifest import (
-    parse_manifest,
     parse_receipt,
     parse_store_file,
     render_manifest,
@@ -69,12 +73,13 @@ __all__ = ["STORE_FILE", "Store"]
 STORE_FILE = "fibackup-store.json"
 """Name of the file that makes a directory a store."""
 
+_log = logging.getLogger("fibackup.store")
 _LOCK = "lock"
 _READERS_LOCK = "lock.readers"
 _RECEIPT = ".receipt"
-_MANIFEST = ".json"
-_MAX_JSON_BYTES = 16 * 1024 * 1024
+_MANIFEST = MANIFEST_SUFFIX
 _NOT_SLUG = re.compile(r"[^A-Za-z0-9_.-]+")
+_READS = 3
 _HIDDEN_IN_EMPTY = {"lost+found"}
 
 
@@ -246,8 +251,8 @@ class Store:
         if name is None:
             return History(store=self._uuid, path=self.path, uuid=uuid)
         with os_errors(f"{self.path}/{name}"), open_directory(name, self._fd) as fd:
-            files = sorted(self._list(fd))
-            points, unreadable = self._read_points(fd, name, filter(_is_manifest, files))
+            manifests, files = self._read_manifests(fd, uuid)
+            points = manifests.points
             sizes = {each: self._disk_files(fd, each) for each in files if _is_directory(fd, each)}
             named = {
                 f"{disk.target}/{image.name}"
@@ -276,30 +281,19 @@ class Store:
                     f"{target}/{file}" for target, files in sizes.items() for file in files
                 )
                 - named,
-                unreadable=unreadable,
+                unreadable=manifests.unreadable,
+                lost=manifests.lost,
             )
 
-    def _read_points(
-        self, fd: int, directory: str, files: Iterable[str]
-    ) -> tuple[tuple[RestorePoint, ...], tuple[tuple[str, str], ...]]:
-        """Read the manifests; one that is damaged spoils its own point only."""
-        points: list[RestorePoint] = []
-        unreadable: list[tuple[str, str]] = []
-        for file in files:
-            try:
-                points.append(self._read_point(fd, directory, file))
-            except ManifestError as error:
-                unreadable.append((file, error.reason))
-        return tuple(sorted(points, key=lambda point: point.sequence)), tuple(unreadable)
-
-    def _read_point(self, fd: int, directory: str, file: str) -> RestorePoint:
-        path = str(self.path / directory / file)
-        point = parse_manifest(_read_text(fd, file, path), path=path)
-        if point.id + _MANIFEST != file:
-            raise ManifestError(
-                reason=f"the manifest of point {point.id} is in a file of another name", path=path
-            )
-        return point
+    def _read_manifests(self, fd: int, uuid: str) -> tuple[Manifests, list[str]]:
+        """Read them, and the names beside them; anew when a writer may have been in between."""
+        reads = 0
+        while True:
+            reads += 1
+            files = sorted(self._list(fd))
+            found = read_manifests(fd, files, store=self._uuid, uuid=uuid)
+            if not found.suspect or reads == _READS:
+                return found, files
 
     def _disk_files(self, fd: int, target: str) -> dict[str, int]:
         """Return names and sizes; what a writer has just taken away is passed over."""
@@ -433,6 +427,10 @@ class Store:
             if not _exists(point.id + _MANIFEST, fd):
                 self._check_receipts(fd, path, point)
             write_once(point.id + _MANIFEST, render_manifest(point).encode(), fd)
+            try:
+                seal_points(point.id, fd)
+            except OSError as error:  # the point is whole without it; the next one brings it along
+                _log.warning("point %s has no seal yet: %s", point.id, error)
             for disk in point.disks:
                 with open_directory(disk.target, fd) as disk_fd:
                     for image in disk.images:
@@ -526,16 +524,8 @@ def _read_store_file(fd: int, path: PurePosixPath) -> str:
 
 def _read_text(fd: int, name: str, path: str) -> str:
     """Read a small file of the store, not through a link."""
-    file = os.open(name, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC | os.O_NONBLOCK, dir_fd=fd)
     try:
-        found = os.fstat(file)
-        if not stat.S_ISREG(found.st_mode) or found.st_size > _MAX_JSON_BYTES:
-            raise ManifestError(reason="not a regular file of a sensible size", path=path)
-        data = b"".join(iter(lambda: os.read(file, 1024 * 1024), b""))
-    finally:
-        os.close(file)
-    try:
-        return data.decode()
+        return read_small(name, fd).decode()
     except UnicodeDecodeError as error:
         raise ManifestError(reason=f"not UTF-8: {error}", path=path) from None
 
@@ -549,13 +539,6 @@ def _uuid_of(name: str) -> str | None:
 def _directory_name(uuid: str, name: str) -> str:
     slug = _NOT_SLUG.sub("_", name).lstrip(".-")[:40]
     return f"{slug}-{uuid}" if slug else uuid
-
-
-def _is_manifest(name: str) -> bool:
-    return (
-        name.endswith(_MANIFEST)
-        and POINT_PATTERN.fullmatch(name.removesuffix(_MANIFEST)) is not None
-    )
 
 
 def _is_temporary(name: str) -> bool:

@@ -50,6 +50,7 @@ __all__ = [
     "StoredImage",
     "Versions",
     "format_point_id",
+    "is_point_id",
     "parse_point_id",
 ]
 
@@ -79,6 +80,19 @@ def format_point_id(time: datetime) -> str:
         raise ModelError(reason="the time of a point needs a time zone")
     text = time.astimezone(UTC).strftime(_POINT_FORMAT)
     return text.zfill(16)  # %Y does not fill up the years before 1000
+
+
+def is_point_id(text: str) -> bool:
+    """
+    Tell whether *text* has the form of a point's id.
+
+    Args:
+        text: Such as ``"20261124T040407Z"``.
+
+    Source:
+        ISO 8601 basic format.
+    """
+    return POINT_PATTERN.fullmatch(text) is not None
 
 
 def parse_point_id(text: str) -> datetime:
@@ -393,6 +407,7 @@ class History(Drawable):
             leaves.
         unreadable: ``(file, reason)`` of manifests that are damaged: their points are not in
             *points*, and nothing is known of them.
+        lost: Ids of points that were published, and whose manifests are gone.
     """
 
     store: str = field(validator=matches(UUID_PATTERN, "is not a UUID"))
@@ -404,6 +419,7 @@ class History(Drawable):
     damaged: frozenset[str] = frozenset()
     unclaimed: frozenset[str] = frozenset()
     unreadable: tuple[tuple[str, str], ...] = ()
+    lost: tuple[str, ...] = ()
 
     def __attrs_post_init__(self) -> None:
         """Refuse points out of order, of another domain or with one id twice."""
@@ -418,9 +434,9 @@ class History(Drawable):
 
     @property
     def next_sequence(self) -> int:
-        """The next point's place in the order; damaged manifests keep theirs."""
+        """The next point's place in the order; damaged and lost manifests keep theirs."""
         last = self.points[-1].sequence if self.points else 0
-        return last + 1 + len(self.unreadable)
+        return last + 1 + len(self.unreadable) + len(self.lost)
 
     @property
     def latest(self) -> RestorePoint | None:
@@ -439,7 +455,7 @@ class History(Drawable):
 
         Raises:
             NoSuchPointError: The store has none of that id. Nothing was touched.
-            ManifestError: The point's manifest is damaged.
+            ManifestError: The point's manifest is damaged, or gone.
 
         Source:
             docs/store-format.md, ``point``.
@@ -452,6 +468,10 @@ class History(Drawable):
         for file, reason in self.unreadable:
             if file.startswith(point_id):
                 raise ManifestError(reason=reason, path=str(self.path / file))
+        if point_id in self.lost:
+            raise ManifestError(
+                reason=f"the manifest of point {point_id} is gone", path=str(self.path)
+            )
         known = ", ".join(point.id for point in self.points[-3:]) or "none"
         raise NoSuchPointError(
             reason=f"no point {point_id}; the newest are: {known}", path=str(self.path)

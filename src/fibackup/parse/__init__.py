@@ -8,6 +8,7 @@ Text and bytes to values, and back: pure functions, strict readers.
     files      qcow2 header       parse_qcow2_header     -> Qcow2Header
     qemu-img   info, check        parse_image_info, ...  -> ImageInfo, CheckResult
     store      manifest, receipt  parse_manifest, ...    -> RestorePoint, Receipt, StoreFile
+               seals              parse_seals            -> sha256 of each manifest
 """
 
 from __future__ import annotations
@@ -48,6 +49,7 @@ from fibackup.parse.qcow2_header import (
     rewrite_backing,
 )
 from fibackup.parse.qemu_img_json import CheckResult, ImageInfo, parse_check, parse_image_info
+from fibackup.parse.seals import SEALS_FILE, parse_seals, render_seals
 from fibackup.parse.volumes import Volumes, pool_directory
 from fibackup.parse.xml_tree import MAX_XML_BYTES, MAX_XML_DEPTH, parse_xml
 
@@ -81,6 +83,9 @@ __all__ = [
     "render_store_file",
     "StoreFile",
     "MANIFEST_FORMAT",
+    "parse_seals",
+    "render_seals",
+    "SEALS_FILE",
     "parse_image_info",
     "parse_check",
     "ImageInfo",

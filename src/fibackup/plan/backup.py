@@ -209,6 +209,7 @@ def _plan_freeze(domain: Domain, policy: BackupPolicy) -> _Freeze:
 
 def _warnings(domain: Domain, history: History, disks: tuple[_DiskPlan, ...]) -> tuple[str, ...]:
     out = [f"the manifest {file} is damaged: {reason}" for file, reason in history.unreadable]
+    out += [f"the manifest of point {point} is gone" for point in history.lost]
     for disk in disks:
         target, active = disk.chain.target, str(disk.chain.active.path)
         depth = disk.chain.depth + 1

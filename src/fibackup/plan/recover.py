@@ -262,6 +262,8 @@ def _parts(domain: Domain, history: History, run: Run) -> tuple[_Part, ...] | st
         return f"point {newer[0]} is newer"
     if any(name == f"{run.point}.json" for name, _ in history.unreadable):
         return "its manifest is damaged"
+    if run.point in history.lost:
+        return "its manifest is gone"
     parts: list[_Part] = []
     for overlay in domain.ledger.overlays:
         if overlay.point != run.point or overlay.store != run.store:

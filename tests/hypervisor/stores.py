@@ -1,0 +1,176 @@
+"""Real stores without a domain: points of images that qemu-io writes, published as a run would."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from contextlib import suppress
+from datetime import UTC, datetime, timedelta
+from pathlib import Path, PurePosixPath
+from types import TracebackType
+from typing import Final, Self
+
+import fibackup as fb
+from fibackup.host.events import CancelToken, ignore_events
+from hypervisor.host import run
+from hypervisor.images import MIB
+
+START: Final = datetime(2026, 11, 24, 4, 4, 7, tzinfo=UTC)
+UUID: Final = "7c3c4f8a-63ca-5da2-bb74-dc6f8fc4553a"
+CLUSTER: Final = 65536
+XML: Final = "<domain type='kvm'><name>web1</name></domain>"
+
+Writes = Mapping[int, int]
+"""Number of a cluster to the byte that fills it."""
+
+
+class StoreMaker:
+    """
+    A store in a directory, and points to put into it.
+
+    ::
+
+        with StoreMaker(tmp_path) as maker:
+            maker.point({"vda": {0: 1}})      a full
+            maker.point({"vda": {3: 7}})      an increment
+    """
+
+    def __init__(
+        self, directory: Path, *, uuid: str = UUID, name: str = "web1", size_bytes: int = 4 * MIB
+    ) -> None:
+        """Make the store, or open the one of another maker in the same directory."""
+        self.root: Path = directory / "store"
+        self._live = directory / f"live-{uuid}"
+        self.root.mkdir(exist_ok=True)
+        self._live.mkdir()
+        self.store: fb.Store = fb.Store.open_or_create(self.root)
+        self.uuid = uuid
+        self.name = name
+        self.size_bytes = size_bytes
+        self.references: dict[str, dict[str, Path]] = {}
+        self._tops: dict[str, tuple[str, Path]] = {}
+        self._count = 0
+
+    def __enter__(self) -> Self:
+        """Return itself."""
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        at: TracebackType | None,
+    ) -> None:
+        """Close the store."""
+        self.store.close()
+
+    @property
+    def home(self) -> Path:
+        """The domain's directory of the store."""
+        (found,) = self.root.glob(f"*{self.uuid}")
+        return found
+
+    def path(self, file: str) -> Path:
+        """Return where a file of the domain lies, such as ``"vda/20261124T040407Z.qcow2"``."""
+        return self.home / file
+
+    def history(self) -> fb.History:
+        """Read what the store has."""
+        return self.store.read_history(self.uuid)
+
+    def point(
+        self, writes: Mapping[str, Writes], *, full: bool = False, options: tuple[str, ...] = ()
+    ) -> fb.RestorePoint:
+        """Take a point of disks, after writing clusters to each; the first one is a full."""
+        history = self.history()
+        self._count += 1
+        moment = START + timedelta(days=self._count - 1)
+        point_id = fb.format_point_id(moment)
+        self.references[point_id] = {}
+        latest = history.latest
+        with self.store.locked(self.uuid, self.name, exclusive=True):
+            disks = tuple(
+                self._disk(target, point_id, clusters, full=full, options=options)
+                for target, clusters in writes.items()
+            )
+            config = self.store.save_config(self.uuid, f"{point_id}.xml", XML)
+            point = fb.RestorePoint(
+                id=point_id,
+                sequence=history.next_sequence,
+                parent=latest.id if latest else None,
+                store=self.store.uuid,
+                time=moment,
+                domain=self.name,
+                uuid=self.uuid,
+                consistency=fb.Consistency.CRASH,
+                consistency_detail="",
+                files=(config,),
+                disks=disks,
+            )
+            self.store.publish(point)
+        return point
+
+    def _disk(
+        self, target: str, point: str, writes: Writes, *, full: bool, options: tuple[str, ...]
+    ) -> fb.PointDisk:
+        live = self._live / f"{target}-{point}.qcow2"
+        parent, under = (None, None) if full else self._tops.get(target, (None, None))
+        _create(live, under, self.size_bytes, options)
+        words = [
+            word
+            for cluster, byte in writes.items()
+            for word in ("-c", f"write -q -P {byte} {cluster * CLUSTER} {CLUSTER}")
+        ]
+        if words:
+            run("qemu-io", "-f", "qcow2", *words, live)
+        step = fb.CopyImage(
+            target=target,
+            source=PurePosixPath(live),
+            format="qcow2",
+            name=f"{point}.qcow2",
+            backing=f"{parent}.qcow2" if parent else None,
+            identity=None,
+            estimate_bytes=0,
+        )
+        image = self.store.copy_image(self.uuid, step, ignore_events, CancelToken())
+        self._tops[target] = (point, live)
+        raw = self._live / f"{target}-{point}.raw"
+        run("qemu-img", "convert", "-f", "qcow2", "-O", "raw", live, raw)
+        self.references[point][target] = raw
+        return fb.PointDisk(
+            target=target,
+            kind=fb.DiskKind.INCREMENT if parent else fb.DiskKind.FULL,
+            reason="a test",
+            parent=parent,
+            virtual_size_bytes=image.virtual_size_bytes,
+            images=(image,),
+        )
+
+    def restores(self, point: str, into: Path) -> bool:
+        """Restore a point and compare it with what was written; False when that is refused."""
+        try:
+            plan = fb.plan_restore(
+                self.history(),
+                point,
+                into=PurePosixPath(into),
+                image_format=fb.ImageFormat.RAW,
+            )
+            report = fb.Executor(None, self.store).run(plan)
+        except (fb.StoreError, fb.StepError):
+            with suppress(FileNotFoundError):
+                assert not list(into.iterdir()), "a refused restore leaves nothing"
+            return False
+        for image in report.restored:
+            reference = self.references[point][image.target]
+            assert Path(image.path).read_bytes() == reference.read_bytes(), image.target
+            Path(image.path).unlink()
+        return True
+
+
+def _create(path: Path, under: Path | None, size_bytes: int, options: tuple[str, ...]) -> None:
+    words = ["create", "-q", "-f", "qcow2"]
+    if options:
+        words += ["-o", ",".join(options)]
+    if under is None:
+        run("qemu-img", *words, path, str(size_bytes))
+    else:
+        run("qemu-img", *words, "-b", under, "-F", "qcow2", path)

@@ -1,0 +1,173 @@
+"""What is read of a store whose manifests were changed, exchanged or lost: never a false point."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import shutil
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+import fibackup as fb
+from fibackup.parse import parse_seals
+from hypervisor.host import run
+from hypervisor.stores import StoreMaker
+
+pytestmark = pytest.mark.libvirt
+
+OTHER = "7c3c4f8a-63ca-5da2-bb74-dc6f8fc45530"
+
+
+@pytest.fixture
+def maker(tmp_path: Path) -> Iterator[StoreMaker]:
+    """Give a store with a full and two increments."""
+    with StoreMaker(tmp_path) as made:
+        for number in (1, 2, 3):
+            made.point({"vda": {number: number}})
+        yield made
+
+
+def ids(maker: StoreMaker) -> list[str]:
+    """Return the points that are read."""
+    return [point.id for point in maker.history().points]
+
+
+def forge(text: str, **changes: object) -> str:
+    """Change fields of a point in a manifest, and let its checksum be right."""
+    document: dict[str, Any] = json.loads(text)
+    document["point"] |= changes
+    del document["checksum"]
+    canonical = json.dumps(document, sort_keys=True, separators=(",", ":"))
+    document["checksum"] = f"sha256:{hashlib.sha256(canonical.encode()).hexdigest()}"
+    return json.dumps(document)
+
+
+def test_every_published_point_has_a_seal(maker: StoreMaker) -> None:
+    """``sha256sum --check points.sha256`` checks every manifest, and the file is private."""
+    seals = maker.path("points.sha256")
+    assert list(parse_seals(seals.read_bytes())) == ids(maker)
+    assert seals.stat().st_mode & 0o777 == 0o600
+    run("sha256sum", "--quiet", "--check", "points.sha256", cwd=maker.home)
+    assert not list(maker.home.glob(".*"))
+
+
+def test_a_forged_manifest_is_no_point(maker: StoreMaker, tmp_path: Path) -> None:
+    """Also with a right checksum: it is not the one that was published; others still restore."""
+    first, second, third = ids(maker)
+    manifest = maker.path(f"{third}.json")
+    manifest.write_text(forge(manifest.read_text(), warnings=["nothing"]))
+    history = maker.history()
+    assert [point.id for point in history.points] == [first, second]
+    assert history.unreadable == ((f"{third}.json", "it is not the manifest that was published"),)
+    assert not maker.restores(third, tmp_path / "out")
+    assert maker.restores(second, tmp_path / "out")
+
+
+def test_a_lost_manifest_is_known_to_be_lost(maker: StoreMaker) -> None:
+    """Also that of the newest point, to which nothing points."""
+    third = ids(maker)[-1]
+    maker.path(f"{third}.json").unlink()
+    history = maker.history()
+    assert history.lost == (third,)
+    assert history.next_sequence == 4
+    with pytest.raises(fb.ManifestError, match="is gone"):
+        history.point(third)
+
+
+def _link(path: Path) -> None:
+    path.rename(path.with_name("elsewhere"))
+    path.symlink_to("elsewhere")
+
+
+def _directory(path: Path) -> None:
+    path.unlink()
+    path.mkdir()
+
+
+@pytest.mark.parametrize("change", [_link, _directory])
+def test_what_is_no_plain_file_is_no_manifest(
+    maker: StoreMaker, change: Callable[[Path], None]
+) -> None:
+    """It spoils its own point only."""
+    *others, third = ids(maker)
+    change(maker.path(f"{third}.json"))
+    assert ids(maker) == others
+    assert [file for file, _ in maker.history().unreadable] == [f"{third}.json"]
+
+
+def test_a_manifest_of_another_domain_spoils_its_own_point_only(
+    maker: StoreMaker, tmp_path: Path
+) -> None:
+    """Points of two domains that were taken in the same second have the same id."""
+    with StoreMaker(tmp_path, uuid=OTHER, name="web2") as other:
+        foreign = other.point({"vda": {}})
+        first, *rest = ids(maker)
+        assert foreign.id == first
+        maker.path("points.sha256").unlink()  # without seals, by what it says alone
+        shutil.copy(other.path(f"{first}.json"), maker.path(f"{first}.json"))
+    assert ids(maker) == rest
+    assert "not of this one" in maker.history().unreadable[0][1]
+
+
+def test_a_point_that_claims_the_place_of_another_is_refused(maker: StoreMaker) -> None:
+    """The one with a seal is the one that was published."""
+    first, *_ = before = ids(maker)
+    intruder = "20200101T000000Z"
+    text = maker.path(f"{first}.json").read_text()
+    maker.path(f"{intruder}.json").write_text(forge(text, id=intruder))
+    history = maker.history()
+    assert [point.id for point in history.points] == before
+    assert history.unreadable == (
+        (f"{intruder}.json", f"it claims to be number 1, which is point {first}"),
+    )
+
+
+@pytest.mark.parametrize("damage", ["flipped", "cut", "gone"])
+def test_damaged_seals_spoil_no_point_and_are_written_anew(maker: StoreMaker, damage: str) -> None:
+    """Seals are a second opinion; the next point brings them back, for all."""
+    seals = maker.path("points.sha256")
+    data = bytearray(seals.read_bytes())
+    data[3] ^= 1
+    seals.write_bytes(data if damage == "flipped" else data[:-9])
+    if damage == "gone":
+        seals.unlink()
+    before = ids(maker)
+    assert len(before) == 3
+    new = maker.point({"vda": {}}).id
+    assert list(parse_seals(seals.read_bytes())) == [*before, new]
+
+
+def test_a_damaged_manifest_gets_no_seal(maker: StoreMaker) -> None:
+    """A seal that is made anew must not bless what is broken; a good copy is welcome later."""
+    first, second, third = ids(maker)
+    good = maker.path(f"{second}.json").read_bytes()
+    maker.path("points.sha256").unlink()
+    maker.path(f"{second}.json").write_bytes(good[:-20])
+    new = maker.point({"vda": {}}).id
+    assert list(parse_seals(maker.path("points.sha256").read_bytes())) == [first, third, new]
+    maker.path(f"{second}.json").write_bytes(good)
+    assert second in ids(maker)
+
+
+def test_a_point_without_a_seal_is_a_point_all_the_same(
+    maker: StoreMaker, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """A seal that cannot be written costs no point, and the next one brings it along."""
+    real = os.rename
+
+    def full(*_: object, **__: object) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(os, "rename", full)
+    point = maker.point({"vda": {}}).id
+    assert ids(maker)[-1] == point
+    assert "has no seal yet" in caplog.text
+    assert not list(maker.home.glob(".*"))
+    assert point not in parse_seals(maker.path("points.sha256").read_bytes())
+    monkeypatch.setattr(os, "rename", real)
+    maker.point({"vda": {}})
+    assert point in parse_seals(maker.path("points.sha256").read_bytes())
