@@ -78,6 +78,7 @@ _LOCK = "lock"
 _READERS_LOCK = "lock.readers"
 _RECEIPT = ".receipt"
 _MANIFEST = MANIFEST_SUFFIX
+_PROTECTED = ".protected"
 _NOT_SLUG = re.compile(r"[^A-Za-z0-9_.-]+")
 _READS = 3
 _HIDDEN_IN_EMPTY = {"lost+found"}
@@ -283,6 +284,9 @@ class Store:
                 - named,
                 unreadable=manifests.unreadable,
                 lost=manifests.lost,
+                protected=frozenset(
+                    each.removesuffix(_PROTECTED) for each in files if each.endswith(_PROTECTED)
+                ),
             )
 
     def _read_manifests(self, fd: int, uuid: str) -> tuple[Manifests, list[str]]:

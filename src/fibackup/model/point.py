@@ -408,6 +408,7 @@ class History(Drawable):
         unreadable: ``(file, reason)`` of manifests that are damaged: their points are not in
             *points*, and nothing is known of them.
         lost: Ids of points that were published, and whose manifests are gone.
+        protected: Ids of points that no retention drops: each has a file ``<id>.protected``.
     """
 
     store: str = field(validator=matches(UUID_PATTERN, "is not a UUID"))
@@ -420,6 +421,7 @@ class History(Drawable):
     unclaimed: frozenset[str] = frozenset()
     unreadable: tuple[tuple[str, str], ...] = ()
     lost: tuple[str, ...] = ()
+    protected: frozenset[str] = frozenset()
 
     def __attrs_post_init__(self) -> None:
         """Refuse points out of order, of another domain or with one id twice."""

@@ -10,6 +10,7 @@ from fibackup.plan.policy import BackupPolicy, Quiesce
 from fibackup.plan.recover import plan_recovery
 from fibackup.plan.report import Report, RestoredImage, StepOutcome
 from fibackup.plan.restore import ImageFormat, plan_restore
+from fibackup.plan.retention import PointVerdict, RetentionPolicy, choose_points
 from fibackup.plan.steps import (
     CommitImages,
     CommitOffline,
@@ -44,10 +45,13 @@ __all__ = [
     "plan_consolidation",
     "plan_recovery",
     "plan_restore",
+    "choose_points",
     "BackupPolicy",
     "ConsolidationPolicy",
     "Method",
     "Quiesce",
+    "RetentionPolicy",
+    "PointVerdict",
     "ImageFormat",
     "Plan",
     "Decision",

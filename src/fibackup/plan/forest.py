@@ -1,0 +1,95 @@
+"""
+The stored images of one disk, over all points: who brought them, who lies on whom.
+
+::
+
+    20261120T..  <-  20261121T..  <-  20261122T..          a chain
+                         ^
+                         `----------  20261123T..          and a branch: offline points lie beside
+"""
+
+from __future__ import annotations
+
+from fibackup.model.point import History, PointDisk, RestorePoint, StoredImage
+
+__all__ = ["Forest", "broken_points", "forests"]
+
+
+class Forest:
+    """
+    The images of one disk; every look-up takes the same time, however many points there are.
+
+    Args:
+        target: The disk.
+    """
+
+    def __init__(self, target: str) -> None:
+        """Begin without images."""
+        self.target = target
+        self.images: dict[str, StoredImage] = {}
+        self.owner: dict[str, str] = {}
+        self.disks: dict[str, PointDisk] = {}
+        self.tops: dict[str, str | None] = {}
+
+    def add(self, point: RestorePoint, disk: PointDisk) -> None:
+        """Add what a point brought; points come by sequence, so a parent comes first."""
+        self.disks[point.id] = disk
+        for image in disk.images:
+            self.images[image.name] = image
+            self.owner.setdefault(image.name, point.id)
+        own = disk.images[0].name if disk.images else None
+        self.tops[point.id] = own or self.tops.get(disk.parent or "")
+
+    def sound(self, damaged: frozenset[str]) -> dict[str, bool]:
+        """Tell of each image whether it and all under it are there."""
+        known: dict[str, bool] = {}
+        for start in self.images:
+            path: list[str] = []
+            name: str | None = start
+            while name is not None and name in self.images and name not in known:
+                known[name] = False  # until proven; also ends a circle
+                path.append(name)
+                name = self.images[name].backing
+            good = name is None or known.get(name, False)
+            for each in reversed(path):
+                good = good and f"{self.target}/{each}" not in damaged
+                known[each] = good
+        return known
+
+
+def forests(history: History) -> dict[str, Forest]:
+    """
+    Return the forest of each disk.
+
+    Args:
+        history: What the store holds of a domain.
+
+    Source:
+        docs/store-format.md, ``images``.
+    """
+    found: dict[str, Forest] = {}
+    for point in history.points:
+        for disk in point.disks:
+            if disk.target not in found:
+                found[disk.target] = Forest(disk.target)
+            found[disk.target].add(point, disk)
+    return found
+
+
+def broken_points(history: History) -> frozenset[str]:
+    """
+    Return the points that lack an image of a disk, or have one of another size.
+
+    Args:
+        history: What the store holds of a domain.
+
+    Source:
+        docs/store-format.md, ``images``.
+    """
+    broken: set[str] = set()
+    for forest in forests(history).values():
+        sound = forest.sound(history.damaged)
+        for point_id, top in forest.tops.items():
+            if top is None or not sound[top]:
+                broken.add(point_id)
+    return frozenset(broken)
