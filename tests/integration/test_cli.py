@@ -228,6 +228,11 @@ def test_a_story_for_people(shell: Shell, domain: BlockDomain) -> None:
     drawn = shell.run("chain", "-c", shell.daemon.uri, "--store", shell.store, domain.name)
     assert "active layer" in drawn.stdout
     assert "stored" in drawn.stdout
+    words = ("chain", "-c", shell.daemon.uri, "--store", shell.store, domain.name)
+    shell.run(*words, "--svg", shell.out / "chains.svg")
+    assert (shell.out / "chains.svg").read_text("utf-8") == shell.run(*words, "--svg", "-").stdout
+    assert "copied to" in (shell.out / "chains.svg").read_text("utf-8")
+    assert "flowchart LR" in shell.run(*words, "--mermaid").stdout
     into = shell.out / "story"
     restored = shell.run("restore", "-s", shell.store, domain.name, "--into", into)
     assert str(into / "vda.qcow2") in restored.stdout

@@ -15,6 +15,7 @@ Draw a scene as plain text for terminals: ASCII but for names, and never wider t
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from enum import Enum
 
 from attrs import evolve
 
@@ -41,6 +42,14 @@ _SHORTEST_NAME = 20  # names that are cut more tell nothing: the columns go unde
 _CELLS = 3  # of a column: name, size, place
 _WIDEST_STATUS = 44
 _OURS = "*"
+
+
+class _Words(Enum):
+    """How much is told of an image."""
+
+    ALL = 1
+    PLACE = 2
+    SHORT = 3
 
 
 def table(rows: Sequence[Sequence[str]], *, width: int | None = None, gap: int = 2) -> str:
@@ -136,10 +145,11 @@ def _section(section: Section, width: int) -> Iterator[str]:
 
 def _columns(section: Section, width: int) -> str:
     """Return the columns side by side, with the facts of their images where there is room."""
-    rows = _rows(section, facts=True)
-    if _spare(rows, width) >= 0:
-        return table(rows)
-    rows = _rows(section, facts=False)
+    for words in (_Words.ALL, _Words.PLACE):
+        rows = _rows(section, words)
+        if _spare(rows, width) >= 0:
+            return table(rows)
+    rows = _rows(section, _Words.SHORT)
     names = range(0, len(rows[0]), _CELLS)
     widest = [max(columns_of(row[each]) for row in rows) for each in names]
     fitting = _squeezed(widest, _spare(rows, width))
@@ -166,7 +176,7 @@ def _spare(rows: Sequence[Sequence[str]], width: int) -> int:
     return width - sum(widths) - 2 * (len(widths) - 1)
 
 
-def _rows(section: Section, *, facts: bool) -> list[list[str]]:
+def _rows(section: Section, words: _Words) -> list[list[str]]:
     depth = max(1, *(len(column.boxes) for column in section.columns))
     arrows = {
         (link.column, link.start)
@@ -177,14 +187,14 @@ def _rows(section: Section, *, facts: bool) -> list[list[str]]:
     for row in range(-1, depth):
         cells: list[str] = []
         for number, column in enumerate(section.columns):
-            name, *rest = (column.title, "", "") if row < 0 else _cells(column, row, facts=facts)
+            name, *rest = (column.title, "", "") if row < 0 else _cells(column, row, words)
             arrow = "-> " if (number - 1, row) in arrows else "   " if number else ""
             cells.extend((arrow + name, *rest))
         rows.append(cells)
     return rows
 
 
-def _cells(column: Column, row: int, *, facts: bool) -> tuple[str, str, str]:
+def _cells(column: Column, row: int, words: _Words) -> tuple[str, str, str]:
     """Return an image's name, size and place; empty ones where there is none."""
     if row == 0 and not any(column.boxes):
         return (clean(column.note), "", "")
@@ -195,16 +205,16 @@ def _cells(column: Column, row: int, *, facts: bool) -> tuple[str, str, str]:
     if _has_ours(Section("", (column,))):
         mark = f"{_OURS} " if box.tint is Tint.OURS else "  "
     size = "" if box.size_bytes is None else format_bytes(box.size_bytes)
-    return (f"{mark}{clean(box.name)}", size, _status(box, facts=facts))
+    return (f"{mark}{clean(box.name)}", size, _status(box, words))
 
 
-def _status(box: Box, *, facts: bool) -> str:
-    """Return place, change and trouble; with *facts*, or without a place, what else is known."""
+def _status(box: Box, words: _Words) -> str:
+    """Return place, change and trouble; the other facts where they are wanted, or all there is."""
     change = "" if box.change is Change.SAME else str(box.change)
-    place = box.tag.replace("active layer", "active") if not facts else box.tag
-    known = facts or (not box.tag and box.size_bytes is None)
-    words = (word for word in box.words if known and word != Tint.OURS)
-    status = ", ".join(clean(word) for word in (change, place, *words) if word)
+    place = "active" if box.active and words is _Words.SHORT else box.tag
+    told = words is _Words.ALL or (not box.tag and box.size_bytes is None)
+    facts = (word for word in box.words if told and word != Tint.OURS)
+    status = ", ".join(clean(word) for word in (change, place, *facts) if word)
     if box.problem:
         status = f"{status}: {clean(box.problem)}" if status else clean(box.problem)
-    return status if facts else shorten(status, _WIDEST_STATUS)
+    return status if words is _Words.ALL else shorten(status, _WIDEST_STATUS)

@@ -6,6 +6,7 @@ import argparse
 from datetime import UTC
 
 import fibackup as fb
+from fibackup.cli.drawing import terminal_width
 from fibackup.cli.exits import OK
 from fibackup.cli.options import store_option
 from fibackup.cli.output import print_items
@@ -67,7 +68,7 @@ def run(arguments: argparse.Namespace, _: Signals) -> int:
     for history in histories:
         if history.points:
             print(f"{fb.printable(history.points[-1].domain)}  {history.uuid}")
-            print(fb.draw_history(history))
+            print(fb.draw_history(history, width=terminal_width()))
             print()
     return OK
 
