@@ -76,7 +76,7 @@ def test_every_verb_of_the_table_is_there(name: str) -> None:
 
 def test_a_filled_parser_knows_all_options() -> None:
     """What makes manual pages and completion sees the options of each verb."""
-    (verbs,) = (each for each in build_parser(filled=True)._actions if each.choices)
+    (verbs,) = (each for each in build_parser(filled=True)._actions if each.dest == "verb")
     assert isinstance(verbs.choices, dict)
     assert list(verbs.choices) == list(VERBS)
     assert all("--json" in verb.format_help() for verb in verbs.choices.values())

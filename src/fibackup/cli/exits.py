@@ -13,12 +13,21 @@ from __future__ import annotations
 
 import fibackup as fb
 
-__all__ = ["FAILED", "INTERRUPTED", "OK", "SOME_FAILED", "USAGE", "WARNINGS", "exit_code"]
+__all__ = [
+    "FAILED",
+    "INTERRUPTED",
+    "OK",
+    "REQUIREMENTS",
+    "SOME_FAILED",
+    "USAGE",
+    "WARNINGS",
+    "exit_code",
+]
 
-OK, FAILED, USAGE, WARNINGS, SOME_FAILED, INTERRUPTED = 0, 1, 2, 4, 5, 130
+OK, FAILED, USAGE, REQUIREMENTS, WARNINGS, SOME_FAILED, INTERRUPTED = 0, 1, 2, 3, 4, 5, 130
 
 _CODES = {  # by name: the classes are imported when there is an error
-    "RequirementError": 3,
+    "RequirementError": REQUIREMENTS,
     "NotAStoreError": 10,
     "LockedError": 11,
     "VerifyError": 12,

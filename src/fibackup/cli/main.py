@@ -15,7 +15,8 @@ from collections.abc import Sequence
 from typing import TextIO
 
 import fibackup as fb
-from fibackup.cli.exits import FAILED
+from fibackup.cli.config import ConfigError
+from fibackup.cli.exits import FAILED, USAGE
 from fibackup.cli.output import print_line, report_failure
 from fibackup.cli.parser import build_parser, verb_module
 from fibackup.cli.progress import Display
@@ -38,7 +39,15 @@ def main(argv: Sequence[str] | None = None) -> int:
     Source:
         docs/design.md, "Command line"; exit codes: docs/errors.md.
     """
-    arguments = build_parser().parse_args(argv)
+    if "_ARGCOMPLETE" in os.environ:
+        from fibackup.cli.completion import complete
+
+        complete(build_parser(filled=True))
+    try:
+        arguments = build_parser().parse_args(argv)
+    except ConfigError as error:
+        say(f"fibackup: error: {error}", ERROR)
+        return USAGE
     arguments.json = arguments.json or arguments.json_lines
     arguments.display = Display(arguments)
     log_to_stderr(arguments.verbose)

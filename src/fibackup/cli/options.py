@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import argparse
 
+from fibackup.cli.completion import complete_domains, completed_by
+
 __all__ = [
     "common_options",
     "disk_option",
@@ -120,7 +122,8 @@ def domain_options(parser: argparse.ArgumentParser) -> None:
         default=1,
         help="domains that are worked on at the same time (default: 1)",
     )
-    parser.add_argument("domains", metavar="DOMAIN", nargs="*", help="name or UUID")
+    domains = parser.add_argument("domains", metavar="DOMAIN", nargs="*", help="name or UUID")
+    completed_by(domains, complete_domains)
 
 
 def _count(text: str) -> int:

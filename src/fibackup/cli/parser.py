@@ -8,14 +8,25 @@ options are added, when the verb is the one that was asked for.
 from __future__ import annotations
 
 import argparse
+import os
+import sys
 from collections.abc import Mapping, Sequence
 from importlib import import_module
 from typing import Protocol, cast
 
+from fibackup.cli.config import (
+    Setting,
+    apply_settings,
+    complete_settings,
+    configurable,
+    negation,
+    read_files,
+    settings_for,
+)
 from fibackup.cli.options import common_options
 from fibackup.cli.signals import Signals
 
-__all__ = ["VERBS", "Verb", "build_parser", "verb_module"]
+__all__ = ["VERBS", "Verb", "build_parser", "own_version", "verb_module"]
 
 VERBS: Mapping[str, str] = {
     "backup": "take a restore point of running domains",
@@ -52,18 +63,35 @@ class _VerbParser(argparse.ArgumentParser):
     _filled = False
 
     def fill(self) -> None:
-        """Add the options of the verb, once."""
-        if not self._filled:
-            self._filled = True
-            common_options(self)
-            verb_module(self.verb).add_arguments(self)
+        """Add the options of the verb, once, and what turns its flags off."""
+        if self._filled:
+            return
+        self._filled = True
+        common_options(self)
+        verb_module(self.verb).add_arguments(self)
+        for key, action in configurable(self._actions).items():
+            if action.nargs == 0 and action.const is True:
+                self.add_argument(
+                    negation(f"--{key}"),
+                    dest=action.dest,
+                    action="store_false",
+                    default=argparse.SUPPRESS,
+                    help=argparse.SUPPRESS,
+                )
 
     def parse_known_args(  # type: ignore[override]  # the stub has overloads
         self, args: Sequence[str] | None = None, namespace: argparse.Namespace | None = None
     ) -> tuple[argparse.Namespace, list[str]]:
-        """Parse, with the options of the verb."""
+        """Parse, with the options of the verb; what is not given is as it was configured."""
         self.fill()
-        return super().parse_known_args(args, namespace or argparse.Namespace())
+        words = sys.argv[1:] if args is None else args
+        options, settings = configurable(self._actions), dict[str, Setting]()
+        if not {"-h", "--help"} & set(words):  # help is there also when a file is wrong
+            settings = settings_for(self.verb, options, read_files(os.environ), os.environ)
+        apply_settings(options, settings)
+        found, unknown = super().parse_known_args(words, namespace or argparse.Namespace())
+        complete_settings(options, settings, found)
+        return found, unknown
 
 
 class _Version(argparse.Action):
@@ -75,6 +103,21 @@ class _Version(argparse.Action):
     def __call__(self, parser: argparse.ArgumentParser, *_: object) -> None:
         print(f"fibackup {own_version()}")
         parser.exit()
+
+
+class _Completion(argparse.Action):
+    """Prints what a shell has to read."""
+
+    def __call__(
+        self,
+        parser: argparse.ArgumentParser,
+        _namespace: argparse.Namespace,
+        values: str | Sequence[object] | None,
+        _option: str | None = None,
+    ) -> None:
+        from fibackup.cli.completion import print_completion
+
+        parser.exit(print_completion(str(values)))
 
 
 def own_version() -> str:
@@ -119,9 +162,17 @@ def build_parser(*, filled: bool = False) -> argparse.ArgumentParser:
         prog="fibackup",
         description="Forward-incremental backups of libvirt/KVM domains, as plain qcow2 files.",
         epilog=_EPILOG,
+        allow_abbrev=False,  # scripts keep working when there are more options
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument("--version", action=_Version, help="print the version")
+    parser.add_argument(
+        "--print-completion",
+        metavar="SHELL",
+        choices=("bash", "zsh", "fish", "tcsh"),
+        action=_Completion,
+        help="print what bash, zsh, fish or tcsh has to read for completion",
+    )
     verbs = parser.add_subparsers(
         dest="verb", metavar="VERB", required=True, parser_class=_VerbParser
     )
@@ -130,6 +181,7 @@ def build_parser(*, filled: bool = False) -> argparse.ArgumentParser:
             name,
             help=words,
             description=f"{words[0].upper()}{words[1:]}.",
+            allow_abbrev=False,
             formatter_class=argparse.RawDescriptionHelpFormatter,
         )
         verb.verb = name

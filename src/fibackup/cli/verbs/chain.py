@@ -6,6 +6,7 @@ import argparse
 import sys
 
 import fibackup as fb
+from fibackup.cli.completion import complete_domains, completed_by
 from fibackup.cli.drawing import terminal_width, write_svg
 from fibackup.cli.exits import OK, USAGE
 from fibackup.cli.options import store_option
@@ -33,7 +34,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     form.add_argument(
         "--mermaid", action="store_true", help="print the picture as a mermaid flowchart instead"
     )
-    parser.add_argument("domain", metavar="DOMAIN", help="name or UUID")
+    domain = parser.add_argument("domain", metavar="DOMAIN", help="name or UUID")
+    completed_by(domain, complete_domains)
 
 
 def run(arguments: argparse.Namespace, _: Signals) -> int:

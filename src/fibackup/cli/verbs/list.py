@@ -6,6 +6,7 @@ import argparse
 from datetime import UTC
 
 import fibackup as fb
+from fibackup.cli.completion import complete_stored_domains, completed_by
 from fibackup.cli.drawing import terminal_width
 from fibackup.cli.exits import OK
 from fibackup.cli.options import store_option
@@ -28,9 +29,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         docs/design.md, "Command line".
     """
     store_option(parser)
-    parser.add_argument(
+    domain = parser.add_argument(
         "domain", metavar="DOMAIN", nargs="?", help="name or UUID (default: every domain)"
     )
+    completed_by(domain, complete_stored_domains)
 
 
 def run(arguments: argparse.Namespace, _: Signals) -> int:

@@ -6,6 +6,11 @@ import argparse
 from contextlib import ExitStack
 
 import fibackup as fb
+from fibackup.cli.completion import (
+    complete_points,
+    complete_stored_domains,
+    completed_by,
+)
 from fibackup.cli.exits import OK
 from fibackup.cli.options import disk_option, dry_run_option, store_option
 from fibackup.cli.output import absolute, print_items
@@ -35,10 +40,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """
     parser.epilog = _EXAMPLES
     store_option(parser)
-    parser.add_argument("domain", metavar="DOMAIN", help="name or UUID")
-    parser.add_argument(
+    domain = parser.add_argument("domain", metavar="DOMAIN", help="name or UUID")
+    completed_by(domain, complete_stored_domains)
+    point = parser.add_argument(
         "--point", metavar="POINT", default="latest", help="id of the point (default: latest)"
     )
+    completed_by(point, complete_points)
     parser.add_argument("--into", metavar="DIR", required=True, help="directory for the images")
     disk_option(parser)
     parser.add_argument(
