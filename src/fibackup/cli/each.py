@@ -72,7 +72,7 @@ def _attempt(
         done, warned = one(arguments, host, asked, signals)
         document = {"domain": name, "uuid": uuid, "ok": True, **done}
     except fb.FibackupError as error:
-        failure = Failure(error, name, uuid)
+        failure = Failure(error, arguments, name, uuid)
         with aside(arguments):
             complain(failure)
         document, code = failure.document(), failure.code

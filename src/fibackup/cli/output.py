@@ -21,6 +21,7 @@ from pathlib import PurePosixPath
 from threading import Lock
 
 import fibackup as fb
+from fibackup.cli.advice import next_command, state_of
 from fibackup.cli.exits import exit_code
 from fibackup.cli.say import ERROR, say
 
@@ -40,11 +41,19 @@ _writing = Lock()
 class Failure:
     """One domain's error, for people and for JSON."""
 
-    def __init__(self, error: fb.FibackupError, domain: str = "", uuid: str = "") -> None:
+    def __init__(
+        self,
+        error: fb.FibackupError,
+        arguments: argparse.Namespace,
+        domain: str = "",
+        uuid: str = "",
+    ) -> None:
         self.domain: str = domain or error.domain or ""
         self.uuid: str = uuid
         self.error: fb.FibackupError = error
         self.code: int = exit_code(error)
+        self.state: str = state_of(error, arguments)
+        self.next_command: str = next_command(error, arguments)
 
     def document(self) -> dict[str, object]:
         """Return it as ``--json`` shows it."""
@@ -53,17 +62,14 @@ class Failure:
             "type": type(error.__cause__).__name__
             if isinstance(error, fb.StepError) and isinstance(error.__cause__, fb.FibackupError)
             else type(error).__name__,
-            "message": str(error),
+            "message": _message(error),
             "disk": error.target,
             "path": error.path,
             "exit_code": self.code,
+            "state": self.state,
+            "next_command": self.next_command,
+            "done": list(error.done) if isinstance(error, fb.StepError) else [],
         }
-        if isinstance(error, fb.StepError):
-            found |= {
-                "state": error.state,
-                "next_command": error.next_command,
-                "done": list(error.done),
-            }
         return {"domain": self.domain, "uuid": self.uuid, "ok": False, "error": found}
 
 
@@ -81,7 +87,7 @@ def report_failure(arguments: argparse.Namespace, error: fb.FibackupError) -> in
     Source:
         docs/errors.md.
     """
-    failure = Failure(error)
+    failure = Failure(error, arguments)
     complain(failure)
     print_items(arguments, "results", [failure.document()])
     return failure.code
@@ -97,8 +103,16 @@ def complain(failure: Failure) -> None:
     Source:
         docs/errors.md.
     """
-    first, *more = str(failure.error).splitlines()
+    first, *more = _message(failure.error).splitlines()
+    more.append(f"state: {failure.state}")
+    if failure.next_command and failure.next_command not in first:
+        more.append(f"next: {failure.next_command}")
     say("\n".join([f"fibackup: error: {first}", *(f"fibackup:   {each}" for each in more)]), ERROR)
+
+
+def _message(error: fb.FibackupError) -> str:
+    """Return what happened, without state and next command, which stand on their own."""
+    return fb.FibackupError.__str__(error) if isinstance(error, fb.StepError) else str(error)
 
 
 def print_items(

@@ -38,8 +38,8 @@ from fibackup.errors import (
     SharedBaseError,
     StalePlanError,
     StepError,
-    StoreError,
 )
+from fibackup.host.aftermath import command_after, state_after
 from fibackup.host.api import Host, PointStore
 from fibackup.host.events import (
     CancelToken,
@@ -721,58 +721,15 @@ class _Run:
             index=index,
             done=lines[:index],
             remaining=lines[index:],
-            state=self._state(),
-            next_command=self._next_command(error),
+            state=state_after(
+                self._plan,
+                error,
+                host=self._host_or_none,
+                snapshot=self._snapshot,
+                point=self._point.id if self._point is not None else "",
+            ),
+            next_command=command_after(self._plan, error, self._store_path),
         )
-
-    def _state(self) -> str:
-        if self._plan.verb == "restore":
-            return "the store is unchanged; files that were finished before the failure stand"
-        if self._plan.verb == "consolidate":
-            return self._chains_now()
-        taken = self._taken()
-        if taken is None:
-            return (
-                "it is not known whether the snapshot was taken: libvirt does not answer; "
-                "delete no image of this domain"
-            )
-        if not taken:
-            return "no snapshot was taken; the guest writes where it wrote before"
-        places = ", ".join(f"{new.target} to {new.path}" for new in taken)
-        return f"the guest writes {places}; delete neither these nor their backing files"
-
-    def _chains_now(self) -> str:
-        """Say what each disk's active layer is now; every chain is whole, whatever failed."""
-        try:
-            disks = self._host.read_domain(self._plan.uuid).disks
-        except FibackupError:
-            return "libvirt does not answer; delete no image of this domain"
-        places = ", ".join(
-            f"{disk.target}: {disk.chain.active.path}" for disk in disks if disk.chain
-        )
-        return f"the active layers are {places}; delete neither these nor their backing files"
-
-    def _taken(self) -> tuple[NewOverlay, ...] | None:
-        """Return the overlays that are in use now; None when that cannot be found out."""
-        if self._snapshot is None:
-            return ()
-        try:
-            domain = self._host.read_domain(self._plan.uuid)
-            in_use = {path for disk in domain.disks if disk.chain for path in disk.chain.paths}
-        except FibackupError:
-            return None
-        return tuple(new for new in self._snapshot.overlays if new.path in in_use)
-
-    def _next_command(self, error: FibackupError) -> str:
-        if isinstance(error, AgentError) and error.maybe_frozen:
-            return f"virsh domfsthaw {self._plan.uuid}"
-        if self._plan.verb == "recover":
-            return f"fibackup recover {self._plan.uuid}"
-        if self._plan.verb == "restore" or isinstance(error, StoreError):
-            return f"fibackup list --store {self._store_path}"
-        if self._plan.verb == "consolidate":
-            return f"fibackup consolidate {self._plan.uuid}"
-        return f"fibackup backup --store {self._store_path} {self._plan.uuid}"
 
 
 def _is_above(found: ExpectedDisk, before: ExpectedDisk, new: NewOverlay) -> bool:

@@ -1,0 +1,130 @@
+"""
+What an error has left, and what to run next: for every error, not only for a run that failed.
+
+::
+
+    fibackup: error: domain 'web1': disk vda: step 4 (copy vda) failed: No space left on device
+    fibackup:   state: the guest writes vda to /images/vda.bimg-...; delete neither these nor ...
+    fibackup:   next: fibackup backup -c qemu:///system --store /backup 3f2c...
+"""
+
+from __future__ import annotations
+
+import argparse
+import shlex
+from collections.abc import Callable
+
+import fibackup as fb
+
+__all__ = ["next_command", "state_of"]
+
+_LIVE = {"backup", "consolidate", "recover"}
+_AGAIN = "run the same command again"
+
+
+def state_of(error: fb.FibackupError, arguments: argparse.Namespace) -> str:
+    """
+    Say where the guest writes now, and what must not be deleted.
+
+    Args:
+        error: What was raised.
+        arguments: Parsed.
+
+    Source:
+        docs/errors.md: only `StepError` can mean that the host was changed.
+    """
+    if isinstance(error, fb.StepError):
+        return error.state
+    guest = "; the guest writes where it wrote before" if arguments.verb in _LIVE else ""
+    return f"nothing was changed{guest}"
+
+
+def next_command(error: fb.FibackupError, arguments: argparse.Namespace) -> str:
+    """
+    Say what to run next; words, where no command would do.
+
+    Args:
+        error: What was raised.
+        arguments: Parsed: what was asked for, and of which hypervisor.
+
+    Source:
+        docs/errors.md.
+    """
+    if isinstance(error, fb.StepError):
+        return _reaching(error.next_command, arguments)
+    for kind in type(error).__mro__:
+        if kind.__name__ in _NEXT:
+            return _reaching(_NEXT[kind.__name__](error, arguments), arguments)
+    return ""
+
+
+def _reaching(command: str, arguments: argparse.Namespace) -> str:
+    """Let a command reach the hypervisor that this one was told to."""
+    uri = getattr(arguments, "connect", None)
+    if not uri:
+        return command
+    words = command.split(" ", 2)
+    if words[0] == "virsh":
+        return " ".join(["virsh", "-c", shlex.quote(uri), *words[1:]])
+    if words[0] == "fibackup" and len(words) > 1:
+        return " ".join([*words[:2], "-c", shlex.quote(uri), *words[2:]])
+    return command
+
+
+def _store(arguments: argparse.Namespace) -> str:
+    store = getattr(arguments, "store", None)
+    return f" --store {shlex.quote(store)}" if store else ""
+
+
+def _doctor(error: fb.FibackupError, arguments: argparse.Namespace) -> str:
+    domain = f" {shlex.quote(error.domain)}" if error.domain else ""
+    return f"fibackup doctor{_store(arguments)}{domain}"
+
+
+def _again(_: fb.FibackupError, __: argparse.Namespace) -> str:
+    return _AGAIN
+
+
+def _remedy(error: fb.FibackupError, _: argparse.Namespace) -> str:
+    return error.remedy if isinstance(error, fb.DomainStateError) else ""
+
+
+def _locked(error: fb.FibackupError, _: argparse.Namespace) -> str:
+    owner = error.owner if isinstance(error, fb.LockedError) else ""
+    return f"wait for {owner or 'the other run'}, then {_AGAIN}"
+
+
+def _full(error: fb.FibackupError, _: argparse.Namespace) -> str:
+    return f"make room in {error.path or 'the file system'}, then {_AGAIN}"
+
+
+def _no_store(error: fb.FibackupError, _: argparse.Namespace) -> str:
+    path = shlex.quote(error.path or "DIR")
+    return f"mount the disk that the store is on; for a new store: mkdir -m 0700 {path}"
+
+
+_NEXT: dict[str, Callable[[fb.FibackupError, argparse.Namespace], str]] = {
+    "AgentError": lambda _, __: "start the guest agent, or ask for --quiesce try",
+    "BlockJobError": _again,
+    "CancelledError": _again,
+    "DestinationExistsError": lambda _, __: "choose another directory",
+    "DomainBusyError": _again,
+    "DomainStateError": _remedy,
+    "FormatTooNewError": lambda _, __: "use the fibackup that wrote it, or a newer one",
+    "LibvirtError": _doctor,
+    "LockedError": _locked,
+    "ManifestError": lambda _, arguments: f"fibackup verify{_store(arguments)}",
+    "NoSpaceError": _full,
+    "NoSuchDomainError": lambda _, __: "virsh list --all",
+    "NoSuchPointError": lambda _, arguments: f"fibackup list{_store(arguments)}",
+    "NotAStoreError": _no_store,
+    "PermissionDeniedError": _doctor,
+    "QemuImgError": _doctor,
+    "RequirementError": _doctor,
+    "SharedBaseError": lambda _, __: (
+        "give the other domains images of their own, or leave the disk"
+    ),
+    "StalePlanError": _again,
+    "UnsupportedDiskError": lambda _, __: "leave the disk out: --exclude, or --skip-unsupported",
+    "VerifyError": lambda _, arguments: f"fibackup verify{_store(arguments)}",
+}

@@ -1,0 +1,139 @@
+"""Every error says what holds now and what to run next, for people and for scripts."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import re
+import shlex
+from datetime import UTC, datetime
+
+import pytest
+
+import fibackup as fb
+from fibackup.cli.advice import next_command, state_of
+from fibackup.cli.output import Failure, complain, report_failure
+from fibackup.testing import FakeHost, FakeStore
+
+NOW = datetime(2026, 11, 24, 4, 4, 7, tzinfo=UTC)
+ERRORS = [name for name in fb.__all__ if name.endswith("Error") and name != "StepError"]
+NO_ADVICE = {
+    *("FibackupError", "ModelError", "PlanError", "HostError", "StoreError"),
+    *("ParseError", "PolicyError", "ChainError"),
+}
+
+
+def parsed(verb: str = "backup", **more: object) -> argparse.Namespace:
+    """Return what the parser would."""
+    words: dict[str, object] = {"verb": verb, "json": True, "json_lines": False, **more}
+    return argparse.Namespace(**words)
+
+
+@pytest.mark.parametrize("name", ERRORS)
+def test_every_error_says_that_nothing_was_changed_and_what_to_do(name: str) -> None:
+    """Only the broad classes, whose reason is all there is to say, have no next step."""
+    more = {"remedy": "resume it"} if name == "DomainStateError" else {}
+    error = getattr(fb, name)(reason="no", domain="web 1", path="/a b", **more)
+    assert state_of(error, parsed()) == (
+        "nothing was changed; the guest writes where it wrote before"
+    )
+    assert state_of(error, parsed("list")) == "nothing was changed"
+    command = next_command(error, parsed(store="/back up"))
+    assert bool(command) == (name not in NO_ADVICE)
+    if command.startswith("fibackup "):
+        assert "--store" in shlex.split(command)
+        assert "/back up" in shlex.split(command)
+
+
+def test_commands_reach_the_same_hypervisor() -> None:
+    """A URI that was given is given again; words stay words."""
+    uri = "qemu+unix:///system?socket=/a b"
+    arguments = parsed(connect=uri, store="/s")
+    found = next_command(fb.NoSuchDomainError(reason="no"), arguments)
+    assert shlex.split(found) == ["virsh", "-c", uri, "list", "--all"]
+    found = next_command(fb.LibvirtError(reason="no"), arguments)
+    assert shlex.split(found) == ["fibackup", "doctor", "-c", uri, "--store", "/s"]
+    assert next_command(fb.StalePlanError(reason="no"), arguments) == "run the same command again"
+
+
+class World:
+    """A domain and a store whose path has a space."""
+
+    def __init__(self) -> None:
+        self.host = FakeHost()
+        self.store = FakeStore(self.host)
+        self.uuid = self.host.add_domain("web1", {"vda": {0: 7}, "vdb": {0: 8}})
+
+    def plan(self, **policy: object) -> fb.Plan:
+        """Plan a backup without a freeze."""
+        return fb.plan_backup(
+            self.host.read_domain("web1"),
+            self.store.read_history(self.uuid),
+            now=NOW,
+            policy=fb.BackupPolicy(quiesce=fb.Quiesce.OFF, **policy),  # type: ignore[arg-type]
+        )
+
+    def fails_in(self, step: type[fb.Step], error: BaseException) -> fb.StepError:
+        """Run a backup whose step of that kind fails."""
+
+        def listen(event: fb.Event) -> None:
+            if isinstance(event, fb.StepStarted) and isinstance(event.step, step):
+                self.host.fail_at(1, error, lasting=False)
+
+        with pytest.raises(fb.StepError) as caught:
+            fb.Executor(self.host, self.store).run(self.plan(), on_event=listen)
+        return caught.value
+
+
+def test_a_run_that_failed_behind_its_snapshot_says_where_the_guest_writes() -> None:
+    """The overlays are named, and that they stay; the next command is fit for a shell."""
+    world = World()
+    error = world.fails_in(fb.InParallel, fb.NoSpaceError(reason="No space left on device"))
+    for disk in world.host.read_domain("web1").disks:
+        assert disk.chain is not None
+        assert f"{disk.target} to {disk.chain.active.path}" in error.state
+    assert "delete neither" in error.state
+    assert shlex.split(error.next_command)[:3] == ["fibackup", "backup", "--store"]
+    assert shlex.split(error.next_command)[-1] == world.uuid
+
+
+def test_a_run_that_failed_behind_its_point_says_that_it_is_complete() -> None:
+    """What is published stays, whatever comes after it."""
+    world = World()
+    published: list[str] = []
+
+    def listen(event: fb.Event) -> None:
+        if isinstance(event, fb.StepFinished) and isinstance(event.step, fb.PublishPoint):
+            published.append(event.step.point)
+            world.host.fail_at(1, fb.LibvirtError(reason="gone"))
+
+    with pytest.raises(fb.StepError) as caught:
+        fb.Executor(world.host, world.store).run(world.plan(), on_event=listen)
+    assert f"point {published[0]} is published and complete" in caught.value.state
+
+
+def test_people_and_scripts_are_told_the_same(capsys: pytest.CaptureFixture[str]) -> None:
+    """The lines on stderr are the fields of the JSON, and nothing is said twice."""
+    world = World()
+    error = world.fails_in(fb.InParallel, fb.NoSpaceError(reason="No space left on device"))
+    arguments = parsed(connect="qemu:///x")
+    assert report_failure(arguments, error) == 1
+    out, err = capsys.readouterr()
+    (result,) = json.loads(out)["results"]
+    found = result["error"]
+    assert (result["domain"], found["type"]) == ("web1", "NoSpaceError")
+    assert err.splitlines() == [
+        f"fibackup: error: {found['message']}",
+        f"fibackup:   state: {found['state']}",
+        f"fibackup:   next: {found['next_command']}",
+    ]
+    assert found["next_command"].startswith("fibackup backup -c qemu:///x --store ")
+    assert len(found["done"]) == error.index
+    assert re.search(r"failed: No space left on device", found["message"])
+
+
+def test_a_remedy_is_said_once(capsys: pytest.CaptureFixture[str]) -> None:
+    """What the message says already is not repeated below it."""
+    error = fb.DomainStateError(reason="the domain is paused", remedy="virsh resume web1")
+    complain(Failure(error, parsed()))
+    assert capsys.readouterr().err.count("virsh resume web1") == 1
