@@ -366,14 +366,10 @@ def _is_copy(stored: StoredImage, image: Image) -> bool:
 
 
 def _shift(links: Sequence[Link]) -> int:
-    """Return how far the stored chain is lowered, so that most arrows are level."""
-    wanted = next(
-        (
-            link.start - link.end + (link.kind is LinkKind.SITS_ON)
-            for link in sorted(links, key=lambda link: link.kind is LinkKind.SITS_ON)
-        ),
-        0,
-    )
+    """Return how far the stored chain is lowered: its arrows are level, or most of them."""
+    points = [link.start + 1 - link.end for link in links if link.kind is LinkKind.SITS_ON]
+    copies = [link.start - link.end for link in links if link.kind is LinkKind.COPY]
+    wanted = next(iter((*points, *copies)), 0)
     return wanted if abs(wanted) <= _MOST_LEVELLED else 0
 
 

@@ -54,7 +54,7 @@ def plan_picture(value: Plan) -> Picture:
     """Return the chains now and after the plan, the decisions and the steps."""
     cost = (f"{format_bytes(value.cost_bytes)} to copy",) if value.copies else ()
     return Picture(
-        title=f"{value.verb} of {value.domain}",
+        title=f"{value.domain}: {value.verb}",
         facts=(*((f"point {value.point}",) if value.point else ()), *cost, value.uuid),
         sections=_sections(value),
         tables=(
@@ -77,7 +77,7 @@ def report_picture(value: Report) -> Picture:
     plan = value.plan
     frozen = value.frozen_seconds
     return Picture(
-        title=f"{plan.verb} of {plan.domain}: done",
+        title=f"{plan.domain}: {plan.verb} done",
         facts=(
             f"took {format_seconds(value.seconds)}",
             *((f"point {value.point.id}",) if value.point is not None else ()),
