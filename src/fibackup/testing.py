@@ -72,6 +72,9 @@ from fibackup.plan.steps import (
     CommitOffline,
     CopyImage,
     CopyMemory,
+    CopyStored,
+    CreateLinked,
+    DiskRestore,
     FinishBlockJob,
     FlattenImage,
     PullImages,
@@ -932,6 +935,25 @@ class FakeHost:
         """
         return tuple(self._guest(domain).ledgers)
 
+    def forget_image(self, path: PurePosixPath) -> None:
+        """
+        Remove a restored file, and the image that a domain has of it.
+
+        Args:
+            path: The file; a missing one is fine.
+
+        Raises:
+            DomainBusyError: A guest that is not off writes it.
+
+        Source:
+            docs/embed.md, "In your tests".
+        """
+        if path in self.active_layers():
+            raise DomainBusyError(reason="a process has the image open", path=str(path))
+        self.restored.pop(path, None)
+        self.memory_files.pop(path, None)
+        self._files.pop(path, None)
+
     def image(self, path: PurePosixPath | str) -> tuple[Image, PurePosixPath | None, Content]:
         """
         Return an image, the path of the one under it, and its own clusters.
@@ -1687,25 +1709,73 @@ class FakeStore:
     ) -> RestoredImage:
         """See `PointStore.flatten`."""
         with self._host.call("flatten"):
-            shelf = self._shelf(uuid)
-            if step.destination in self.restored:
-                raise DestinationExistsError(reason="the file exists", path=str(step.destination))
-            for image in step.images:
-                _verify(image, shelf.images.get((step.target, image.name)))
+            self._check_restore(uuid, step)
             cancel.check()
-            content = _read(self._resolve(shelf, step.target, step.images[0].name))
+            content = _read(self._resolve(self._shelf(uuid), step.target, step.images[0].name))
             self.restored[step.destination] = content
-            clusters = step.images[0].virtual_size_bytes // CLUSTER_BYTES
-            self._host.restored[step.destination] = clusters, content
-            size = (len(content) + 1) * CLUSTER_BYTES
-            on_event(CopyProgress(step.target, step.destination.name, size, size))
-            return RestoredImage(
-                target=step.target,
-                path=step.destination,
-                format=step.format,
-                virtual_size_bytes=step.images[0].virtual_size_bytes,
-                size_bytes=size,
-            )
+            return self._made(step, on_event, (len(content) + 1) * CLUSTER_BYTES)
+
+    def copy_chain(
+        self, uuid: str, step: CopyStored, on_event: OnEvent, cancel: CancelToken
+    ) -> RestoredImage:
+        """See `PointStore.copy_chain`."""
+        with self._host.call("copy_chain"):
+            self._check_restore(uuid, step)
+            cancel.check()
+            shelf = self._shelf(uuid)
+            for image, path in zip(step.images, step.destinations, strict=True):
+                self.restored[path] = _read(self._resolve(shelf, step.target, image.name))
+            return self._made(step, on_event, sum(image.size_bytes for image in step.images))
+
+    def create_linked(
+        self, uuid: str, step: CreateLinked, on_event: OnEvent, cancel: CancelToken
+    ) -> RestoredImage:
+        """See `PointStore.create_linked`."""
+        with self._host.call("create_linked"):
+            self._check_restore(uuid, step)
+            cancel.check()
+            content = _read(self._resolve(self._shelf(uuid), step.target, step.images[0].name))
+            self.restored[step.destination] = content
+            return self._made(step, on_event, CLUSTER_BYTES)
+
+    def _check_restore(self, uuid: str, step: DiskRestore) -> None:
+        taken = [path for path in step.destinations if path in self.restored]
+        if taken:
+            raise DestinationExistsError(reason="the file exists", path=str(taken[0]))
+        if isinstance(step, CreateLinked) and not step.verify:
+            return
+        for image in step.images:
+            _verify(image, self._shelf(uuid).images.get((step.target, image.name)))
+
+    def _made(self, step: DiskRestore, on_event: OnEvent, size: int) -> RestoredImage:
+        clusters = step.images[0].virtual_size_bytes // CLUSTER_BYTES
+        self._host.restored[step.destination] = clusters, self.restored[step.destination]
+        on_event(CopyProgress(step.target, step.destination.name, size, size))
+        return RestoredImage(
+            target=step.target,
+            path=step.destination,
+            format=step.format,
+            virtual_size_bytes=step.images[0].virtual_size_bytes,
+            size_bytes=size,
+        )
+
+    def inodes(self, paths: tuple[PurePosixPath, ...]) -> tuple[int, ...]:
+        """See `PointStore.inodes`."""
+        with self._host.call("inodes"):
+            there = {*self.restored, *self._host.memory_files}
+            return tuple(int(path in there) for path in paths)
+
+    def discard(self, path: PurePosixPath, inode: int) -> None:
+        """See `PointStore.discard`."""
+        with self._host.call("discard"):
+            _law(inode == 1, f"{path} was never made")
+            self._host.forget_image(path)
+            self.restored.pop(path, None)
+
+    def remove_directory(self, path: PurePosixPath) -> None:
+        """See `PointStore.remove_directory`."""
+        with self._host.call("remove_directory"):
+            _law(path.is_absolute(), f"{path} depends on a directory")
 
 
 def _read_manifests(

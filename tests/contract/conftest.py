@@ -11,6 +11,7 @@ import pytest
 
 from fibackup.host.api import Host, PointStore
 from fibackup.host.executor import Executor
+from fibackup.model import History
 from fibackup.plan import BackupPolicy, ImageFormat, Plan, Report, plan_backup, plan_restore
 from fibackup.testing import FakeHost, FakeStore
 
@@ -65,6 +66,14 @@ class World(Protocol):
         """Move the time of an image."""
         ...
 
+    def damage(self, target: str) -> None:
+        """Flip a bit in the newest stored image of a disk."""
+        ...
+
+
+def _newest(history: History, target: str) -> str:
+    return history.top(history.points[-1].id, target).name
+
 
 class FakeWorld:
     """The world of `fibackup.testing`."""
@@ -106,6 +115,10 @@ class FakeWorld:
     def touch(self, path: PurePosixPath) -> None:
         """Move the time of an image."""
         self.host.touch(path)
+
+    def damage(self, target: str) -> None:
+        """Flip a bit in the newest stored image of a disk."""
+        self.store.damage(self.uuid, target, _newest(self.store.read_history(self.uuid), target))
 
 
 def _read(path: Path) -> Content:
@@ -184,6 +197,14 @@ class RealWorld:
     def touch(self, path: PurePosixPath) -> None:
         """Move the time of an image."""
         Path(path).touch()
+
+    def damage(self, target: str) -> None:
+        """Flip a bit in the newest stored image of a disk."""
+        name = _newest(self.store.read_history(self.uuid), target)
+        [image] = Path(self.store.path).glob(f"*/{target}/{name}")
+        data = bytearray(image.read_bytes())
+        data[-1] ^= 1
+        image.write_bytes(data)
 
 
 class Points:

@@ -8,7 +8,17 @@ from attrs import evolve
 from fibackup.errors import FibackupError, ManifestError, NoSuchPointError, PolicyError, VerifyError
 from fibackup.host.executor import Executor
 from fibackup.model import History
-from fibackup.plan import FlattenImage, ImageFormat, Plan, plan_backup, plan_restore
+from fibackup.plan import (
+    CopyStored,
+    CreateLinked,
+    FlattenImage,
+    ImageFormat,
+    Plan,
+    RestoreForm,
+    plan_backup,
+    plan_restore,
+)
+from fibackup.plan.steps import headline
 from fibackup.testing import FakeHost, FakeStore
 
 INTO = PurePosixPath("/into")
@@ -94,3 +104,56 @@ def test_a_restore_of_images_that_reach_no_base_is_refused() -> None:
     history = two_points()
     with pytest.raises(ManifestError):
         plan_restore(evolve(history, points=history.points[1:]), "latest", into=INTO)
+
+
+def test_a_chain_is_copied_under_its_stored_names() -> None:
+    """One directory for each disk, the disk is the top image, all must be absent."""
+    history = two_points()
+    plan = plan_restore(history, "latest", into=INTO, form=RestoreForm.CHAIN, disks=("vda",))
+    [step] = plan.steps
+    assert isinstance(step, CopyStored)
+    assert [str(path) for path in step.destinations] == [
+        f"/into/vda/{image.name}" for image in step.images
+    ]
+    assert step.destination == step.destinations[0]
+    assert plan.expects.absent == step.destinations
+    assert plan.cost_bytes == step.estimate_bytes == sum(image.size_bytes for image in step.images)
+    assert headline(step).startswith("vda: copy 2 stored images, the disk is /into/vda/2026")
+    assert plan.warnings == ()
+    assert Plan.from_json(plan.to_json()) == plan
+
+
+@pytest.mark.parametrize(("verify", "words"), [(True, "checked"), (False, "not checked")])
+def test_a_linked_disk_is_an_overlay_on_the_store(*, verify: bool, words: str) -> None:
+    """It costs nothing, needs the store, and says so."""
+    plan = plan_restore(
+        two_points(), "latest", into=INTO, form=RestoreForm.LINKED, verify=verify, disks=("vda",)
+    )
+    [step] = plan.steps
+    assert isinstance(step, CreateLinked)
+    assert (str(step.destination), step.format, step.verify) == ("/into/vda.qcow2", "qcow2", verify)
+    assert plan.expects.absent == (step.destination,) == step.destinations
+    assert plan.cost_bytes == 0
+    assert f", {words}, in the store" in headline(step)
+    [warning] = plan.warnings
+    assert "need the store at /backup" in warning
+    assert Plan.from_json(plan.to_json()) == plan
+
+
+@pytest.mark.parametrize(
+    ("form", "image_format", "verify"),
+    [
+        (RestoreForm.CHAIN, ImageFormat.RAW, True),
+        (RestoreForm.LINKED, ImageFormat.RAW, True),
+        (RestoreForm.CHAIN, ImageFormat.QCOW2, False),
+        (RestoreForm.FLAT, ImageFormat.QCOW2, False),
+    ],
+)
+def test_wishes_that_contradict_the_form_are_refused(
+    form: RestoreForm, image_format: ImageFormat, *, verify: bool
+) -> None:
+    """Stored images are qcow2, and what is copied is read anyway."""
+    with pytest.raises(PolicyError, match=str(form)):
+        plan_restore(
+            two_points(), "latest", into=INTO, form=form, image_format=image_format, verify=verify
+        )

@@ -35,7 +35,7 @@ def state_after(
     Source:
         docs/errors.md.
     """
-    if plan.verb == "restore" or host is None:
+    if host is None:
         return "the store is unchanged; files that were finished before the failure stand"
     parts = [
         "the guest may be frozen still"

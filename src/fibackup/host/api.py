@@ -28,6 +28,8 @@ from fibackup.plan.steps import (
     CommitOffline,
     CopyImage,
     CopyMemory,
+    CopyStored,
+    CreateLinked,
     FinishBlockJob,
     FlattenImage,
     PullImages,
@@ -585,5 +587,94 @@ class PointStore(Protocol):
 
         Source:
             qemu-img(1), ``convert``.
+        """
+        ...
+
+    def copy_chain(
+        self, uuid: str, step: CopyStored, on_event: OnEvent, cancel: CancelToken
+    ) -> RestoredImage:
+        """
+        Copy the stored images of a disk, with their relative backing names.
+
+        Args:
+            uuid: The domain's UUID.
+            step: The stored images and the directory of the copies.
+            on_event: Gets `CopyProgress`.
+            cancel: Asked while it runs.
+
+        Returns:
+            The copy that shows the disk.
+
+        Raises:
+            VerifyError: A stored image is not what its manifest says. Nothing is left.
+            DestinationExistsError: A destination exists. Nothing is left.
+
+        Source:
+            docs/restore.md, "Three forms".
+        """
+        ...
+
+    def create_linked(
+        self, uuid: str, step: CreateLinked, on_event: OnEvent, cancel: CancelToken
+    ) -> RestoredImage:
+        """
+        Make an overlay on the store's own image of a disk.
+
+        Args:
+            uuid: The domain's UUID.
+            step: The stored images and the overlay.
+            on_event: Gets `CopyProgress`, while the stored images are read.
+            cancel: Asked while it runs.
+
+        Returns:
+            The overlay.
+
+        Raises:
+            VerifyError: A stored image is not what its manifest says. Nothing is written.
+            DestinationExistsError: The destination exists. Nothing is written.
+
+        Source:
+            qemu-img(1), ``create``.
+        """
+        ...
+
+    def inodes(self, paths: tuple[PurePosixPath, ...]) -> tuple[int, ...]:
+        """
+        Return the inode of each restored file, 0 where there is none.
+
+        Args:
+            paths: Absolute paths.
+
+        Source:
+            lstat(2).
+        """
+        ...
+
+    def discard(self, path: PurePosixPath, inode: int) -> None:
+        """
+        Remove a file that a failed restore made; another one in its place stays.
+
+        Args:
+            path: The file; a missing one is fine.
+            inode: The inode of the one that was made.
+
+        Raises:
+            DomainBusyError: A process has it open as QEMU does. It stays.
+            HostError: It cannot be removed.
+
+        Source:
+            unlink(2).
+        """
+        ...
+
+    def remove_directory(self, path: PurePosixPath) -> None:
+        """
+        Remove a directory that a failed restore made; one that is not empty stays.
+
+        Args:
+            path: The directory; a missing one is fine.
+
+        Source:
+            rmdir(2).
         """
         ...

@@ -50,6 +50,7 @@ from fibackup.host.events import (
     Warned,
     ignore_events,
 )
+from fibackup.host.restore_run import RestoreRun
 from fibackup.model.domain import Domain, DomainState
 from fibackup.model.ledger import Ledger, Run, RunPhase, consolidated
 from fibackup.model.point import (
@@ -64,7 +65,7 @@ from fibackup.model.point import (
 from fibackup.model.snapshot import NewOverlay, Snapshot
 from fibackup.parse.domain_xml import domain_facts
 from fibackup.plan.continuity import stale_overlays
-from fibackup.plan.report import Report, RestoredImage, StepOutcome
+from fibackup.plan.report import Report, StepOutcome
 from fibackup.plan.steps import (
     STATES,
     CommitOffline,
@@ -72,8 +73,11 @@ from fibackup.plan.steps import (
     ConsolidateDisk,
     CopyImage,
     CopyMemory,
+    CopyStored,
+    CreateLinked,
     DeleteMemory,
     DeleteOverlays,
+    DiskRestore,
     EachDisk,
     Expectation,
     ExpectedDisk,
@@ -192,13 +196,19 @@ class _Run:
         self._history: History | None = None
         self._point: RestorePoint | None = None
         self._written: Ledger | None = None
-        self._restored: list[RestoredImage] = []
+        self._restore_run: RestoreRun | None = None
 
     @property
     def _store(self) -> PointStore:
         if self._store_or_none is None:
             raise HostError(domain=self._plan.domain, reason=f"a {self._plan.verb} needs a store")
         return self._store_or_none
+
+    @property
+    def _restore(self) -> RestoreRun:
+        if self._restore_run is None:
+            raise HostError(domain=self._plan.domain, reason="only a restore does that")
+        return self._restore_run
 
     @property
     def _host(self) -> Host:
@@ -220,7 +230,7 @@ class _Run:
             copied_bytes=self._copied_bytes,
             frozen_seconds=self._frozen_seconds,
             point=self._point,
-            restored=tuple(self._restored),
+            restored=tuple(self._restore_run.restored) if self._restore_run else (),
             warnings=tuple(self._warnings),
         )
 
@@ -275,7 +285,7 @@ class _Run:
         history = self._store.read_history(self._plan.uuid)
         for step in self._plan.steps:
             if (
-                isinstance(step, FlattenImage)
+                isinstance(step, DiskRestore)
                 and history.images(self._plan.point, step.target) != step.images
             ):
                 raise self._stale(
@@ -289,6 +299,7 @@ class _Run:
                 reason="the destination exists; nothing is ever overwritten",
                 path=str(path),
             )
+        self._restore_run = RestoreRun(self._store, self._plan, self._emit, self._cancel)
 
     def _check_resumable(self) -> None:
         """Refuse to bring back a domain that is there and is not off, or another of its name."""
@@ -364,10 +375,8 @@ class _Run:
                 self._confirm_off(step)
             case PublishPoint():
                 self._publish(step)
-            case FlattenImage():
-                self._restored.append(
-                    self._store.flatten(self._plan.uuid, step, self._emit, self._cancel)
-                )
+            case FlattenImage() | CopyStored() | CreateLinked():
+                self._restore.disk(step)
             case _:
                 assert_never(step)
 
@@ -526,6 +535,7 @@ class _Run:
                 self._host.delete_memory(uuid, step.path)
             case RestoreMemory():
                 self._store.restore_memory(uuid, step, self._emit, self._cancel)
+                self._restore.made((step.destination,))
             case ResumeDomain():
                 self._host.resume_domain(uuid, step, self._store.read_config(uuid, step.config))
             case _:
@@ -721,15 +731,40 @@ class _Run:
             index=index,
             done=lines[:index],
             remaining=lines[index:],
-            state=state_after(
-                self._plan,
-                error,
-                host=self._host_or_none,
-                snapshot=self._snapshot,
-                point=self._point.id if self._point is not None else "",
-            ),
+            state=self._state(error),
             next_command=command_after(self._plan, error, self._store_path),
         )
+
+    def _state(self, error: FibackupError) -> str:
+        if self._plan.verb == "restore":
+            return self._undo_restore()
+        return state_after(
+            self._plan,
+            error,
+            host=self._host_or_none,
+            snapshot=self._snapshot,
+            point=self._point.id if self._point is not None else "",
+        )
+
+    def _undo_restore(self) -> str:
+        """Remove what the restore has made, unless a guest runs on it; say what is left."""
+        if self._guest_is_back():
+            return "the store is unchanged; the guest runs on the restored disks, they stand"
+        left = self._restore.undo()
+        if left:
+            return f"the store is unchanged; what could not be removed: {'; '.join(left)}"
+        return "the store is unchanged, and what the restore had made is removed"
+
+    def _guest_is_back(self) -> bool:
+        """Tell whether the guest may have gone on from its memory; a doubt counts as yes."""
+        if not any(isinstance(step, ResumeDomain) for step in self._plan.steps):
+            return False
+        try:
+            return self._host.read_domain(self._plan.uuid).state is not DomainState.SHUTOFF
+        except NoSuchDomainError:
+            return False
+        except FibackupError:
+            return True
 
 
 def _is_above(found: ExpectedDisk, before: ExpectedDisk, new: NewOverlay) -> bool:

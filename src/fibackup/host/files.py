@@ -39,7 +39,9 @@ __all__ = [
     "open_directory",
     "os_errors",
     "publish_file",
+    "publish_or_remove",
     "read_small",
+    "remove_if_same",
     "replace_file",
     "temporary_file",
     "write_once",
@@ -217,6 +219,41 @@ def publish_file(name: str, dir_fd: int) -> None:
     with suppress(FileNotFoundError):
         os.unlink(temp, dir_fd=dir_fd)
     fsync_directory(dir_fd)
+
+
+def publish_or_remove(name: str, temp: int, directory: int) -> None:
+    """
+    Give a complete temporary file its name; when that fails half-way, the name is free again.
+
+    Args:
+        name: The name.
+        temp: The temporary file, open.
+        directory: Its directory.
+
+    Raises:
+        DestinationExistsError: The name is taken, by another file.
+    """
+    try:
+        publish_file(name, directory)
+    except DestinationExistsError:
+        raise
+    except BaseException:
+        remove_if_same(name, os.fstat(temp).st_ino, directory)
+        raise
+
+
+def remove_if_same(name: str, inode: int, directory: int) -> None:
+    """
+    Remove a file that we made; another one in its place stays.
+
+    Args:
+        name: Its name.
+        inode: Its inode.
+        directory: Its directory.
+    """
+    with suppress(FileNotFoundError):
+        if os.stat(name, dir_fd=directory, follow_symlinks=False).st_ino == inode:
+            os.unlink(name, dir_fd=directory)
 
 
 def _rename(temp: str, name: str, dir_fd: int) -> None:

@@ -26,17 +26,25 @@ from fibackup.errors import CancelledError, LockedError, ParseError, VerifyError
 from fibackup.host.copy import hash_file
 from fibackup.host.copy_image import read_qcow2_head
 from fibackup.host.events import CancelToken, CopyProgress, OnEvent
-from fibackup.host.files import TEMP_SUFFIX, os_errors, publish_file, temporary_file
+from fibackup.host.files import TEMP_SUFFIX, os_errors, publish_or_remove, temporary_file
 from fibackup.host.lock import hold_image_lock
 from fibackup.host.qemu_img import convert
 from fibackup.model.point import StoredImage
 from fibackup.plan.report import RestoredImage
 from fibackup.plan.steps import FlattenImage
 
-__all__ = ["destination_directory", "flatten", "temporary_destination"]
+__all__ = [
+    "ChildToken",
+    "destination_directory",
+    "flatten",
+    "opened_image",
+    "refuse_header",
+    "temporary_destination",
+    "wrong_image",
+]
 
 
-class _Linked(CancelToken):
+class ChildToken(CancelToken):
     """A token that also stops when its parent is set."""
 
     def __init__(self, parent: CancelToken) -> None:
@@ -75,18 +83,18 @@ def flatten(
     """
     with ExitStack() as stack:
         files = tuple(
-            (image, stack.enter_context(_opened(image, disk_fd, disk_path)))
+            (image, stack.enter_context(opened_image(image, disk_fd, disk_path)))
             for image in step.images
         )
         for image, fd in files:
-            _refuse_header(image, fd, disk_path)
+            refuse_header(image, fd, disk_path)
         directory = stack.enter_context(destination_directory(step.destination))
         temp = stack.enter_context(temporary_destination(step.destination.name, directory))
         _convert_and_verify(step, files, disk_path, on_event, cancel)
         os.fdatasync(temp)
         os.posix_fadvise(temp, 0, 0, os.POSIX_FADV_DONTNEED)
         size = os.fstat(temp).st_size
-        publish_file(step.destination.name, directory)
+        publish_or_remove(step.destination.name, temp, directory)
     return RestoredImage(
         target=step.target,
         path=step.destination,
@@ -96,37 +104,38 @@ def flatten(
     )
 
 
-def _wrong(image: StoredImage, path: PurePosixPath, reason: str) -> VerifyError:
+def wrong_image(image: StoredImage, path: PurePosixPath, reason: str) -> VerifyError:
+    """Return the error for a stored image that is not what its manifest says."""
     return VerifyError(reason=f"{image.name}: {reason}", path=str(path / image.name))
 
 
 @contextmanager
-def _opened(image: StoredImage, disk_fd: int, path: PurePosixPath) -> Generator[int]:
+def opened_image(image: StoredImage, disk_fd: int, path: PurePosixPath) -> Generator[int]:
     """Open a stored image under QEMU's reader lock; its type and size must be right."""
     try:
         fd = os.open(
             image.name, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC | os.O_NONBLOCK, dir_fd=disk_fd
         )
     except FileNotFoundError:
-        raise _wrong(image, path, "the file is missing") from None
+        raise wrong_image(image, path, "the file is missing") from None
     try:
         found = os.fstat(fd)
         if not stat.S_ISREG(found.st_mode) or found.st_size != image.size_bytes:
-            raise _wrong(image, path, f"{found.st_size} bytes, {image.size_bytes} recorded")
+            raise wrong_image(image, path, f"{found.st_size} bytes, {image.size_bytes} recorded")
         hold_image_lock(fd, str(path / image.name))
         yield fd
     finally:
         os.close(fd)
 
 
-def _refuse_header(image: StoredImage, fd: int, path: PurePosixPath) -> None:
+def refuse_header(image: StoredImage, fd: int, path: PurePosixPath) -> None:
     """Refuse a header that leads anywhere but to the file that the manifest names."""
     try:
         header, _ = read_qcow2_head(fd, str(path / image.name))
     except ParseError as error:
-        raise _wrong(image, path, error.reason) from error
+        raise wrong_image(image, path, error.reason) from error
     if header.has_data_file or header.backing_name != image.backing:
-        raise _wrong(
+        raise wrong_image(
             image, path, f"its header names {header.backing_name!r}, the manifest {image.backing!r}"
         )
 
@@ -174,7 +183,7 @@ def _convert_and_verify(
 ) -> None:
     """Convert and hash at the same time; a wrong hash stops the conversion."""
     total = step.images[0].virtual_size_bytes
-    linked = _Linked(cancel)
+    linked = ChildToken(cancel)
 
     def progress(percent: float) -> None:
         on_event(
@@ -185,7 +194,7 @@ def _convert_and_verify(
         try:
             found = hash_file(fd, image.size_bytes, on_bytes=lambda _: None, cancel=linked)
             if found != image.sha256:
-                raise _wrong(  # noqa: TRY301 - the handler is for every failure, this one too
+                raise wrong_image(  # noqa: TRY301 - the handler is for every failure, this one too
                     image, disk_path, f"sha256 is {found}, {image.sha256} recorded"
                 )
         except BaseException:

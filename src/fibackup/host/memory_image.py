@@ -20,7 +20,13 @@ from pathlib import PurePosixPath
 from fibackup.errors import DomainBusyError, HostError, VerifyError
 from fibackup.host.copy import copy_and_hash
 from fibackup.host.events import CancelToken, CopyProgress, ImageCopied, OnEvent
-from fibackup.host.files import identity_of, kept_temporary_file, os_errors, publish_file
+from fibackup.host.files import (
+    identity_of,
+    kept_temporary_file,
+    os_errors,
+    publish_file,
+    publish_or_remove,
+)
 from fibackup.host.flatten import destination_directory, temporary_destination
 from fibackup.model.chain import OVERLAY_MARK
 from fibackup.model.point import FileRole, StoredFile
@@ -189,7 +195,7 @@ def restore_memory(
         if found != step.file.sha256:
             raise _wrong(step.file, path, f"sha256 is {found}, {step.file.sha256} recorded")
         _refuse_incomplete(temp, str(step.destination))
-        publish_file(name, into)
+        publish_or_remove(name, temp, into)
 
 
 @contextmanager

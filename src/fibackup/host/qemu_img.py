@@ -20,7 +20,7 @@ from pathlib import PurePosixPath
 from fibackup.errors import NoSpaceError, PermissionDeniedError, QemuImgError, RequirementError
 from fibackup.host.events import CancelToken
 
-__all__ = ["commit", "convert", "find_qemu_img", "qemu_img_version"]
+__all__ = ["commit", "convert", "create_overlay", "find_qemu_img", "qemu_img_version"]
 
 OnPercent = Callable[[float], None]
 
@@ -121,6 +121,38 @@ def convert(
         "--", str(source), str(destination),
     ]  # fmt: skip
     _run(argv, on_percent, cancel)
+
+
+def create_overlay(
+    backing: PurePosixPath,
+    backing_format: str,
+    destination: PurePosixPath,
+    size_bytes: int,
+    *,
+    cancel: CancelToken,
+) -> None:
+    """
+    Write a qcow2 overlay; the image under it is opened for reading only.
+
+    Args:
+        backing: Absolute path of the image under it, as the header names it.
+        backing_format: Its format.
+        destination: Absolute path; an existing file of size 0 keeps its mode.
+        size_bytes: Its virtual size.
+        cancel: Ends the child.
+
+    Raises:
+        QemuImgError: It failed; the destination is incomplete.
+        CancelledError: *cancel* was set; the destination is incomplete.
+
+    Source:
+        qemu-img(1), ``create``.
+    """
+    argv = [
+        find_qemu_img(), "create", "-q", "-f", "qcow2", "-F", backing_format, "-b", str(backing),
+        "--", str(destination), str(size_bytes),
+    ]  # fmt: skip
+    _run(argv, lambda _: None, cancel)
 
 
 def commit(

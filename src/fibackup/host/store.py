@@ -45,6 +45,7 @@ from fibackup.host.flatten import flatten
 from fibackup.host.lock import hold_store_lock
 from fibackup.host.manifests import Manifests, read_manifests
 from fibackup.host.memory_image import copy_memory, name_memory, restore_memory
+from fibackup.host.restored import copy_chain, create_linked, discard, inode_of
 from fibackup.host.seals import MANIFEST_SUFFIX, seal_points
 from fibackup.model.domain import UUID_PATTERN
 from fibackup.model.point import (
@@ -64,7 +65,15 @@ from fibackup.parse.manifest import (
     render_store_file,
 )
 from fibackup.plan.report import RestoredImage
-from fibackup.plan.steps import CopyImage, CopyMemory, FlattenImage, RestoreMemory, SaveState
+from fibackup.plan.steps import (
+    CopyImage,
+    CopyMemory,
+    CopyStored,
+    CreateLinked,
+    FlattenImage,
+    RestoreMemory,
+    SaveState,
+)
 from fibackup.render.drawable import Picture
 from fibackup.render.notebook import draw_html
 
@@ -488,6 +497,41 @@ class Store:
             open_directory(step.target, fd) as disk,
         ):
             return flatten(step, disk, path / step.target, on_event, cancel)
+
+    def copy_chain(
+        self, uuid: str, step: CopyStored, on_event: OnEvent, cancel: CancelToken
+    ) -> RestoredImage:
+        """See `PointStore.copy_chain`."""
+        with (
+            self._domain(uuid) as (fd, path),
+            os_errors(str(step.destination)),
+            open_directory(step.target, fd) as disk,
+        ):
+            return copy_chain(step, disk, path / step.target, on_event, cancel)
+
+    def create_linked(
+        self, uuid: str, step: CreateLinked, on_event: OnEvent, cancel: CancelToken
+    ) -> RestoredImage:
+        """See `PointStore.create_linked`."""
+        with (
+            self._domain(uuid) as (fd, path),
+            os_errors(str(step.destination)),
+            open_directory(step.target, fd) as disk,
+        ):
+            return create_linked(step, disk, path / step.target, on_event, cancel)
+
+    def inodes(self, paths: tuple[PurePosixPath, ...]) -> tuple[int, ...]:
+        """See `PointStore.inodes`."""
+        return tuple(map(inode_of, paths))
+
+    def discard(self, path: PurePosixPath, inode: int) -> None:
+        """See `PointStore.discard`."""
+        discard(path, inode)
+
+    def remove_directory(self, path: PurePosixPath) -> None:
+        """See `PointStore.remove_directory`."""
+        with suppress(OSError):
+            os.rmdir(path)
 
     # --- directories ----------------------------------------------------------------------------
 

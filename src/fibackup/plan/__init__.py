@@ -9,7 +9,7 @@ from fibackup.plan.pictures import plan_picture, report_picture
 from fibackup.plan.policy import BackupPolicy, Quiesce
 from fibackup.plan.recover import plan_recovery
 from fibackup.plan.report import Report, RestoredImage, StepOutcome
-from fibackup.plan.restore import ImageFormat, plan_restore
+from fibackup.plan.restore import ImageFormat, RestoreForm, plan_restore
 from fibackup.plan.retention import PointVerdict, RetentionPolicy, choose_points
 from fibackup.plan.steps import (
     CommitImages,
@@ -17,6 +17,8 @@ from fibackup.plan.steps import (
     ConsolidateDisk,
     CopyImage,
     CopyMemory,
+    CopyStored,
+    CreateLinked,
     Decision,
     DeleteMemory,
     DeleteOverlays,
@@ -53,6 +55,7 @@ __all__ = [
     "RetentionPolicy",
     "PointVerdict",
     "ImageFormat",
+    "RestoreForm",
     "Plan",
     "Decision",
     "Expectation",
@@ -69,6 +72,8 @@ __all__ = [
     "SaveState",
     "PublishPoint",
     "FlattenImage",
+    "CopyStored",
+    "CreateLinked",
     "CopyMemory",
     "DeleteMemory",
     "RestoreMemory",

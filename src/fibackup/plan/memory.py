@@ -20,7 +20,7 @@ from fibackup.model.point import FileRole, RestorePoint, StoredFile
 from fibackup.plan.selection import Choice
 from fibackup.plan.steps import (
     DeleteMemory,
-    FlattenImage,
+    DiskRestore,
     RestoredDisk,
     RestoreMemory,
     ResumeDomain,
@@ -140,7 +140,7 @@ def check_memory_restore(point: RestorePoint, targets: tuple[str, ...], *, memor
 
 
 def memory_steps(
-    point: RestorePoint, images: tuple[FlattenImage, ...], into: PurePosixPath, *, paused: bool
+    point: RestorePoint, images: tuple[DiskRestore, ...], into: PurePosixPath, *, paused: bool
 ) -> tuple[RestoreMemory, ResumeDomain] | tuple[()]:
     """
     Return the steps that bring a guest back once its disks are restored.

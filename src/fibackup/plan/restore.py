@@ -5,6 +5,8 @@ Plan a restore: which stored images make up each disk, and where they are writte
 
     store   20261122T...qcow2 <- 20261123T...qcow2 <- 20261124T...qcow2      point 20261124T...
     flat    INTO/vda.qcow2                                                   needs no other file
+    chain   INTO/vda/20261122T...qcow2 <- ...                                the images as they are
+    linked  the store's own images <- INTO/vda.qcow2                         there at once
 """
 
 from __future__ import annotations
@@ -16,9 +18,17 @@ from pathlib import PurePosixPath
 from fibackup.errors import PolicyError, VerifyError
 from fibackup.model.point import History
 from fibackup.plan.memory import check_memory_restore, memory_steps
-from fibackup.plan.steps import Decision, Expectation, FlattenImage, Plan
+from fibackup.plan.steps import (
+    CopyStored,
+    CreateLinked,
+    Decision,
+    DiskRestore,
+    Expectation,
+    FlattenImage,
+    Plan,
+)
 
-__all__ = ["ImageFormat", "plan_restore"]
+__all__ = ["ImageFormat", "RestoreForm", "plan_restore"]
 
 
 class ImageFormat(StrEnum):
@@ -28,46 +38,62 @@ class ImageFormat(StrEnum):
     RAW = "raw"
 
 
+class RestoreForm(StrEnum):
+    """
+    What a restored disk is made of.
+
+    `FLAT`: one image that needs no other. `CHAIN`: copies of the stored images, as they are.
+    `LINKED`: an overlay on the store's own image.
+    """
+
+    FLAT = "flat"
+    CHAIN = "chain"
+    LINKED = "linked"
+
+
 def plan_restore(
     history: History,
     point: str,
     *,
     into: PurePosixPath,
     disks: Sequence[str] = (),
+    form: RestoreForm = RestoreForm.FLAT,
     image_format: ImageFormat = ImageFormat.QCOW2,
+    verify: bool = True,
     memory: bool = False,
     paused: bool = False,
 ) -> Plan:
     """
-    Plan to write disks of a point as flat images.
+    Plan to bring disks of a point back.
 
     Args:
         history: What the store holds of the domain.
         point: Id of the point, or ``"latest"``.
-        into: Absolute path of the directory for ``<target>.qcow2`` or ``<target>.raw``.
+        into: Absolute path of the directory for ``<target>.qcow2`` or ``<target>.raw``, or for
+            ``<target>/`` with a chain.
         disks: Targets to restore; empty means all of the point.
-        image_format: Format to write.
+        form: One flat image, the chain of stored images, or an overlay on the store's image.
+        image_format: Format to write; only a flat image can be raw.
+        verify: False: an overlay on the store's image is made without reading the stored images.
         memory: True: bring the guest back running where it was; all disks are restored.
         paused: True: with *memory*, leave the guest paused.
 
     Returns:
-        A plan with one `FlattenImage` for each disk; with memory, then `RestoreMemory` and
-        `ResumeDomain`. Running it overwrites nothing.
+        A plan with one step for each disk: `FlattenImage`, `CopyStored` or `CreateLinked`; with
+        memory, then `RestoreMemory` and `ResumeDomain`. Running it overwrites nothing, and a run
+        that fails removes what it had made.
 
     Raises:
         NoSuchPointError: No such point, or the point has no such disk. Nothing was touched.
         ManifestError: The images of a disk do not reach a base. Nothing was touched.
         VerifyError: An image that a disk needs is missing or cut. Nothing was touched.
         PolicyError: *into* is relative, or the memory is wanted and the point has none, or not all
-            of its disks are. Nothing was touched.
+            of its disks are, or the form cannot have the format. Nothing was touched.
 
     Source:
         docs/design.md, "Store"; qemu-img(1), ``convert``.
     """
-    if not into.is_absolute():
-        raise PolicyError(
-            reason="the directory to restore into must be an absolute path", path=str(into)
-        )
+    _check_wishes(into, form, image_format, verify=verify)
     found = history.point(point)
     targets = tuple(dict.fromkeys(disks)) or tuple(disk.target for disk in found.disks)
     if memory or paused:
@@ -75,12 +101,7 @@ def plan_restore(
     for target in targets:
         _refuse_damage(history, found.id, target)
     steps = tuple(
-        FlattenImage(
-            target=found.disk(target).target,
-            images=history.images(found.id, target),
-            destination=into / f"{target}.{image_format}",
-            format=str(image_format),
-        )
+        _disk(history, found.id, target, into, form, image_format, verify=verify)
         for target in targets
     )
     resuming = memory_steps(found, steps, into, paused=paused) if memory else ()
@@ -92,14 +113,57 @@ def plan_restore(
         point=found.id,
         expects=Expectation(
             sequence=_sequence(history),
-            absent=tuple(step.destination for step in (*steps, *resuming[:1])),
+            absent=(
+                *(path for step in steps for path in step.destinations),
+                *(step.destination for step in resuming[:1]),
+            ),
         ),
         decisions=tuple(
             Decision(step.target, found.disk(step.target).kind, f"{len(step.images)} stored images")
             for step in steps
         ),
         steps=(*steps, *resuming),
+        warnings=_warnings(history, form),
     )
+
+
+def _check_wishes(
+    into: PurePosixPath, form: RestoreForm, image_format: ImageFormat, *, verify: bool
+) -> None:
+    if not into.is_absolute():
+        raise PolicyError(
+            reason="the directory to restore into must be an absolute path", path=str(into)
+        )
+    if form is not RestoreForm.FLAT and image_format is not ImageFormat.QCOW2:
+        raise PolicyError(reason=f"a restored {form} is qcow2; only a flat image can be raw")
+    if form is not RestoreForm.LINKED and not verify:
+        raise PolicyError(reason=f"a restored {form} is always checked: its images are read anyway")
+
+
+def _disk(
+    history: History,
+    point: str,
+    target: str,
+    into: PurePosixPath,
+    form: RestoreForm,
+    image_format: ImageFormat,
+    *,
+    verify: bool,
+) -> DiskRestore:
+    images = history.images(point, target)
+    if form is RestoreForm.CHAIN:
+        return CopyStored(target, images, into / target)
+    destination = into / f"{target}.{image_format}"
+    if form is RestoreForm.LINKED:
+        return CreateLinked(target, images, destination, verify)
+    return FlattenImage(target, images, destination, str(image_format))
+
+
+def _warnings(history: History, form: RestoreForm) -> tuple[str, ...]:
+    if form is not RestoreForm.LINKED:
+        return ()
+    words = f"the disks need the store at {history.path} until they are pulled local"
+    return (f"{words}; remove none of its images before",)
 
 
 def _refuse_damage(history: History, point: str, target: str) -> None:

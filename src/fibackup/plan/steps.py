@@ -38,6 +38,13 @@ from fibackup.model.domain import Domain, DomainState
 from fibackup.model.ledger import Ledger
 from fibackup.model.point import DiskKind, FileRole, StoredFile, StoredImage
 from fibackup.model.snapshot import Snapshot
+from fibackup.plan.restore_steps import (
+    CopyStored,
+    CreateLinked,
+    DiskRestore,
+    FlattenImage,
+    describe_disk,
+)
 from fibackup.render.drawable import Drawable
 from fibackup.units import format_bytes, printable
 
@@ -49,9 +56,12 @@ __all__ = [
     "ConsolidateDisk",
     "CopyImage",
     "CopyMemory",
+    "CopyStored",
+    "CreateLinked",
     "Decision",
     "DeleteMemory",
     "DeleteOverlays",
+    "DiskRestore",
     "EachDisk",
     "Expectation",
     "ExpectedDisk",
@@ -474,24 +484,6 @@ class PublishPoint:
     time: datetime | None = None
 
 
-@frozen
-class FlattenImage:
-    """
-    Write a disk of a point as one image that needs no other.
-
-    Attributes:
-        target: The disk.
-        images: The stored images, top first; every one is checked against its sha256.
-        destination: The file to write; it must not exist.
-        format: ``"qcow2"`` or ``"raw"``.
-    """
-
-    target: str
-    images: tuple[StoredImage, ...]
-    destination: PurePosixPath
-    format: str
-
-
 Step: TypeAlias = (
     ThawGuest
     | FinishBlockJob
@@ -509,6 +501,8 @@ Step: TypeAlias = (
     | ConfirmOff
     | PublishPoint
     | FlattenImage
+    | CopyStored
+    | CreateLinked
     | RestoreMemory
     | ResumeDomain
 )
@@ -663,8 +657,12 @@ class Plan(Drawable):
     @property
     def cost_bytes(self) -> int:
         """Bytes that the copies are expected to take."""
-        memory = sum(s.estimate_bytes for s in self.steps if isinstance(s, CopyMemory))
-        return memory + sum(copy.estimate_bytes for copy in self.copies)
+        others = sum(
+            step.estimate_bytes
+            for step in self.steps
+            if isinstance(step, CopyMemory | FlattenImage | CopyStored | CreateLinked)
+        )
+        return others + sum(copy.estimate_bytes for copy in self.copies)
 
     @property
     def copies(self) -> tuple[CopyImage, ...]:
@@ -787,10 +785,8 @@ def describe(step: Step) -> tuple[str, ...]:
             return ("make sure that the domain is still off and its images unchanged",)
         case PublishPoint():
             return (f"publish point {step.point} (number {step.sequence})",)
-        case FlattenImage():
-            images = _count(len(step.images), "stored image")
-            where = printable(str(step.destination))
-            return (f"{step.target}: write {images} flat as {step.format} to {where}",)
+        case FlattenImage() | CopyStored() | CreateLinked():
+            return (describe_disk(step),)
         case _:  # pragma: no cover - mypy and pyright prove it
             assert_never(step)
 

@@ -24,6 +24,7 @@ _EXAMPLES = """\
 examples:
   fibackup restore --store /backup web1 --into /var/tmp/web1
   fibackup restore --store /backup web1 --point 20261124T040407Z --disk vda --format raw --into .
+  fibackup restore --store /backup web1 --as linked --into /images/web1   there at once
   fibackup restore --store /backup web1 --into /images/web1 --memory      it goes on where it was
 """
 
@@ -49,13 +50,23 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--into", metavar="DIR", required=True, help="directory for the images")
     disk_option(parser)
     parser.add_argument(
-        "--as", dest="form", choices=["flat"], default="flat", help="flat: needs no other file"
+        "--as",
+        dest="form",
+        choices=[str(each) for each in fb.RestoreForm],
+        default=str(fb.RestoreForm.FLAT),
+        help="flat: one image that needs no other (default); chain: copies of the stored images; "
+        "linked: an overlay on the store's own image, there at once",
     )
     parser.add_argument(
         "--format",
         choices=[str(each) for each in fb.ImageFormat],
         default=str(fb.ImageFormat.QCOW2),
-        help="format of the images (default: qcow2)",
+        help="format of flat images (default: qcow2)",
+    )
+    parser.add_argument(
+        "--no-verify",
+        action="store_true",
+        help="with --as linked: do not read the stored images first",
     )
     parser.add_argument(
         "--memory",
@@ -90,7 +101,9 @@ def run(arguments: argparse.Namespace, signals: Signals) -> int:
             arguments.point,
             into=absolute(arguments.into),
             disks=tuple(arguments.disk),
+            form=fb.RestoreForm(arguments.form),
             image_format=fb.ImageFormat(arguments.format),
+            verify=not arguments.no_verify,
             memory=arguments.memory,
             paused=arguments.paused,
         )

@@ -1,0 +1,248 @@
+"""
+Disks of a point as a chain of copies, or as an overlay on the store; and what is undone.
+
+::
+
+    chain    A.qcow2 --copy, sha256--> INTO/vda/.A.qcow2.tmp --link--> INTO/vda/A.qcow2
+             B.qcow2 --copy, sha256--> ...                             base first
+    linked   A.qcow2, B.qcow2 --sha256-->    qemu-img create -F qcow2 -b STORE/.../B.qcow2
+                                             INTO/.vda.qcow2.tmp --link--> INTO/vda.qcow2
+
+Each function leaves all of its files behind, or none.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Generator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack, contextmanager, suppress
+from pathlib import PurePosixPath
+
+from fibackup.errors import CancelledError
+from fibackup.host.copy import copy_and_hash, hash_file
+from fibackup.host.copy_image import read_qcow2_head
+from fibackup.host.events import CancelToken, CopyProgress, OnEvent
+from fibackup.host.files import TEMP_SUFFIX, os_errors, publish_or_remove, remove_if_same
+from fibackup.host.flatten import (
+    ChildToken,
+    destination_directory,
+    opened_image,
+    refuse_header,
+    temporary_destination,
+    wrong_image,
+)
+from fibackup.host.lock import refuse_users
+from fibackup.host.qemu_img import create_overlay
+from fibackup.model.point import StoredImage
+from fibackup.plan.report import RestoredImage
+from fibackup.plan.steps import CopyStored, CreateLinked
+
+__all__ = ["copy_chain", "create_linked", "discard", "inode_of"]
+
+
+def copy_chain(
+    step: CopyStored,
+    disk_fd: int,
+    disk_path: PurePosixPath,
+    on_event: OnEvent,
+    cancel: CancelToken,
+) -> RestoredImage:
+    """
+    Copy the stored images of a disk, each checked against its sha256 while it is copied.
+
+    Args:
+        step: The images, top first, and the directory of the copies.
+        disk_fd: The disk's directory in the store.
+        disk_path: Its path, for errors.
+        on_event: Gets `CopyProgress`.
+        cancel: Asked between two blocks.
+
+    Returns:
+        What was written; its path is the copy of the top image.
+
+    Raises:
+        VerifyError: A stored image is not what its manifest says. Nothing is left behind.
+        DestinationExistsError: A destination exists. Nothing is left behind.
+    """
+    with ExitStack() as stack:
+        files = _opened(step.images, disk_fd, disk_path, stack)
+        directory = stack.enter_context(destination_directory(step.destination))
+        made: list[tuple[str, int]] = []
+        try:
+            for image, fd in reversed(files):
+                inode = _copy(image, fd, directory, disk_path, step.target, on_event, cancel)
+                made.append((image.name, inode))
+        except BaseException:
+            for name, inode in reversed(made):
+                remove_if_same(name, inode, directory)
+            raise
+    return RestoredImage(
+        target=step.target,
+        path=step.destination,
+        format=step.format,
+        virtual_size_bytes=step.images[0].virtual_size_bytes,
+        size_bytes=sum(image.size_bytes for image in step.images),
+    )
+
+
+def _opened(
+    images: tuple[StoredImage, ...], disk_fd: int, disk_path: PurePosixPath, stack: ExitStack
+) -> list[tuple[StoredImage, int]]:
+    """Open every image under its lock; sizes and headers must be what the manifests say."""
+    files = [
+        (image, stack.enter_context(opened_image(image, disk_fd, disk_path))) for image in images
+    ]
+    for image, fd in files:
+        refuse_header(image, fd, disk_path)
+    return files
+
+
+def _copy(
+    image: StoredImage,
+    source: int,
+    directory: int,
+    disk_path: PurePosixPath,
+    target: str,
+    on_event: OnEvent,
+    cancel: CancelToken,
+) -> int:
+    """Copy one image, and return the inode of the copy."""
+
+    def progress(position: int) -> None:
+        on_event(CopyProgress(target, image.name, position, image.size_bytes))
+
+    with temporary_destination(image.name, directory) as temp:
+        found = copy_and_hash(
+            source, temp, image.size_bytes, head=b"", on_bytes=progress, cancel=cancel
+        )
+        if found != image.sha256:
+            raise wrong_image(image, disk_path, f"sha256 is {found}, {image.sha256} recorded")
+        publish_or_remove(image.name, temp, directory)
+        return os.fstat(temp).st_ino
+
+
+def create_linked(
+    step: CreateLinked,
+    disk_fd: int,
+    disk_path: PurePosixPath,
+    on_event: OnEvent,
+    cancel: CancelToken,
+) -> RestoredImage:
+    """
+    Make an overlay on the top image of a disk in the store.
+
+    Args:
+        step: The images, top first, and the overlay.
+        disk_fd: The disk's directory in the store.
+        disk_path: Its path, which the overlay's header gets.
+        on_event: Gets `CopyProgress`, while the stored images are read.
+        cancel: Asked while it runs.
+
+    Returns:
+        What was written.
+
+    Raises:
+        VerifyError: A stored image is not what its manifest says. Nothing is left behind.
+        DestinationExistsError: The destination exists.
+    """
+    top, name = step.images[0], step.destination.name
+    with ExitStack() as stack:
+        files = _opened(step.images, disk_fd, disk_path, stack)
+        if step.verify:
+            _verify(step, files, disk_path, on_event, cancel)
+        directory = stack.enter_context(destination_directory(step.destination))
+        temp = stack.enter_context(temporary_destination(name, directory))
+        create_overlay(
+            disk_path / top.name,
+            "qcow2",
+            step.destination.with_name(f".{name}{TEMP_SUFFIX}"),
+            top.virtual_size_bytes,
+            cancel=cancel,
+        )
+        header, _ = read_qcow2_head(temp, str(step.destination))
+        if header.backing_name != str(disk_path / top.name):
+            raise wrong_image(top, disk_path, f"the overlay lies on {header.backing_name}")
+        os.fdatasync(temp)
+        size = os.fstat(temp).st_size
+        publish_or_remove(name, temp, directory)
+    return RestoredImage(
+        target=step.target,
+        path=step.destination,
+        format=step.format,
+        virtual_size_bytes=top.virtual_size_bytes,
+        size_bytes=size,
+    )
+
+
+def _verify(
+    step: CreateLinked,
+    files: list[tuple[StoredImage, int]],
+    disk_path: PurePosixPath,
+    on_event: OnEvent,
+    cancel: CancelToken,
+) -> None:
+    """Hash the images, two at a time; the first that is wrong ends it."""
+    linked = ChildToken(cancel)
+
+    def verify(image: StoredImage, fd: int) -> None:
+        def progress(position: int) -> None:
+            on_event(CopyProgress(step.target, image.name, position, image.size_bytes))
+
+        try:
+            found = hash_file(fd, image.size_bytes, on_bytes=progress, cancel=linked)
+        except BaseException:
+            linked.cancel()
+            raise
+        if found != image.sha256:
+            linked.cancel()
+            raise wrong_image(image, disk_path, f"sha256 is {found}, {image.sha256} recorded")
+
+    with ThreadPoolExecutor(2, "fibackup-verify") as pool:
+        checks = [pool.submit(verify, image, fd) for image, fd in files]
+    failures = [failed for check in checks if (failed := check.exception()) is not None]
+    for failed in sorted(failures, key=lambda error: isinstance(error, CancelledError)):
+        raise failed  # the first cause: that others were cancelled is its consequence
+
+
+def inode_of(path: PurePosixPath) -> int:
+    """
+    Return the inode of a file, 0 when there is none.
+
+    Args:
+        path: The file; a link is not followed.
+    """
+    try:
+        return os.lstat(path).st_ino
+    except (FileNotFoundError, NotADirectoryError):
+        return 0
+
+
+def discard(path: PurePosixPath, inode: int) -> None:
+    """
+    Remove a file that a restore made.
+
+    Args:
+        path: The file; a missing one, or another one in its place, is left alone.
+        inode: The inode of the one that was made.
+
+    Raises:
+        DomainBusyError: A process has it open as QEMU does. It stays.
+        HostError: It cannot be removed.
+    """
+    with os_errors(str(path)):
+        if inode_of(path) != inode:
+            return
+        with _open(path) as fd:
+            with suppress(OSError):  # a file system without such locks: nobody holds one
+                refuse_users(fd, str(path))
+            os.unlink(path)
+
+
+@contextmanager
+def _open(path: PurePosixPath) -> Generator[int]:
+    fd = os.open(path, os.O_RDWR | os.O_NOFOLLOW | os.O_CLOEXEC | os.O_NONBLOCK)
+    try:
+        yield fd
+    finally:
+        os.close(fd)
