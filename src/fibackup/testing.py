@@ -1239,7 +1239,9 @@ class FakeHost:
             guest = self._guest(uuid)
             _law(timeout_seconds > 0, "a freeze without a time limit")
             if guest.frozen:
-                raise AgentError(reason="frozen already", domain=guest.name, maybe_frozen=True)
+                raise AgentError(
+                    reason="the guest is frozen already, by somebody else", domain=guest.name
+                )
             if guest.agent in {AgentState.ABSENT, AgentState.REFUSES}:
                 raise AgentError(reason=f"the guest agent is: {guest.agent}", domain=guest.name)
             guest.frozen = True
