@@ -1,8 +1,7 @@
 """
 ``fibackup``: run a verb, print its result, return its exit code.
 
-Data goes to stdout, everything else to stderr. Ctrl-C and SIGTERM ask the run to stop; it stops
-between two steps or inside a copy, never between a freeze and its thaw.
+Data goes to stdout, everything else to stderr. Signals ask the run to stop, see `signals`.
 """
 
 from __future__ import annotations
