@@ -1,4 +1,4 @@
-"""A guest that somebody else has frozen; tests/integration/test_linux_guest.py has the same facts."""
+"""A guest that somebody else has frozen: what test_linux_guest.py shows of the real one."""
 
 from __future__ import annotations
 

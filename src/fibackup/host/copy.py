@@ -26,8 +26,8 @@ from fibackup.host.events import CancelToken
 
 __all__ = ["BLOCK_BYTES", "copy_and_hash", "hash_file"]
 
-BLOCK_BYTES = 2 * 1024 * 1024
-"""Bytes in one read; the copier keeps two such blocks."""
+BLOCK_BYTES = 1024 * 1024
+"""Bytes in one read; the copier of each disk keeps two such blocks."""
 
 _ZEROS = bytes(1024 * 1024)
 _WINDOW_BYTES = 16 * 1024 * 1024

@@ -92,7 +92,8 @@ def flatten(
         temp = stack.enter_context(temporary_destination(step.destination.name, directory))
         _convert_and_verify(step, files, disk_path, on_event, cancel)
         os.fdatasync(temp)
-        os.posix_fadvise(temp, 0, 0, os.POSIX_FADV_DONTNEED)
+        for fd in (temp, *(fd for _, fd in files)):
+            os.posix_fadvise(fd, 0, 0, os.POSIX_FADV_DONTNEED)
         size = os.fstat(temp).st_size
         publish_or_remove(step.destination.name, temp, directory)
     return RestoredImage(
