@@ -232,7 +232,7 @@ def test_a_story_for_people(shell: Shell, domain: BlockDomain) -> None:
     shell.run(*words, "--svg", shell.out / "chains.svg")
     assert (shell.out / "chains.svg").read_text("utf-8") == shell.run(*words, "--svg", "-").stdout
     assert "copied to" in (shell.out / "chains.svg").read_text("utf-8")
-    assert "flowchart LR" in shell.run(*words, "--mermaid").stdout
+    assert "flowchart TB" in shell.run(*words, "--mermaid").stdout
     into = shell.out / "story"
     restored = shell.run("restore", "-s", shell.store, domain.name, "--into", into)
     assert str(into / "vda.qcow2") in restored.stdout

@@ -118,6 +118,14 @@ def test_dark_and_light_are_in_the_picture() -> None:
     assert '[data-jp-theme-light="true"]' in html
 
 
+def test_converters_that_know_little_css_are_not_misled() -> None:
+    """A file says its size once, in pixels; CairoSVG, for one, takes `auto` for nothing at all."""
+    svg = picture().to_svg()
+    assert "auto" not in svg
+    assert "var(" not in svg
+    assert "max-width:100%;height:auto" in picture()._repr_html_()
+
+
 def test_a_notebook_without_styles_shows_the_text() -> None:
     """Where styles are dropped, the picture is hidden and the plain text is shown."""
     html = picture()._repr_html_()
@@ -207,7 +215,7 @@ def test_each_count_of_columns_has_its_width() -> None:
 def test_mermaid_says_the_same() -> None:
     """Chains are subgraphs, images nodes, and arrows and changes are told."""
     text = picture("web1").to_mermaid()
-    assert text.splitlines()[:4] == ["---", 'title: "web1"', "---", "flowchart LR"]
+    assert text.splitlines()[:4] == ["---", 'title: "web1"', "---", "flowchart TB"]
     assert '    s0c0r0["web1<br>10 B, web1, ours"]:::ours' in text.splitlines()
     assert "    s0c0r0 --> s0c0r1" in text.splitlines()
     assert "  s0c0r1 -. copied to .-> s0c1r1" in text.splitlines()

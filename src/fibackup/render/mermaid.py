@@ -3,9 +3,8 @@ Draw a scene as mermaid text, for pages and wikis that draw it themselves.
 
 ::
 
-    flowchart LR
+    flowchart TB
       subgraph s0c0["vda: live"]
-        direction TB
         s0c0r0["disk.bimg-B<br>1.2 GiB, active layer"]:::ours --> s0c0r1
 """
 
@@ -52,7 +51,7 @@ def draw_mermaid(scene: Scene, *, most_rows: int | None = MOST_ROWS) -> str:
     Source:
         Mermaid, "Flowcharts": subgraphs, classes and entity codes.
     """
-    lines = ["---", f"title: {_quoted(scene.title)}", "---", "flowchart LR"]
+    lines = ["---", f"title: {_quoted(scene.title)}", "---", "flowchart TB"]
     used: set[Tint] = set()
     changes: set[Change] = set()
     for number, each in enumerate(scene.sections):
@@ -92,7 +91,6 @@ def _column(section: Section, column: Column, name: str) -> Iterator[str]:
         return
     title = ": ".join(filter(None, (section.title, column.title)))
     yield f'subgraph {name}["{_label(title)}"]'
-    yield "  direction TB"
     for row, box in boxes:
         yield f'  {name}r{row}["{_node(box)}"]:::{box.tint}'
         if box.change is not Change.SAME:

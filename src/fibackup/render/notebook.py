@@ -21,7 +21,7 @@ _CSS = f"""
 .@text{{display:none}}
 .@rich{{display:block !important;max-width:1100px;
 font-family:{SANS};font-size:12px;line-height:1.45}}
-.@rich svg{{display:block}}
+.@rich svg{{display:block;max-width:100%;height:auto}}
 .@rich .@table{{border-collapse:collapse;margin:10px 0 0 4px;font-size:12px;border:0;
 table-layout:auto}}
 .@rich .@table caption{{caption-side:top;text-align:left;font-weight:600;padding:2px 8px;

@@ -72,7 +72,7 @@ _COLOURS = (
 )
 
 _SHAPES = f"""
-.@svg{{max-width:100%;height:auto;font-family:{SANS}}}
+.@svg{{font-family:{SANS}}}
 .@mono{{font-family:{MONO}}}
 .@page,.@card{{stroke-width:1}}
 .@rule{{stroke-width:1}}
