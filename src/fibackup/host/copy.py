@@ -130,9 +130,10 @@ def copy_and_hash(
         sha256 of the copy, 64 hexadecimal digits.
 
     Raises:
-        HostError: The source is shorter than it should be.
+        HostError: The source is shorter than it should be, or cannot be read: EIO twice in one
+            place, any other error once.
         CancelledError: *cancel* was set.
-        OSError: Reading or writing failed.
+        OSError: Writing failed. Neither a write nor a sync is tried again.
 
     Source:
         sync_file_range(2), posix_fadvise(2): written pages leave the cache once they are clean.
@@ -161,8 +162,18 @@ def _after(
 
 
 def _read(fd: int, block: memoryview, position: int) -> int:
-    """Read; tell an error of the source from one of the store, which has the same numbers."""
+    """
+    Read; tell an error of the source from one of the store, which has the same numbers.
+
+    EIO is tried again, once: a failed read changes nothing, and the kernel asks the device anew.
+    No other error is: it would be the same a moment later. Writes and syncs never are.
+    """
     try:
+        try:
+            return os.preadv(fd, [block], position)
+        except OSError as error:
+            if error.errno != errno.EIO:
+                raise
         return os.preadv(fd, [block], position)
     except OSError as error:
         raise HostError(reason=f"reading at byte {position}: {error.strerror}") from error
@@ -267,7 +278,7 @@ def hash_file(fd: int, size_bytes: int, *, on_bytes: OnBytes, cancel: CancelToke
         64 hexadecimal digits, as sha256sum(1) prints.
 
     Raises:
-        HostError: The file is shorter than *size_bytes*.
+        HostError: The file is shorter than *size_bytes*, or cannot be read.
         CancelledError: *cancel* was set.
 
     Source:
@@ -283,7 +294,7 @@ def hash_file(fd: int, size_bytes: int, *, on_bytes: OnBytes, cancel: CancelToke
         while position < end:
             cancel.check()
             view = memoryview(buffer)[: min(BLOCK_BYTES, end - position)]
-            count = os.preadv(fd, [view], position)
+            count = _read(fd, view, position)
             if count == 0:
                 raise HostError(reason=f"the file ends at byte {position}, expected {end}")
             digest.update(view[:count])
