@@ -1622,18 +1622,18 @@ class FakeStore:
         """See `PointStore.save_config`."""
         with self._host.call("save_config"):
             shelf = self._shelf(uuid)
-            if name in shelf.files:
+            if name in shelf.files or name in shelf.unnamed:
                 raise DestinationExistsError(reason="the file exists", path=name)
-            shelf.files[name] = text
+            shelf.unnamed[name] = text
             return StoredFile(FileRole.DOMAIN_XML, name, len(text.encode()), _sha256(text))
 
     def save_state(self, uuid: str, step: SaveState, data: bytes) -> StoredFile:
         """See `PointStore.save_state`."""
         with self._host.call("save_state"):
             shelf = self._shelf(uuid)
-            if step.name in shelf.files:
+            if step.name in shelf.files or step.name in shelf.unnamed:
                 raise DestinationExistsError(reason="the file exists", path=step.name)
-            shelf.files[step.name] = data.decode("latin-1")
+            shelf.unnamed[step.name] = data.decode("latin-1")
             digest = hashlib.sha256(data).hexdigest()
             return StoredFile(step.role, step.name, len(data), digest)
 

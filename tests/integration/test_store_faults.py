@@ -459,7 +459,7 @@ def test_a_store_that_another_process_writes(
         with remote.unchanged(domain):
             with pytest.raises(fb.LockedError) as caught:
                 remote.run(remote.plan(domain))
-            assert caught.value.owner == owner
+            assert re.fullmatch(rf"{owner}, python .*, since \d{{4}}-\S+Z", caught.value.owner)
             done = run_cli(*backup_words(private_daemon, remote, domain), "--json")
         assert (done.returncode, owner in done.stderr) == (11, True)
         (result,) = json.loads(done.stdout)["results"]
@@ -484,6 +484,8 @@ def test_a_newer_format_is_refused(
     domain = block_domain(on=private_daemon)
     remote.point(domain, 1)
     make_receipt(remote, domain)
+    (seals,) = remote.directory.glob("*/points.sha256")
+    seals.unlink()  # a newer fibackup would have written a matching one
     for pattern in (fb_store_file(), f"*-{domain.uuid}/*Z.json", "*/*/*.receipt"):
         (file,) = remote.directory.glob(pattern)
         good = file.read_text()
@@ -719,8 +721,9 @@ def test_planted_links_are_never_written_through(
         with pytest.raises(fb.StepError):
             bench.run(plan, on_event)
         assert (canary.read_bytes(), canary.stat().st_mode) == before, name
-        assert place.is_symlink() or place.samefile(canary), name
-        place.unlink()
+        swept = place.suffix in {".tmp", ".receipt"} and not os.path.lexists(place)
+        assert swept or place.is_symlink() or place.samefile(canary), name
+        place.unlink(missing_ok=True)
     assert bench.goes_on(domain, 3, later=100).kind is fb.DiskKind.INCREMENT
     assert (canary.read_bytes(), canary.stat().st_mode) == before
 
@@ -912,11 +915,12 @@ def test_leftovers_of_a_killed_run_are_swept(
     child.kill()
     child.communicate()
     assert child.returncode == -signal.SIGKILL
-    (leftover,) = temporary_files(remote.directory)
-    assert leftover.stat().st_mode & 0o077 == 0
+    leftovers = temporary_files(remote.directory)
+    assert {path.suffixes[-2] for path in leftovers} >= {".xml", ".qcow2"}
+    assert not any(path.stat().st_mode & 0o077 for path in leftovers)
     assert remote.host.read_domain(domain.uuid).ledger.run is not None
     assert remote.goes_on(domain, 2).kind is fb.DiskKind.INCREMENT
-    assert not leftover.exists()
+    assert not any(path.exists() for path in leftovers)
 
 
 @pytest.mark.parametrize("call", ["preadv,preadv2", "pread64"])
@@ -1058,7 +1062,8 @@ def test_the_order_of_writing(
             if "linkat(" in line and f"<{directory}>" in line and f'"{name}"' in line
         )
         durable = at("fsync(", f"<{directory}>)", after=linked)
-        assert data < linked < durable < manifest_data
+        assert data < linked < manifest_data
+        assert linked < durable < manifest_name
     published = at("fsync(", f"<{home}>)", after=manifest_name)
     assert manifest_data < manifest_name < published < at("fdatasync(", f"{home}/.{seals}.tmp>")
 

@@ -381,6 +381,7 @@ class PointStore(Protocol):
 
         Raises:
             LockedError: Another run holds it.
+            PermissionDeniedError: To write, and others can write the store too.
 
         Source:
             flock(2).
@@ -462,7 +463,7 @@ class PointStore(Protocol):
             text: The XML.
 
         Returns:
-            The stored file; complete and durable.
+            The stored file; complete and durable, and it gets its name with its point.
 
         Source:
             docs/store-format.md, "Writing order".
@@ -479,7 +480,7 @@ class PointStore(Protocol):
             data: What `Host.read_state` returned.
 
         Returns:
-            The stored file; complete and durable.
+            The stored file; complete and durable, and it gets its name with its point.
 
         Source:
             docs/store-format.md, "Writing order".
@@ -499,7 +500,7 @@ class PointStore(Protocol):
             cancel: Asked between two blocks.
 
         Returns:
-            The stored file; complete and durable.
+            The stored file; complete and durable, and it gets its name with its point.
 
         Raises:
             HostError: It is no complete file of memory, or reading or writing failed. Nothing of

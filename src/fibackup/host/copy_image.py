@@ -3,8 +3,9 @@ Copy one frozen image into the store: qcow2 byte by byte under a new header, raw
 
 ::
 
-    qcow2   open, image lock, header -> header' (backing name of the store), one pass, link
-    raw     open, image lock, qemu-img convert -f raw -O qcow2, hash what was written, link
+    qcow2   open, image lock, header -> header' (backing name of the store), one pass
+    raw     open, image lock, qemu-img convert -f raw -O qcow2, hash what was written
+    then    the receipt, then the name
 
 The image is compared before and after: inode, size and mtime must be what the plan wants.
 """
@@ -20,11 +21,20 @@ from attrs import evolve
 from fibackup.errors import DomainBusyError, FibackupError, HostError, ParseError
 from fibackup.host.copy import copy_and_hash, hash_file
 from fibackup.host.events import CancelToken, CopyProgress, ImageCopied, OnEvent
-from fibackup.host.files import TEMP_SUFFIX, identity_of, os_errors, publish_file, temporary_file
+from fibackup.host.files import (
+    TEMP_SUFFIX,
+    identity_of,
+    os_errors,
+    publish_file,
+    temporary_file,
+    write_once,
+)
 from fibackup.host.lock import hold_image_lock
 from fibackup.host.qemu_img import convert
+from fibackup.host.store_files import RECEIPT
 from fibackup.model.chain import FileIdentity
-from fibackup.model.point import SourceImage, StoredImage
+from fibackup.model.point import Receipt, SourceImage, StoredImage
+from fibackup.parse.manifest import render_receipt
 from fibackup.parse.qcow2_header import (
     Qcow2Header,
     needed_bytes,
@@ -76,7 +86,7 @@ def copy_image(
             else:
                 image = _copy_qcow2(step, fd, temp, before, on_event, cancel)
             _refuse_change(step, before, identity_of(fd))
-            publish_file(step.name, disk_fd)
+            _publish(step.name, Receipt(step.target, image), disk_fd)
     except FibackupError as error:
         error.target = error.target or step.target
         error.path = error.path or source
@@ -85,6 +95,20 @@ def copy_image(
         os.close(fd)
     on_event(ImageCopied(step.target, step.name, image.size_bytes, image.sha256))
     return image
+
+
+def _publish(name: str, receipt: Receipt, disk_fd: int) -> None:
+    """
+    Write the receipt, then give the image its name: a name without a receipt would be nobody's.
+
+    A receipt alone means nothing, and the next run removes it.
+    """
+    write_once(name + RECEIPT, render_receipt(receipt).encode(), disk_fd)
+    try:
+        publish_file(name, disk_fd)
+    except BaseException:
+        os.unlink(name + RECEIPT, dir_fd=disk_fd)
+        raise
 
 
 def _refuse_change(step: CopyImage, wanted: FileIdentity | None, found: FileIdentity) -> None:

@@ -32,19 +32,24 @@ from fibackup.model.chain import FileIdentity
 
 __all__ = [
     "TEMP_SUFFIX",
+    "forget_temporary",
     "fsync_directory",
     "identity_of",
     "kept_temporary_file",
+    "make_directories",
     "make_directory",
     "open_directory",
     "os_errors",
     "publish_file",
     "publish_or_remove",
     "read_small",
+    "refuse_strangers",
     "remove_if_same",
     "replace_file",
     "temporary_file",
+    "write_all",
     "write_once",
+    "write_unnamed",
 ]
 
 TEMP_SUFFIX = ".tmp"
@@ -52,6 +57,7 @@ _MAX_SMALL_BYTES = 16 * 1024 * 1024
 _FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
 _FORBIDDEN = {errno.EACCES, errno.EPERM, errno.EROFS}
 _NO_LINKS = {errno.EPERM, errno.EOPNOTSUPP, errno.ENOSYS, errno.EMLINK}
+_OTHERS_WRITE = stat.S_IWGRP | stat.S_IWOTH
 _DIRECTORY = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
 _NEW = os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
 
@@ -100,6 +106,31 @@ def _who(path: str) -> str:
     return f"we are {os.geteuid()}:{os.getegid()}"
 
 
+def refuse_strangers(fd: int, path: str, what: str) -> None:
+    """
+    Refuse an open directory in which others could replace what is ours.
+
+    Args:
+        fd: The directory.
+        path: Its path, for errors.
+        what: What it is, for errors: ``"the store"``.
+
+    Raises:
+        PermissionDeniedError: Its owner is neither root nor us, or others can write it.
+
+    Source:
+        credentials(7): who may write a directory may rename and replace what is in it.
+    """
+    found = os.fstat(fd)
+    if found.st_uid not in {0, os.geteuid()} or found.st_mode & _OTHERS_WRITE:
+        raise PermissionDeniedError(
+            reason=f"others can write {what} (owner {found.st_uid}, "
+            f"mode {stat.S_IMODE(found.st_mode):04o}, we are {os.geteuid()}): "
+            "make it ours alone to write, chown and chmod go-w",
+            path=path,
+        )
+
+
 def identity_of(fd: int) -> FileIdentity:
     """Return inode, size and mtime of an open file."""
     found = os.fstat(fd)
@@ -137,7 +168,27 @@ def make_directory(name: str, dir_fd: int) -> None:
         os.mkdir(name, 0o700, dir_fd=dir_fd)
     except FileExistsError:
         return
+    if stat.S_IMODE(os.stat(name, dir_fd=dir_fd, follow_symlinks=False).st_mode) != 0o700:
+        os.chmod(name, 0o700, dir_fd=dir_fd)
     fsync_directory(dir_fd)
+
+
+def make_directories(path: str) -> None:
+    """
+    Make a directory and those above it that are missing, 0700, and make their names durable.
+
+    Args:
+        path: Absolute path; links in it are followed.
+    """
+    if os.path.isdir(path):
+        return
+    parent, name = os.path.split(path)
+    make_directories(parent)
+    fd = os.open(parent, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        make_directory(name, fd)
+    finally:
+        os.close(fd)
 
 
 def fsync_directory(fd: int) -> None:
@@ -157,14 +208,14 @@ def temporary_file(name: str, dir_fd: int) -> Generator[int]:
     Yields:
         A file descriptor for reading and writing.
     """
-    temp = f".{name}{TEMP_SUFFIX}"
-    fd = os.open(temp, _NEW, 0o600, dir_fd=dir_fd)
+    fd = _new_file(f".{name}{TEMP_SUFFIX}", dir_fd)
     try:
-        yield fd
+        try:
+            yield fd
+        finally:
+            os.close(fd)
     finally:
-        os.close(fd)
-        with suppress(FileNotFoundError):
-            os.unlink(temp, dir_fd=dir_fd)
+        forget_temporary(name, dir_fd)
 
 
 @contextmanager
@@ -179,16 +230,40 @@ def kept_temporary_file(name: str, dir_fd: int) -> Generator[int]:
     Yields:
         A file descriptor for reading and writing.
     """
-    temp = f".{name}{TEMP_SUFFIX}"
-    fd = os.open(temp, _NEW, 0o600, dir_fd=dir_fd)
+    fd = _new_file(f".{name}{TEMP_SUFFIX}", dir_fd)
     try:
-        yield fd
+        try:
+            yield fd
+        finally:
+            os.close(fd)
     except BaseException:
-        with suppress(FileNotFoundError):
-            os.unlink(temp, dir_fd=dir_fd)
+        forget_temporary(name, dir_fd)
         raise
-    finally:
+
+
+def forget_temporary(name: str, dir_fd: int) -> None:
+    """
+    Remove the temporary file of *name*, if it is there.
+
+    Args:
+        name: Name of the file that was to be.
+        dir_fd: Its directory.
+    """
+    with suppress(FileNotFoundError):
+        os.unlink(f".{name}{TEMP_SUFFIX}", dir_fd=dir_fd)
+
+
+def _new_file(name: str, dir_fd: int) -> int:
+    """Make a file that is ours, not through a link: 0600, whatever the umask takes away."""
+    fd = os.open(name, _NEW, 0o600, dir_fd=dir_fd)
+    try:
+        if stat.S_IMODE(os.fstat(fd).st_mode) != 0o600:
+            os.fchmod(fd, 0o600)
+    except BaseException:
         os.close(fd)
+        os.unlink(name, dir_fd=dir_fd)
+        raise
+    return fd
 
 
 def publish_file(name: str, dir_fd: int) -> None:
@@ -201,6 +276,7 @@ def publish_file(name: str, dir_fd: int) -> None:
 
     Raises:
         DestinationExistsError: The name is taken.
+        OSError: It failed; the file does not have the name.
 
     Source:
         link(2); file systems without links get rename(2) behind a check, under the caller's lock.
@@ -209,16 +285,17 @@ def publish_file(name: str, dir_fd: int) -> None:
     try:
         os.link(temp, name, src_dir_fd=dir_fd, dst_dir_fd=dir_fd, follow_symlinks=False)
     except FileExistsError:
-        raise DestinationExistsError(
-            reason="the file exists; nothing is ever overwritten", path=name
-        ) from None
+        raise _taken(name) from None
     except OSError as error:
         if error.errno not in _NO_LINKS:
             raise
         _rename(temp, name, dir_fd)
-    with suppress(FileNotFoundError):
-        os.unlink(temp, dir_fd=dir_fd)
-    fsync_directory(dir_fd)
+    try:
+        forget_temporary(name, dir_fd)
+        fsync_directory(dir_fd)
+    except BaseException:  # nobody may build upon a name that a power cut could take away
+        os.unlink(name, dir_fd=dir_fd)
+        raise
 
 
 def publish_or_remove(name: str, temp: int, directory: int) -> None:
@@ -257,12 +334,52 @@ def remove_if_same(name: str, inode: int, directory: int) -> None:
 
 
 def _rename(temp: str, name: str, dir_fd: int) -> None:
+    _refuse_taken(name, dir_fd)
+    os.rename(temp, name, src_dir_fd=dir_fd, dst_dir_fd=dir_fd)
+
+
+def _refuse_taken(name: str, dir_fd: int) -> None:
     with suppress(FileNotFoundError):
         os.stat(name, dir_fd=dir_fd, follow_symlinks=False)
-        raise DestinationExistsError(
-            reason="the file exists; nothing is ever overwritten", path=name
-        )
-    os.rename(temp, name, src_dir_fd=dir_fd, dst_dir_fd=dir_fd)
+        raise _taken(name)
+
+
+def _taken(name: str) -> DestinationExistsError:
+    return DestinationExistsError(reason="the file exists; nothing is ever overwritten", path=name)
+
+
+def write_all(fd: int, data: bytes) -> None:
+    """
+    Write all of *data* at the position of a file.
+
+    Args:
+        fd: The open file.
+        data: What to write.
+    """
+    view = memoryview(data)
+    while view:
+        view = view[os.write(fd, view) :]
+
+
+def write_unnamed(name: str, data: bytes, dir_fd: int) -> None:
+    """
+    Write a small file, durably; `publish_file` gives it its name.
+
+    Args:
+        name: The name that it is to get.
+        data: Its content.
+        dir_fd: Its directory.
+
+    Raises:
+        DestinationExistsError: The name is taken, or waited for already.
+    """
+    try:
+        _refuse_taken(name, dir_fd)
+        with kept_temporary_file(name, dir_fd) as fd:
+            write_all(fd, data)
+            os.fdatasync(fd)
+    except FileExistsError:
+        raise _taken(name) from None
 
 
 def write_once(name: str, data: bytes, dir_fd: int) -> None:
@@ -278,9 +395,7 @@ def write_once(name: str, data: bytes, dir_fd: int) -> None:
         DestinationExistsError: The name is taken.
     """
     with temporary_file(name, dir_fd) as fd:
-        view = memoryview(data)
-        while view:
-            view = view[os.write(fd, view) :]
+        write_all(fd, data)
         os.fdatasync(fd)
         publish_file(name, dir_fd)
 
@@ -301,9 +416,7 @@ def replace_file(name: str, data: bytes, dir_fd: int) -> None:
         rename(2).
     """
     with temporary_file(name, dir_fd) as fd:
-        view = memoryview(data)
-        while view:
-            view = view[os.write(fd, view) :]
+        write_all(fd, data)
         os.fdatasync(fd)
         os.rename(f".{name}{TEMP_SUFFIX}", name, src_dir_fd=dir_fd, dst_dir_fd=dir_fd)
         fsync_directory(dir_fd)

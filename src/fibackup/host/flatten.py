@@ -26,7 +26,13 @@ from fibackup.errors import CancelledError, LockedError, ParseError, VerifyError
 from fibackup.host.copy import hash_file
 from fibackup.host.copy_image import read_qcow2_head
 from fibackup.host.events import CancelToken, CopyProgress, OnEvent
-from fibackup.host.files import TEMP_SUFFIX, os_errors, publish_or_remove, temporary_file
+from fibackup.host.files import (
+    TEMP_SUFFIX,
+    make_directories,
+    os_errors,
+    publish_or_remove,
+    temporary_file,
+)
 from fibackup.host.lock import hold_image_lock
 from fibackup.host.qemu_img import convert
 from fibackup.model.point import StoredImage
@@ -143,9 +149,9 @@ def refuse_header(image: StoredImage, fd: int, path: PurePosixPath) -> None:
 
 @contextmanager
 def destination_directory(path: PurePosixPath) -> Generator[int]:
-    """Open the directory of a restored file; it is made when it is missing."""
+    """Open the directory of a restored file; it is made, durably, when it is missing."""
     with os_errors(str(path.parent)):
-        os.makedirs(path.parent, mode=0o700, exist_ok=True)
+        make_directories(str(path.parent))
         fd = os.open(path.parent, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
     try:
         yield fd

@@ -20,10 +20,13 @@ import os
 import socket
 import stat
 import struct
+import sys
 from collections.abc import Generator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
+from datetime import UTC, datetime
 
 from fibackup.errors import DomainBusyError, LockedError, StoreError
+from fibackup.units import printable
 
 __all__ = ["has_writer", "hold_image_lock", "hold_store_lock", "refuse_users"]
 
@@ -31,6 +34,8 @@ _IN_USE = 100
 _NOT_SHARED = 200
 _CONSISTENT_READ, _WRITE, _RESIZE = 0, 1, 3
 _FLOCK = struct.Struct("hhqqi4x")
+_RECORD_BYTES = 4096
+_COMMAND_CHARACTERS = 200
 
 
 def _lock_record(kind: int, byte: int) -> bytes:
@@ -115,7 +120,7 @@ def refuse_users(fd: int, path: str) -> None:
 @contextmanager
 def hold_store_lock(name: str, dir_fd: int, *, exclusive: bool) -> Generator[None]:
     """
-    Hold the lock file *name* in an open directory; it is made when missing and never removed.
+    Hold the lock file *name* in an open directory; it is made when missing.
 
     A reader of a store on read-only media, which nobody can change, may go without.
 
@@ -130,28 +135,53 @@ def hold_store_lock(name: str, dir_fd: int, *, exclusive: bool) -> Generator[Non
     Raises:
         LockedError: Another run holds it; ``owner`` says which.
         StoreError: It is no plain file, or has other names (a hard link).
+        FileNotFoundError: Its directory is removed.
 
     Source:
         flock(2): the kernel ends it with the process, so it is never stale.
     """
-    fd = _open_lock(name, dir_fd, exclusive=exclusive)
+    fd = _lock(name, dir_fd, exclusive=exclusive)
     if fd is None:
         yield
         return
     try:
-        _refuse_strange(fd, name)
-        try:
-            fcntl.flock(fd, (fcntl.LOCK_EX if exclusive else fcntl.LOCK_SH) | fcntl.LOCK_NB)
-        except BlockingIOError:
-            owner = _owner(fd)
-            raise LockedError(
-                reason=f"another run holds the lock ({owner})", path=name, owner=owner
-            ) from None
         if exclusive:
             _sign(fd)
         yield
     finally:
         os.close(fd)
+
+
+def _lock(name: str, dir_fd: int, *, exclusive: bool) -> int | None:
+    """Return the open lock file, locked; None for a reader who needs none."""
+    while True:
+        fd = _open_lock(name, dir_fd, exclusive=exclusive)
+        if fd is None:
+            return None
+        try:
+            _refuse_strange(fd, name)
+            try:
+                fcntl.flock(fd, (fcntl.LOCK_EX if exclusive else fcntl.LOCK_SH) | fcntl.LOCK_NB)
+            except BlockingIOError:
+                owner = _owner(fd)
+                raise LockedError(
+                    reason=f"another run holds the lock ({owner})", path=name, owner=owner
+                ) from None
+            if _has_name(fd, name, dir_fd):
+                return fd
+        except BaseException:
+            os.close(fd)
+            raise
+        os.close(fd)
+
+
+def _has_name(fd: int, name: str, dir_fd: int) -> bool:
+    """Tell whether a locked file is the lock still: one that was removed locks nobody out."""
+    try:
+        found = os.stat(name, dir_fd=dir_fd, follow_symlinks=False)
+    except FileNotFoundError:
+        return False
+    return os.path.samestat(found, os.fstat(fd))
 
 
 def _open_lock(name: str, dir_fd: int, *, exclusive: bool) -> int | None:
@@ -173,17 +203,49 @@ def _refuse_strange(fd: int, name: str) -> None:
     found = os.fstat(fd)
     if not stat.S_ISREG(found.st_mode) or found.st_nlink > 1:
         raise StoreError(reason="the lock is not a plain file of its own", path=name)
+    if found.st_uid == os.geteuid() and stat.S_IMODE(found.st_mode) != 0o600:
+        with suppress(OSError):  # a strange umask, or a copied store, which may be read-only
+            os.fchmod(fd, 0o600)
 
 
 def _owner(fd: int) -> str:
+    """Say who signed last; whether the lock is held, the kernel alone knows."""
     try:
-        record = json.loads(os.pread(fd, 4096, 0))
-        return f"pid {int(record['pid'])} on {record['host']!s}"
-    except (ValueError, KeyError, TypeError):
+        record = json.loads(os.pread(fd, _RECORD_BYTES, 0))
+        pid, host, boot = int(record["pid"]), record["host"], record["boot_id"]
+        command, since = record["command"], record["since"]
+        if boot == _boot_id() and not os.path.exists(f"/proc/{pid}"):
+            return "unknown"  # the one before; who holds it now has not signed yet
+    except (ValueError, KeyError, TypeError, OSError):
         return "unknown"
+    return printable(f"pid {pid} on {host}, {command}, since {since}")
 
 
 def _sign(fd: int) -> None:
-    record = json.dumps({"pid": os.getpid(), "host": socket.gethostname()}).encode()
-    os.ftruncate(fd, 0)
-    os.pwrite(fd, record, 0)
+    """Write down who we are, for people; a full disk must not keep anybody from the lock."""
+    record = {
+        "pid": os.getpid(),
+        "host": socket.gethostname(),
+        "boot_id": _boot_id(),
+        "command": _command(),
+        "since": f"{datetime.now(UTC):%Y-%m-%dT%H:%M:%SZ}",
+    }
+    with suppress(OSError):
+        os.ftruncate(fd, 0)
+        os.pwrite(fd, json.dumps(record).encode(), 0)
+
+
+def _boot_id() -> str:
+    with open("/proc/sys/kernel/random/boot_id", encoding="ascii") as file:
+        return file.read().strip()
+
+
+def _command() -> str:
+    """Return the command line of this process, such as ``fibackup backup web1``, cut short."""
+    program, *words = getattr(sys, "argv", None) or [""]
+    place, name = os.path.split(program)
+    if name == "__main__.py":  # python -m fibackup
+        name = os.path.basename(place)
+    if name in {"", "-c"}:
+        name = "python"
+    return " ".join([name, *words])[:_COMMAND_CHARACTERS]

@@ -24,7 +24,6 @@ from fibackup.host.files import (
     identity_of,
     kept_temporary_file,
     os_errors,
-    publish_file,
     publish_or_remove,
 )
 from fibackup.host.flatten import destination_directory, temporary_destination
@@ -38,7 +37,6 @@ __all__ = [
     "copy_memory",
     "delete_memory",
     "forget_memory",
-    "name_memory",
     "restore_memory",
 ]
 
@@ -62,7 +60,7 @@ def copy_memory(
         cancel: Asked between two blocks.
 
     Returns:
-        The stored file; it is durable, and `name_memory` gives it its name. Until then it is a
+        The stored file; it is durable, and gets its name with its point. Until then it is a
         temporary file, so that what a run leaves that ends before its point is removed.
 
     Raises:
@@ -83,18 +81,6 @@ def copy_memory(
         os.close(source)
     on_event(ImageCopied(MEMORY_TARGET, step.name, before.size_bytes, sha256))
     return StoredFile(FileRole.MEMORY, step.name, before.size_bytes, sha256)
-
-
-def name_memory(file: StoredFile, directory: int) -> None:
-    """
-    Give copied memory its name; twice is fine.
-
-    Args:
-        file: What `copy_memory` returned.
-        directory: The domain's directory.
-    """
-    with suppress(FileNotFoundError):
-        publish_file(file.name, directory)
 
 
 def _copy(source: int, temp: int, name: str, on_event: OnEvent, cancel: CancelToken) -> str:

@@ -12,17 +12,13 @@ One run at a time on a domain of this host, whatever store it writes to, or none
 from __future__ import annotations
 
 import os
-import stat
 from collections.abc import Generator
 from contextlib import contextmanager
 
-from fibackup.errors import PermissionDeniedError
-from fibackup.host.files import open_directory, os_errors
+from fibackup.host.files import open_directory, os_errors, refuse_strangers
 from fibackup.host.lock import hold_store_lock
 
 __all__ = ["hold_domain_lock", "run_directory"]
-
-_OTHERS_WRITE = stat.S_IWGRP | stat.S_IWOTH
 
 
 def run_directory() -> str:
@@ -66,17 +62,6 @@ def hold_domain_lock(uuid: str) -> Generator[None]:
     with os_errors(place):
         os.makedirs(place, mode=0o700, exist_ok=True)
     with os_errors(os.path.join(place, name)), open_directory(place) as fd:
-        _refuse_strangers(fd, place)
+        refuse_strangers(fd, place, "the directory of the locks")
         with hold_store_lock(name, fd, exclusive=True):
             yield
-
-
-def _refuse_strangers(fd: int, place: str) -> None:
-    """Refuse a directory in which others could put or take away our locks."""
-    found = os.fstat(fd)
-    if found.st_uid not in {0, os.geteuid()} or found.st_mode & _OTHERS_WRITE:
-        raise PermissionDeniedError(
-            reason=f"others can write the directory of the locks (owner {found.st_uid}, "
-            f"mode {stat.S_IMODE(found.st_mode):04o}); it must be ours, with mode 0700",
-            path=place,
-        )

@@ -17,12 +17,10 @@ Order of writing: images, their directory, the manifest, its directory. Nothing 
 
 from __future__ import annotations
 
-import logging
 import os
 import re
-import stat
 from collections.abc import Generator, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, contextmanager, suppress
 from datetime import UTC, datetime
 from hashlib import sha256
 from pathlib import PurePosixPath
@@ -30,23 +28,33 @@ from types import TracebackType
 from typing import Self
 from uuid import uuid4
 
-from fibackup.errors import ManifestError, NotAStoreError, ParseError, StoreError, VerifyError
+from fibackup.errors import (
+    FibackupError,
+    ManifestError,
+    NotAStoreError,
+    ParseError,
+    StoreError,
+    VerifyError,
+)
 from fibackup.host.copy_image import copy_image
 from fibackup.host.events import CancelToken, OnEvent
 from fibackup.host.files import (
-    TEMP_SUFFIX,
+    fsync_directory,
     make_directory,
     open_directory,
     os_errors,
-    read_small,
+    refuse_strangers,
     write_once,
+    write_unnamed,
 )
 from fibackup.host.flatten import flatten
 from fibackup.host.lock import hold_store_lock
 from fibackup.host.manifests import Manifests, read_manifests
-from fibackup.host.memory_image import copy_memory, name_memory, restore_memory
+from fibackup.host.memory_image import copy_memory, restore_memory
+from fibackup.host.publish import publish_point, sweep
 from fibackup.host.restored import copy_chain, create_linked, discard, inode_of
-from fibackup.host.seals import MANIFEST_SUFFIX, seal_points
+from fibackup.host.seals import MANIFEST_SUFFIX
+from fibackup.host.store_files import RECEIPT, is_directory, list_directory, read_text
 from fibackup.model.domain import UUID_PATTERN
 from fibackup.model.point import (
     POINT_PATTERN,
@@ -60,8 +68,6 @@ from fibackup.model.point import (
 from fibackup.parse.manifest import (
     parse_receipt,
     parse_store_file,
-    render_manifest,
-    render_receipt,
     render_store_file,
 )
 from fibackup.plan.report import RestoredImage
@@ -82,11 +88,8 @@ __all__ = ["STORE_FILE", "Store"]
 STORE_FILE = "fibackup-store.json"
 """Name of the file that makes a directory a store."""
 
-_log = logging.getLogger("fibackup.store")
 _LOCK = "lock"
 _READERS_LOCK = "lock.readers"
-_RECEIPT = ".receipt"
-_MANIFEST = MANIFEST_SUFFIX
 _PROTECTED = ".protected"
 _NOT_SLUG = re.compile(r"[^A-Za-z0-9_.-]+")
 _READS = 3
@@ -263,7 +266,7 @@ class Store:
         with os_errors(f"{self.path}/{name}"), open_directory(name, self._fd) as fd:
             manifests, files = self._read_manifests(fd, uuid)
             points = manifests.points
-            sizes = {each: self._disk_files(fd, each) for each in files if _is_directory(fd, each)}
+            sizes = {each: self._disk_files(fd, each) for each in files if is_directory(fd, each)}
             named = {
                 f"{disk.target}/{image.name}"
                 for point in points
@@ -322,11 +325,11 @@ class Store:
     ) -> Iterator[Receipt]:
         with open_directory(target, fd) as disk:
             for name in sorted(sizes):
-                if not name.endswith(_RECEIPT):
+                if not name.endswith(RECEIPT):
                     continue
                 path = str(self.path / directory / target / name)
                 try:
-                    receipt = parse_receipt(_read_text(disk, name, path), path=path)
+                    receipt = parse_receipt(read_text(disk, name, path), path=path)
                 except (FileNotFoundError, ManifestError):  # published meanwhile, or damaged
                     continue
                 if (
@@ -349,32 +352,74 @@ class Store:
     @contextmanager
     def locked(self, uuid: str, name: str, *, exclusive: bool) -> Generator[None]:
         """See `PointStore.locked`; a writer removes what a killed run left half-written."""
-        with os_errors(str(self.path)):
-            directory = self._find(uuid)
-            if directory is None and exclusive:
-                directory = _directory_name(uuid, name)
-                make_directory(directory, self._fd)
-        if directory is None:
-            yield
+        if not exclusive:
+            with self._reading(uuid):
+                yield
             return
-        with (
-            os_errors(f"{self.path}/{directory}"),
-            open_directory(directory, self._fd) as fd,
-            hold_store_lock(_LOCK if exclusive else _READERS_LOCK, fd, exclusive=exclusive),
-        ):
-            if exclusive:
-                self._sweep(fd)
+        with self._writing(uuid, name) as (fd, directory):
+            sweep(fd, directory, store=self._uuid, uuid=uuid)
+            try:
+                yield
+            finally:
+                with suppress(OSError, FibackupError):  # tidiness hides no error
+                    sweep(fd, directory, store=self._uuid, uuid=uuid)
+                    self._remove_empty(fd, directory)
+
+    @contextmanager
+    def _reading(self, uuid: str) -> Generator[None]:
+        with os_errors(str(self.path)), ExitStack() as held:
+            directory = self._find(uuid)
+            if directory is not None:
+                held.enter_context(os_errors(f"{self.path}/{directory}"))
+                with suppress(FileNotFoundError):  # a run that stored nothing has removed it
+                    fd = held.enter_context(open_directory(directory, self._fd))
+                    held.enter_context(hold_store_lock(_READERS_LOCK, fd, exclusive=False))
             yield
 
-    def _sweep(self, fd: int) -> None:
-        """Remove temporary files; only runs under the exclusive lock, so they are nobody's."""
-        for name in self._list(fd):
-            if _is_temporary(name):
-                os.unlink(name, dir_fd=fd)
-            elif _is_directory(fd, name):
-                with open_directory(name, fd) as disk:
-                    for each in filter(_is_temporary, self._list(disk)):
-                        os.unlink(each, dir_fd=disk)
+    @contextmanager
+    def _writing(self, uuid: str, name: str) -> Generator[tuple[int, str]]:
+        """Lock a domain's directory, which is made when it is missing."""
+        with ExitStack() as held:
+            found = None
+            while found is None:
+                with os_errors(str(self.path)):
+                    refuse_strangers(self._fd, str(self.path), "the store")
+                    directory = self._find(uuid)
+                    if directory is None:
+                        directory = _directory_name(uuid, name)
+                        with suppress(FileNotFoundError):  # see `_lock`
+                            make_directory(directory, self._fd)
+                found = self._lock(directory, held)
+            yield found
+
+    def _lock(self, directory: str, held: ExitStack) -> tuple[int, str] | None:
+        """Return the locked directory; None when a run that stored nothing has just removed it."""
+        where = f"{self.path}/{directory}"
+        held.enter_context(os_errors(where))
+        try:
+            fd = held.enter_context(open_directory(directory, self._fd))
+            refuse_strangers(fd, where, "the domain's directory")
+            held.enter_context(hold_store_lock(_LOCK, fd, exclusive=True))
+        except FileNotFoundError:
+            held.close()
+            return None
+        return fd, directory
+
+    def _remove_empty(self, fd: int, directory: str) -> None:
+        """
+        Remove a domain's directory in which nothing is stored, with its locks.
+
+        Whoever waits for such a lock sees that it has lost its name: see `hold_store_lock`.
+        """
+        rest = set(self._list(fd)) - {_LOCK, _READERS_LOCK}
+        if not all(is_directory(fd, name) for name in rest):
+            return
+        for name in rest:
+            os.rmdir(name, dir_fd=fd)  # fails, and ends this, when there is something in it
+        for lock in (_READERS_LOCK, _LOCK):
+            with suppress(FileNotFoundError):
+                os.unlink(lock, dir_fd=fd)
+        os.rmdir(directory, dir_fd=self._fd)
 
     def copy_image(
         self, uuid: str, step: CopyImage, on_event: OnEvent, cancel: CancelToken
@@ -383,26 +428,19 @@ class Store:
         with self._domain(uuid) as (fd, path), os_errors(f"{path}/{step.target}/{step.name}"):
             make_directory(step.target, fd)
             with open_directory(step.target, fd) as disk:
-                image = copy_image(step, disk, path / step.target, on_event, cancel)
-                receipt = render_receipt(Receipt(step.target, image))
-                try:
-                    write_once(step.name + _RECEIPT, receipt.encode(), disk)
-                except BaseException:  # without a receipt nobody would ever use it
-                    os.unlink(step.name, dir_fd=disk)
-                    raise
-                return image
+                return copy_image(step, disk, path / step.target, on_event, cancel)
 
     def save_config(self, uuid: str, name: str, text: str) -> StoredFile:
         """See `PointStore.save_config`."""
         data = text.encode()
         with self._domain(uuid) as (fd, path), os_errors(f"{path}/{name}"):
-            write_once(name, data, fd)
+            write_unnamed(name, data, fd)
         return StoredFile(FileRole.DOMAIN_XML, name, len(data), sha256(data).hexdigest())
 
     def save_state(self, uuid: str, step: SaveState, data: bytes) -> StoredFile:
         """See `PointStore.save_state`."""
         with self._domain(uuid) as (fd, path), os_errors(f"{path}/{step.name}"):
-            write_once(step.name, data, fd)
+            write_unnamed(step.name, data, fd)
         return StoredFile(step.role, step.name, len(data), sha256(data).hexdigest())
 
     def copy_memory(
@@ -415,7 +453,7 @@ class Store:
     def read_config(self, uuid: str, file: StoredFile) -> str:
         """See `PointStore.read_config`."""
         with self._domain(uuid) as (fd, path), os_errors(f"{path}/{file.name}"):
-            text = _read_text(fd, file.name, f"{path}/{file.name}")
+            text = read_text(fd, file.name, f"{path}/{file.name}")
             data = text.encode()
             if (len(data), sha256(data).hexdigest()) != (file.size_bytes, file.sha256):
                 raise VerifyError(
@@ -432,60 +470,12 @@ class Store:
 
     def publish(self, point: RestorePoint) -> None:
         """See `PointStore.publish`."""
-        with self._domain(point.uuid) as (fd, path), os_errors(f"{path}/{point.id}{_MANIFEST}"):
-            for file in point.files:
-                if file.role is FileRole.MEMORY:
-                    name_memory(file, fd)
-            self._check_files(fd, path, point)
-            if not _exists(point.id + _MANIFEST, fd):
-                self._check_receipts(fd, path, point)
-            write_once(point.id + _MANIFEST, render_manifest(point).encode(), fd)
-            try:
-                seal_points(point.id, fd)
-            except OSError as error:  # the point is whole without it; the next one brings it along
-                _log.warning("point %s has no seal yet: %s", point.id, error)
-            for disk in point.disks:
-                with open_directory(disk.target, fd) as disk_fd:
-                    for image in disk.images:
-                        with suppress(FileNotFoundError):
-                            os.unlink(image.name + _RECEIPT, dir_fd=disk_fd)
-
-    def _check_files(self, fd: int, path: PurePosixPath, point: RestorePoint) -> None:
-        files = [("", file.name, file.size_bytes) for file in point.files]
-        files += [
-            (disk.target, image.name, image.size_bytes)
-            for disk in point.disks
-            for image in disk.images
-        ]
-        for directory, name, size in files:
-            with suppress(FileNotFoundError):
-                found = os.stat(
-                    f"{directory}/{name}" if directory else name, dir_fd=fd, follow_symlinks=False
-                )
-                if stat.S_ISREG(found.st_mode) and found.st_size == size:
-                    continue
-            raise StoreError(
-                domain=point.domain,
-                reason=f"point {point.id} names a file that is not there, or not of {size} bytes",
-                path=str(path / directory / name),
-            )
-
-    def _check_receipts(self, fd: int, path: PurePosixPath, point: RestorePoint) -> None:
-        """Refuse a point whose images are not the ones that their receipts describe."""
-        for disk in point.disks:
-            with open_directory(disk.target, fd) as disk_fd:
-                for image in disk.images:
-                    name = image.name + _RECEIPT
-                    where = str(path / disk.target / name)
-                    if parse_receipt(_read_text(disk_fd, name, where), path=where) != Receipt(
-                        disk.target, image
-                    ):
-                        raise StoreError(
-                            domain=point.domain,
-                            target=disk.target,
-                            reason=f"point {point.id} and its receipt differ on {image.name}",
-                            path=where,
-                        )
+        with (
+            self._domain(point.uuid) as (fd, path),
+            os_errors(f"{path}/{point.id}{MANIFEST_SUFFIX}"),
+        ):
+            fsync_directory(self._fd)  # who made the domain's directory may have been killed
+            publish_point(point, fd, path)
 
     def flatten(
         self, uuid: str, step: FlattenImage, on_event: OnEvent, cancel: CancelToken
@@ -550,15 +540,13 @@ class Store:
 
     @staticmethod
     def _list(fd: int) -> list[str]:
-        """List a directory through a descriptor of its own: threads would share one's position."""
-        with open_directory(".", fd) as own:
-            return os.listdir(own)
+        return list_directory(fd)
 
 
 def _read_store_file(fd: int, path: PurePosixPath) -> str:
     where = str(path / STORE_FILE)
     try:
-        text = _read_text(fd, STORE_FILE, where)
+        text = read_text(fd, STORE_FILE, where)
     except FileNotFoundError:
         raise NotAStoreError(
             reason=f"there is no {STORE_FILE} in the directory: is its disk mounted?",
@@ -570,14 +558,6 @@ def _read_store_file(fd: int, path: PurePosixPath) -> str:
         raise ManifestError(reason=str(error), path=where) from error
 
 
-def _read_text(fd: int, name: str, path: str) -> str:
-    """Read a small file of the store, not through a link."""
-    try:
-        return read_small(name, fd).decode()
-    except UnicodeDecodeError as error:
-        raise ManifestError(reason=f"not UTF-8: {error}", path=path) from None
-
-
 def _uuid_of(name: str) -> str | None:
     """Return the UUID at the end of a domain directory's name, or None."""
     uuid = name[-36:]
@@ -587,25 +567,6 @@ def _uuid_of(name: str) -> str | None:
 def _directory_name(uuid: str, name: str) -> str:
     slug = _NOT_SLUG.sub("_", name).lstrip(".-")[:40]
     return f"{slug}-{uuid}" if slug else uuid
-
-
-def _is_temporary(name: str) -> bool:
-    return name.startswith(".") and name.endswith(TEMP_SUFFIX)
-
-
-def _is_directory(fd: int, name: str) -> bool:
-    try:
-        return stat.S_ISDIR(os.stat(name, dir_fd=fd, follow_symlinks=False).st_mode)
-    except FileNotFoundError:  # a temporary file that a writer has finished meanwhile
-        return False
-
-
-def _exists(name: str, dir_fd: int) -> bool:
-    try:
-        os.stat(name, dir_fd=dir_fd, follow_symlinks=False)
-    except FileNotFoundError:
-        return False
-    return True
 
 
 def _damaged(points: tuple[RestorePoint, ...], sizes: dict[str, dict[str, int]]) -> Generator[str]:

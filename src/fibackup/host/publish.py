@@ -1,0 +1,198 @@
+"""
+How a point comes to be, and how what a killed run left is told from it.
+
+::
+
+    .POINT.xml.tmp  vda/POINT.qcow2  vda/POINT.qcow2.receipt     stored, durable
+    .POINT.json.tmp                                              says what is to be named
+    POINT.xml                                                    named
+    POINT.json                                                   the point exists
+    points.sha256                                                its seal; receipts go
+
+At each moment a file with a name is in a point, or has a receipt, or the unfinished manifest names
+it; so `sweep` can remove the rest, and nothing else.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import stat
+from collections.abc import Iterable
+from contextlib import suppress
+from pathlib import PurePosixPath
+
+from fibackup.errors import ManifestError, StoreError
+from fibackup.host.files import (
+    TEMP_SUFFIX,
+    fsync_directory,
+    open_directory,
+    publish_file,
+    temporary_file,
+    write_all,
+)
+from fibackup.host.manifests import read_manifests
+from fibackup.host.seals import MANIFEST_SUFFIX, seal_points
+from fibackup.host.store_files import (
+    RECEIPT,
+    exists,
+    is_directory,
+    is_temporary,
+    list_directory,
+    read_text,
+)
+from fibackup.model.point import Receipt, RestorePoint, is_point_id
+from fibackup.parse.manifest import parse_manifest, parse_receipt, render_manifest
+
+__all__ = ["publish_point", "sweep"]
+
+_log = logging.getLogger("fibackup.store")
+
+
+def publish_point(point: RestorePoint, fd: int, path: PurePosixPath) -> None:
+    """
+    Name a point's files, then write its manifest: from here on the point exists.
+
+    Args:
+        point: The point.
+        fd: The domain's directory.
+        path: Its path, for errors.
+
+    Raises:
+        DestinationExistsError: The manifest exists.
+        StoreError: A file is not there, or not of its size, or its receipt says otherwise. No
+            file of this point has got its name.
+    """
+    name = point.id + MANIFEST_SUFFIX
+    if not exists(name, fd):
+        _check_receipts(point, fd, path)
+    named: list[str] = []
+    with temporary_file(name, fd) as temp:
+        write_all(temp, render_manifest(point).encode())
+        os.fdatasync(temp)
+        try:
+            for file in point.files:
+                with suppress(FileNotFoundError):  # it has its name, or is missing
+                    publish_file(file.name, fd)
+                    named.append(file.name)
+            _check_files(point, fd, path)
+            _sync_disks(point, fd)
+            publish_file(name, fd)
+        except BaseException:
+            for each in named:
+                os.unlink(each, dir_fd=fd)
+            raise
+    try:
+        seal_points(point.id, fd)
+    except OSError as error:  # the point is whole without it; the next one brings it along
+        _log.warning("point %s has no seal yet: %s", point.id, error)
+    for disk in point.disks:
+        with open_directory(disk.target, fd) as disk_fd:
+            for image in disk.images:
+                with suppress(FileNotFoundError):
+                    os.unlink(image.name + RECEIPT, dir_fd=disk_fd)
+
+
+def _sync_disks(point: RestorePoint, fd: int) -> None:
+    """Make the names of all images durable: an adopted one may be of a run that was killed."""
+    for disk in point.disks:
+        with open_directory(disk.target, fd) as disk_fd:
+            fsync_directory(disk_fd)
+
+
+def _check_files(point: RestorePoint, fd: int, path: PurePosixPath) -> None:
+    files = [("", file.name, file.size_bytes) for file in point.files]
+    files += [
+        (disk.target, image.name, image.size_bytes) for disk in point.disks for image in disk.images
+    ]
+    for directory, name, size in files:
+        with suppress(FileNotFoundError):
+            found = os.stat(
+                f"{directory}/{name}" if directory else name, dir_fd=fd, follow_symlinks=False
+            )
+            if stat.S_ISREG(found.st_mode) and found.st_size == size:
+                continue
+        raise StoreError(
+            domain=point.domain,
+            reason=f"point {point.id} names a file that is not there, or not of {size} bytes",
+            path=str(path / directory / name),
+        )
+
+
+def _check_receipts(point: RestorePoint, fd: int, path: PurePosixPath) -> None:
+    """Refuse a point whose images are not the ones that their receipts describe."""
+    for disk in point.disks:
+        with open_directory(disk.target, fd) as disk_fd:
+            for image in disk.images:
+                name = image.name + RECEIPT
+                where = str(path / disk.target / name)
+                text = read_text(disk_fd, name, where)
+                if parse_receipt(text, path=where) != Receipt(disk.target, image):
+                    raise StoreError(
+                        domain=point.domain,
+                        target=disk.target,
+                        reason=f"point {point.id} and its receipt differ on {image.name}",
+                        path=where,
+                    )
+
+
+def sweep(fd: int, path: str, *, store: str, uuid: str) -> None:
+    """
+    Remove what a killed run left, from a domain's directory that is locked: it is nobody's.
+
+    These are temporary files; the files of a point whose manifest did not get its name; and
+    receipts that mean nothing, because a point names the image, or there is none. An image with a
+    receipt stays for the next run. A file that none of these tells of stays.
+
+    Args:
+        fd: The domain's directory.
+        path: Its path, for errors.
+        store: UUID of the store.
+        uuid: UUID of the domain.
+    """
+    files = list_directory(fd)
+    receipts: set[tuple[str, str]] = set()
+    for name in files:
+        if is_temporary(name):
+            _remove_named(fd, name, path)
+            os.unlink(name, dir_fd=fd)
+        elif is_directory(fd, name):
+            with open_directory(name, fd) as disk:
+                there = list_directory(disk)
+                for each in filter(is_temporary, there):
+                    os.unlink(each, dir_fd=disk)
+            receipts |= {(name, each) for each in there if each.endswith(RECEIPT)}
+    if receipts:
+        points = read_manifests(fd, files, store=store, uuid=uuid).points
+        _remove_receipts(fd, receipts, points)
+
+
+def _remove_named(fd: int, temp: str, path: str) -> None:
+    """Remove the files of a point, when *temp* is its whole manifest and has not got its name."""
+    name = temp.removeprefix(".").removesuffix(TEMP_SUFFIX)
+    point_id = name.removesuffix(MANIFEST_SUFFIX)
+    if name == point_id or not is_point_id(point_id) or exists(name, fd):
+        return
+    try:
+        point = parse_manifest(read_text(fd, temp, f"{path}/{temp}"))
+    except (ManifestError, OSError):  # cut short: it had not named anything; or a planted link
+        return
+    if point.id == point_id:
+        for file in point.files:
+            with suppress(FileNotFoundError):
+                os.unlink(file.name, dir_fd=fd)
+
+
+def _remove_receipts(
+    fd: int, receipts: set[tuple[str, str]], points: Iterable[RestorePoint]
+) -> None:
+    named = {
+        (disk.target, image.name + RECEIPT)
+        for point in points
+        for disk in point.disks
+        for image in disk.images
+    }
+    for target, receipt in receipts:
+        with open_directory(target, fd) as disk:
+            if (target, receipt) in named or not exists(receipt.removesuffix(RECEIPT), disk):
+                os.unlink(receipt, dir_fd=disk)

@@ -1,0 +1,64 @@
+"""
+What the files of a store are called, and how its small ones are read.
+
+::
+
+    20261124T040407Z.qcow2.receipt    the image is complete, and in no point yet
+    .NAME.tmp                         being written, or waiting for its name
+"""
+
+from __future__ import annotations
+
+import os
+import stat
+
+from fibackup.errors import ManifestError
+from fibackup.host.files import TEMP_SUFFIX, open_directory, read_small
+
+__all__ = [
+    "RECEIPT",
+    "exists",
+    "is_directory",
+    "is_temporary",
+    "list_directory",
+    "read_text",
+]
+
+RECEIPT = ".receipt"
+"""How the name of a receipt ends, after the name of its image."""
+
+
+def list_directory(fd: int) -> list[str]:
+    """List a directory through a descriptor of its own: threads would share one's position."""
+    with open_directory(".", fd) as own:
+        return os.listdir(own)
+
+
+def is_temporary(name: str) -> bool:
+    """Tell whether a file name is that of a file that is being written."""
+    return name.startswith(".") and name.endswith(TEMP_SUFFIX)
+
+
+def is_directory(fd: int, name: str) -> bool:
+    """Tell whether *name* in a directory is one itself; one that has just gone is none."""
+    try:
+        return stat.S_ISDIR(os.stat(name, dir_fd=fd, follow_symlinks=False).st_mode)
+    except FileNotFoundError:  # a temporary file that a writer has finished meanwhile
+        return False
+
+
+def exists(name: str, dir_fd: int) -> bool:
+    """Tell whether there is anything of this name, be it a link that leads nowhere."""
+    try:
+        os.stat(name, dir_fd=dir_fd, follow_symlinks=False)
+    except FileNotFoundError:
+        return False
+    return True
+
+
+def read_text(fd: int, name: str, path: str) -> str:
+    """Read a small file of the store, not through a link."""
+    try:
+        return read_small(name, fd).decode()
+    except UnicodeDecodeError as error:
+        raise ManifestError(reason=f"not UTF-8: {error}", path=path) from None

@@ -1,0 +1,410 @@
+"""A store's directory: whose it is, its modes, its locks, and that nothing is left lying about."""
+
+from __future__ import annotations
+
+import errno
+import fcntl
+import json
+import os
+import re
+import signal
+import socket
+import stat
+import subprocess
+import sys
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from hashlib import sha256
+from pathlib import Path, PurePosixPath
+
+import pytest
+from attrs import evolve
+
+import fibackup as fb
+from fibackup.host.copy import copy_and_hash, hash_file
+from fibackup.host.events import CancelToken
+from fibackup.host.files import make_directories, open_directory
+from fibackup.host.lock import hold_store_lock
+from fibackup.parse.manifest import render_manifest
+from hypervisor.stores import UUID, StoreMaker
+
+pytestmark = pytest.mark.libvirt  # it needs qemu-img, as those do
+as_root = pytest.mark.skipif(os.geteuid() != 0, reason="only root can give files away")
+SOURCE = Path(fb.__file__).resolve().parents[1]
+RUN = "20261130T040407Z"
+
+
+@pytest.fixture
+def maker(tmp_path: Path) -> Iterator[StoreMaker]:
+    """Give a store with one point."""
+    with StoreMaker(tmp_path) as made:
+        made.point({"vda": {0: 1}})
+        yield made
+
+
+def names(directory: Path) -> list[str]:
+    """Return every path below a directory."""
+    return sorted(str(path.relative_to(directory)) for path in directory.rglob("*"))
+
+
+@contextmanager
+def umask(mask: int) -> Iterator[None]:
+    """Set the umask for a while."""
+    before = os.umask(mask)
+    try:
+        yield
+    finally:
+        os.umask(before)
+
+
+# -- whose it is ---------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("mode", [0o777, 0o1777, 0o770, 0o707])
+@pytest.mark.parametrize("place", ["store", "domain"])
+def test_a_directory_that_others_can_write_takes_no_point(
+    maker: StoreMaker, tmp_path: Path, mode: int, place: str
+) -> None:
+    """Whoever writes there could exchange a file while qemu-img reads it; restores go on."""
+    directory = maker.root if place == "store" else maker.home
+    directory.chmod(mode)
+    before = names(maker.root)
+    with pytest.raises(fb.PermissionDeniedError, match=r"others can write .*chmod go-w") as caught:
+        maker.point({"vda": {1: 2}})
+    assert caught.value.path == str(directory)
+    assert names(maker.root) == before
+    (point,) = maker.history().points
+    assert maker.restores(point.id, tmp_path / "out")
+    directory.chmod(0o755)
+    maker.point({"vda": {2: 3}})
+
+
+@as_root
+def test_a_store_of_somebody_else_takes_no_point(maker: StoreMaker, tmp_path: Path) -> None:
+    """Its owner could do the same."""
+    os.chown(maker.root, 12345, 12345)
+    with pytest.raises(fb.PermissionDeniedError, match="owner 12345"):
+        maker.point({"vda": {1: 2}})
+    (point,) = maker.history().points
+    assert maker.restores(point.id, tmp_path / "out")
+
+
+@pytest.mark.parametrize("mask", [0o000, 0o022, 0o077, 0o777])
+def test_modes_under_any_umask(tmp_path: Path, mask: int) -> None:
+    """Files are 0600 and directories 0700, also of a restore."""
+    with umask(mask), StoreMaker(tmp_path) as maker:
+        with umask(0o022):
+            maker.root.chmod(0o700)
+        point = maker.point({"vda": {0: 1}})
+        plan = fb.plan_restore(maker.history(), point.id, into=PurePosixPath(tmp_path / "a" / "b"))
+        fb.Executor(None, maker.store).run(plan)
+    checked = 0
+    for path in (*maker.root.rglob("*"), tmp_path / "a", *(tmp_path / "a").rglob("*")):
+        wanted = 0o700 if path.is_dir() else 0o600
+        assert stat.S_IMODE(path.lstat().st_mode) == wanted, path
+        checked += 1
+    assert checked > 8
+
+
+# -- nothing is left lying about -----------------------------------------------------------------
+
+
+def test_a_run_that_stores_nothing_leaves_no_directory(tmp_path: Path) -> None:
+    """The domain's directory is there while the lock is held, and gone when nothing came."""
+    (tmp_path / "store").mkdir()
+    with fb.Store.create(tmp_path / "store") as store:
+        with store.locked(UUID, "web1", exclusive=True):
+            assert store.domains() == (UUID,)
+        assert names(tmp_path / "store") == ["fibackup-store.json"]
+        step = fb.CopyImage("vda", PurePosixPath("/none"), "qcow2", f"{RUN}.qcow2", None, None, 0)
+        with pytest.raises(fb.HostError), store.locked(UUID, "web1", exclusive=True):
+            store.copy_image(UUID, step, fb.ignore_events, CancelToken())
+        assert names(tmp_path / "store") == ["fibackup-store.json"]
+        with store.locked(UUID, "web1", exclusive=True):  # its XML waits for a point in vain
+            store.save_config(UUID, f"{RUN}.xml", "<domain/>")
+        assert names(tmp_path / "store") == ["fibackup-store.json"]
+
+
+def test_a_directory_with_anything_in_it_stays(maker: StoreMaker) -> None:
+    """Files that are not ours, and images that wait for a point, are left alone."""
+    (maker.home / "notes.txt").write_text("mine")
+    (maker.home / "empty").mkdir()
+    with maker.store.locked(UUID, "web1", exclusive=True):
+        before = names(maker.root)
+    assert names(maker.root) == before
+
+
+def test_locking_while_the_directory_goes(tmp_path: Path) -> None:
+    """Of many that lock a domain at once, one at a time has it, in a directory that exists."""
+    (tmp_path / "store").mkdir()
+    inside, wrong, taken = [0], [0], [0]
+
+    def lock_often() -> None:
+        with fb.Store.open(tmp_path / "store") as store:
+            for _ in range(150):
+                try:
+                    with store.locked(UUID, "web1", exclusive=True):
+                        inside[0] += 1
+                        wrong[0] += inside[0] != 1 or store.domains() != (UUID,)
+                        taken[0] += 1
+                        inside[0] -= 1
+                except fb.LockedError:
+                    pass
+
+    fb.Store.create(tmp_path / "store").close()
+    threads = [threading.Thread(target=lock_often) for _ in range(6)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert (wrong, inside) == ([0], [0])
+    assert taken[0] > 100
+    assert names(tmp_path / "store") == ["fibackup-store.json"]
+
+
+def test_a_lock_that_has_lost_its_name_locks_nobody_out(tmp_path: Path) -> None:
+    """Who got a lock file that was removed meanwhile takes the one that is there."""
+    with open_directory(str(tmp_path)) as fd:
+        real = fcntl.flock
+        calls: list[int] = []
+
+        def flock(lock: int, how: int) -> None:
+            real(lock, how)
+            if not calls:
+                (tmp_path / "lock").unlink()
+            calls.append(os.fstat(lock).st_ino)
+
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(fcntl, "flock", flock)
+            with hold_store_lock("lock", fd, exclusive=True):
+                assert len(calls) == 2
+                assert (tmp_path / "lock").stat().st_ino == calls[1]
+
+
+@pytest.mark.parametrize("stopped", ["at the manifest", "at the check", "at the seal"])
+def test_a_point_that_is_not_published_names_nothing(
+    maker: StoreMaker, monkeypatch: pytest.MonkeyPatch, stopped: str
+) -> None:
+    """Its files have no names, whatever stopped it; without a seal it is a point all the same."""
+    before = [name for name in names(maker.home) if RUN not in name]
+    real = os.link
+
+    def link(temp: str, name: str, **more: object) -> None:
+        if name.endswith(".json"):
+            raise OSError(errno.EIO, "it failed, as it should")
+        real(temp, name, **more)  # type: ignore[arg-type]
+
+    if stopped == "at the manifest":
+        monkeypatch.setattr(os, "link", link)
+    if stopped == "at the seal":
+        monkeypatch.setattr("os.rename", lambda *_, **__: (_ for _ in ()).throw(OSError(5, "no")))
+    with maker.store.locked(UUID, "web1", exclusive=True):
+        config = maker.store.save_config(UUID, f"{RUN}.xml", "<domain/>")
+        (first,) = maker.history().points
+        disk = fb.PointDisk(
+            "vda",
+            fb.DiskKind.INCREMENT,
+            "as before",
+            first.id,
+            first.disks[0].virtual_size_bytes,
+            (),
+        )
+        files: tuple[fb.StoredFile, ...] = (config,)
+        if stopped == "at the check":
+            files += (fb.StoredFile(fb.FileRole.NVRAM, f"{RUN}.nvram", 3, "0" * 64),)
+        point = fb.RestorePoint(
+            id=RUN, sequence=2, parent=first.id, store=first.store, time=first.time,
+            domain="web1", uuid=UUID, consistency=fb.Consistency.CRASH, consistency_detail="",
+            files=files, disks=(disk,),
+        )  # fmt: skip
+        if stopped == "at the seal":
+            maker.store.publish(point)
+        else:
+            with pytest.raises(fb.FibackupError):
+                maker.store.publish(point)
+    if stopped == "at the seal":
+        assert maker.history().points == (first, point)
+    else:
+        assert maker.history().points == (first,)
+        assert names(maker.home) == before
+
+
+def test_the_next_run_removes_what_a_killed_one_named(maker: StoreMaker) -> None:
+    """The whole manifest that did not get its name tells which files are a killed run's."""
+    before = names(maker.home)
+    (first,) = maker.history().points
+    config = fb.StoredFile(fb.FileRole.DOMAIN_XML, f"{RUN}.xml", 4, "0" * 64)
+    killed = render_manifest(evolve(first, id=RUN, sequence=2, files=(config,)))
+    (maker.home / f"{RUN}.xml").write_text("ours")
+    (maker.home / f".{RUN}.json.tmp").write_text(killed)
+    other = "20261129T040407Z"
+    (maker.home / f"{other}.xml").write_text("of a lost point")
+    (maker.home / f".{other}.json.tmp").write_text(killed.replace(RUN, other)[:-20])
+    with maker.store.locked(UUID, "web1", exclusive=True):
+        assert names(maker.home) == sorted([*before, f"{other}.xml"])
+
+
+def test_a_receipt_without_its_image_goes(maker: StoreMaker) -> None:
+    """A run that was killed between the two leaves a receipt that means nothing."""
+    before = names(maker.home)
+    (first,) = maker.history().points
+    for image in (f"{RUN}.qcow2", f"{first.id}.qcow2"):
+        (maker.home / "vda" / f"{image}.receipt").write_text("{}")
+    with maker.store.locked(UUID, "web1", exclusive=True):
+        assert names(maker.home) == before
+
+
+def test_the_directories_of_a_restore_are_synced(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Each one that is made is made durable in the one above it."""
+    synced: list[str] = []
+    real = os.fsync
+
+    def fsync(fd: int) -> None:
+        synced.append(str(Path(f"/proc/self/fd/{fd}").readlink()))
+        real(fd)
+
+    monkeypatch.setattr(os, "fsync", fsync)
+    make_directories(str(tmp_path / "a" / "b"))
+    assert synced == [str(tmp_path), str(tmp_path / "a")]
+    make_directories(str(tmp_path / "a" / "b"))
+    assert len(synced) == 2
+
+
+# -- reading -------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("what", ["copy", "hash"])
+def test_a_read_that_fails_is_tried_again_once(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, what: str
+) -> None:
+    """EIO at a place once is nothing, twice is an error; no other error is tried again."""
+    source = tmp_path / "source"
+    source.write_bytes(os.urandom(100_000))
+    good = sha256(source.read_bytes()).hexdigest()
+    failing: list[int] = []
+    real = os.preadv
+
+    def preadv(*words: object) -> int:
+        if failing:
+            raise OSError(failing.pop(), "it failed, as it should")
+        return real(*words)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(os, "preadv", preadv)
+
+    def read(*errors: int) -> str:
+        failing[:] = errors
+        with source.open("rb") as file, (tmp_path / "copy").open("w+b") as copy:
+            if what == "hash":
+                return hash_file(
+                    file.fileno(), 100_000, on_bytes=lambda _: None, cancel=CancelToken()
+                )
+            return copy_and_hash(
+                file.fileno(), copy.fileno(), 100_000,
+                head=b"", on_bytes=lambda _: None, cancel=CancelToken(),
+            )  # fmt: skip
+
+    assert read(errno.EIO) == good
+    for errors in ((errno.EIO, errno.EIO), (errno.EACCES,), (errno.ESTALE,)):
+        with pytest.raises(fb.HostError, match="reading at byte 0"):
+            read(*errors)
+        assert failing == []
+
+
+# -- locks ---------------------------------------------------------------------------------------
+
+
+HOLD = """
+import sys, fibackup as fb
+with fb.Store.open(sys.argv[1]) as store:
+    with store.locked(sys.argv[2], "web1", exclusive=sys.argv[3] == "writer"):
+        print("held", flush=True)
+        sys.stdin.read()
+"""
+
+
+@contextmanager
+def holder(maker: StoreMaker, role: str) -> Iterator[subprocess.Popen[str]]:
+    """Hold a domain's lock in another process."""
+    process = subprocess.Popen(
+        [sys.executable, "-c", HOLD, str(maker.root), UUID, role],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
+        env={**os.environ, "PYTHONPATH": str(SOURCE)},
+    )
+    try:
+        assert process.stdout is not None
+        assert process.stdout.readline() == "held\n"
+        yield process
+    finally:
+        process.communicate()
+
+
+def test_the_owner_of_a_lock_is_named(maker: StoreMaker) -> None:
+    """Process, host, command and since when; and kill -9 ends the lock at once."""
+    with holder(maker, "writer") as other:
+        with pytest.raises(fb.LockedError) as caught:
+            maker.point({"vda": {1: 2}})
+        who = f"pid {other.pid} on {re.escape(socket.gethostname())}"
+        assert re.fullmatch(
+            rf"{who}, python {re.escape(str(maker.root))} {UUID} writer, since \S+Z",
+            caught.value.owner,
+        )
+        assert caught.value.owner in str(caught.value)
+        other.send_signal(signal.SIGKILL)
+        other.wait()
+    maker.point({"vda": {1: 2}})
+    record = json.loads((maker.home / "lock").read_text())
+    assert (record["pid"], record["host"]) == (os.getpid(), socket.gethostname())
+    assert set(record) == {"pid", "host", "boot_id", "command", "since"}
+
+
+@pytest.mark.parametrize(
+    "content",
+    [b"", b"{", b"\xff\xfe", b"[]", b'{"pid": "x"}', b'{"pid": 1, "host": "h"}', b"9" * 10_000],
+)
+def test_what_a_lock_says_decides_nothing(maker: StoreMaker, content: bytes) -> None:
+    """A lock that nobody holds is free whatever is in it; one that is held may say anything."""
+    lock = maker.home / "lock"
+    mine = json.dumps(
+        {"pid": 1, "host": "x", "boot_id": "y", "command": "\x1b[31m", "since": "then"}
+    )
+    for text in (content, mine.encode()):
+        lock.write_bytes(text)
+        maker.point({"vda": {1: 2}})
+    with holder(maker, "writer"):
+        lock.write_bytes(content)
+        with pytest.raises(fb.LockedError) as caught:
+            maker.point({"vda": {1: 2}})
+        assert caught.value.owner == "unknown"
+        lock.write_bytes(mine.encode())
+        with pytest.raises(fb.LockedError) as caught:
+            maker.point({"vda": {1: 2}})
+        assert "\x1b" not in caught.value.owner
+
+
+def test_a_full_disk_keeps_nobody_from_the_lock(
+    maker: StoreMaker, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Signing is for people; without room for it the lock is held all the same."""
+    monkeypatch.setattr(os, "ftruncate", lambda *_: (_ for _ in ()).throw(OSError(28, "full")))
+    with maker.store.locked(UUID, "web1", exclusive=True), pytest.raises(fb.LockedError):
+        maker.point({"vda": {1: 2}})
+
+
+def test_a_restore_and_a_backup_do_not_wait_for_each_other(
+    maker: StoreMaker, tmp_path: Path
+) -> None:
+    """Readers share with a writer and with each other; two writers do not."""
+    (first,) = maker.history().points
+    with holder(maker, "reader"), holder(maker, "reader"):
+        second = maker.point({"vda": {1: 2}})
+    with holder(maker, "writer"), holder(maker, "reader"):
+        for point in (first, second):
+            assert maker.restores(point.id, tmp_path / point.id)
+        with pytest.raises(fb.LockedError):
+            maker.point({"vda": {2: 3}})
+    assert {point.id for point in maker.history().points} == {first.id, second.id}
