@@ -1,9 +1,10 @@
 """
 The same make targets as CONTRIBUTING.md names, each in a fresh environment and on several Pythons.
 
-    nox -s check          everything a change must pass, on the default Python
-    nox -s test-3.13      the tests on one Python
-    nox -s oldest         the tests with the oldest dependencies that pyproject.toml allows
+    nox -s check                everything a change must pass, on the default Python
+    nox -s test-3.13            the tests on one Python
+    nox -s test-3.13 -- unit    some of them
+    nox -s oldest               the tests with the oldest dependencies that pyproject.toml allows
 """
 
 import nox
@@ -15,6 +16,7 @@ nox.options.sessions = ["check", "test", "oldest"]
 PROJECT = nox.project.load_toml("pyproject.toml")
 PYTHONS = ["3.11", "3.12", "3.13", "3.14"]
 OLDEST = {"attrs": "23.1.0", "typing-extensions": "4.10.0"}
+TESTS = ("unit", "property", "integration")
 
 
 def install(session: nox.Session, *groups: str) -> None:
@@ -23,9 +25,10 @@ def install(session: nox.Session, *groups: str) -> None:
     session.install("-e", ".[all]", *wanted)
 
 
-def make(session: nox.Session, target: str) -> None:
-    """Run one target of the Makefile with the Python of this session."""
-    session.run("make", target, f"PYTHON={session.bin}/python", external=True)
+def make(session: nox.Session, *targets: str) -> None:
+    """Run targets of the Makefile with the Python of this session; nothing is skipped silently."""
+    required = {"FIBACKUP_REQUIRE": "1"}
+    session.run("make", *targets, f"PYTHON={session.bin}/python", external=True, env=required)
 
 
 @nox.session
@@ -39,7 +42,7 @@ def check(session: nox.Session) -> None:
 def test(session: nox.Session) -> None:
     """Run the tests."""
     install(session, "test")
-    make(session, "test")
+    make(session, *(session.posargs or TESTS))
 
 
 @nox.session(python=PYTHONS[0])
@@ -47,7 +50,7 @@ def oldest(session: nox.Session) -> None:
     """Run the tests with the oldest dependencies that we promise to work with."""
     install(session, "test")
     session.install(*(f"{name}=={version}" for name, version in OLDEST.items()))
-    make(session, "test")
+    make(session, *(session.posargs or TESTS))
 
 
 @nox.session
