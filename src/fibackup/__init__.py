@@ -63,18 +63,23 @@ if TYPE_CHECKING:  # for type checkers; at run time __getattr__ below does it
         CancelToken,
         CopyProgress,
         Event,
+        Gate,
         ImageCopied,
         OnEvent,
         StepFinished,
         StepStarted,
         Warned,
         ignore_events,
+        no_gate,
     )
     from fibackup.host.executor import (
         Executor,
     )
     from fibackup.host.libvirt_host import (
         LibvirtHost,
+    )
+    from fibackup.host.metrics import (
+        update_metrics,
     )
     from fibackup.host.store import (
         Store,
@@ -112,8 +117,17 @@ if TYPE_CHECKING:  # for type checkers; at run time __getattr__ below does it
         parse_point_id,
         picture_chains,
     )
+    from fibackup.model.metrics import (
+        METRICS,
+        Sample,
+        merge_samples,
+    )
     from fibackup.parse import (
         parse_domain_xml,
+    )
+    from fibackup.parse.prometheus import (
+        parse_metrics,
+        render_metrics,
     )
     from fibackup.plan import (
         BackupPolicy,
@@ -162,6 +176,11 @@ if TYPE_CHECKING:  # for type checkers; at run time __getattr__ below does it
         plan_consolidation,
         plan_recovery,
         plan_restore,
+    )
+    from fibackup.plan.metrics import (
+        run_metrics,
+        store_metrics,
+        verified_metrics,
     )
     from fibackup.render import (
         Box,
@@ -251,6 +270,8 @@ __all__ = [
     "Warned",
     "CancelToken",
     "ignore_events",
+    "Gate",
+    "no_gate",
     "StepOutcome",
     "RestoredImage",
     # The seams.
@@ -290,6 +311,16 @@ __all__ = [
     "Tint",
     "Change",
     "LinkKind",
+    # Metrics.
+    "Sample",
+    "METRICS",
+    "run_metrics",
+    "verified_metrics",
+    "store_metrics",
+    "merge_samples",
+    "render_metrics",
+    "parse_metrics",
+    "update_metrics",
     # Functions on text and time.
     "parse_domain_xml",
     "format_point_id",
@@ -381,15 +412,18 @@ _HOMES: dict[str, tuple[str, ...]] = {
         "CancelToken",
         "CopyProgress",
         "Event",
+        "Gate",
         "ImageCopied",
         "OnEvent",
         "StepFinished",
         "StepStarted",
         "Warned",
         "ignore_events",
+        "no_gate",
     ),
     "fibackup.host.executor": ("Executor",),
     "fibackup.host.libvirt_host": ("LibvirtHost",),
+    "fibackup.host.metrics": ("update_metrics",),
     "fibackup.host.store": ("Store",),
     "fibackup.model": (
         "BackingChain",
@@ -424,7 +458,16 @@ _HOMES: dict[str, tuple[str, ...]] = {
         "parse_point_id",
         "picture_chains",
     ),
+    "fibackup.model.metrics": (
+        "METRICS",
+        "Sample",
+        "merge_samples",
+    ),
     "fibackup.parse": ("parse_domain_xml",),
+    "fibackup.parse.prometheus": (
+        "parse_metrics",
+        "render_metrics",
+    ),
     "fibackup.plan": (
         "BackupPolicy",
         "CommitImages",
@@ -472,6 +515,11 @@ _HOMES: dict[str, tuple[str, ...]] = {
         "plan_consolidation",
         "plan_recovery",
         "plan_restore",
+    ),
+    "fibackup.plan.metrics": (
+        "run_metrics",
+        "store_metrics",
+        "verified_metrics",
     ),
     "fibackup.render": (
         "Box",

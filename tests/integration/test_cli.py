@@ -294,6 +294,52 @@ def test_a_story_as_it_happens(shell: Shell, domain: BlockDomain) -> None:
     assert shell.run("list", "-s", shell.store, "--json", "--json-lines", code=2).stdout == ""
 
 
+def test_hooks_and_metrics(shell: Shell, domain: BlockDomain) -> None:
+    """A hook sees the domain before and after its snapshot; metrics tell success from failure."""
+    log, prom = shell.out / "log", shell.out / "fibackup.prom"
+    hook = shell.out / "hook"
+    hook.write_text(f"#!/bin/sh\ncat >> {log}\ntest $FIBACKUP_PHASE != ${{NO:-none}}\n")
+    hook.chmod(0o755)
+    words = shell.words("--hook", hook, "--metrics", prom, "--strict", *NO_WARNING)
+    shell.run(*words, domain.name)
+    told = [json.loads(line) for line in log.read_text().splitlines()]
+    assert [each["phase"] for each in told] == ["before-freeze", "after-thaw", "published"]
+    (point,) = shell.points(domain)
+    assert {each["point"] for each in told} == {point["id"]}
+    assert {each["disk"]: each["sha256"] for each in told[-1]["images"]} == {
+        target: disk["sha256"] for target, disk in point["disks"].items()
+    }
+    found = {each.name: each for each in fb.parse_metrics(prom.read_text())}
+    assert found["fibackup_last_run_success"].labels == (
+        ("domain", domain.name),
+        ("store", str(shell.store)),
+    )
+    assert (found["fibackup_points"].value, found["fibackup_chain_depth"].value) == (1, 2)
+    before = shell.picture(domain)[1:4]
+    log.unlink()
+    done = shell.run(*words, "--json", domain.name, code=1, NO="before-freeze")
+    (result,) = json.loads(done.stdout)["results"]
+    assert "before-freeze: exit code 1" in result["error"]["message"]
+    assert "no snapshot was taken" in result["error"]["state"]
+    assert shell.picture(domain)[1] == before[0]
+    told = [json.loads(line) for line in log.read_text().splitlines()]
+    assert [each["phase"] for each in told] == ["before-freeze", "after-thaw", "failed"]
+    later = {each.name: each for each in fb.parse_metrics(prom.read_text())}
+    name = "fibackup_last_success_timestamp_seconds"
+    assert later[name] == found[name]
+    assert later["fibackup_last_run_success"].value == 0
+    shell.run(*words, domain.name, code=4, NO="published")
+    assert len(shell.points(domain)) == 2
+    shell.run(*words, "nobody", code=1)
+    shell.run(*words, "-c", "qemu+unix:///system?socket=/nowhere", "db1", code=1)
+    samples = fb.parse_metrics(prom.read_text())
+    assert {
+        each.label("domain"): each.value
+        for each in samples
+        if each.name == "fibackup_last_run_success"
+    } == {domain.name: 1, "nobody": 0, "db1": 0}
+
+
 def test_a_dry_run_changes_nothing(shell: Shell, domain: BlockDomain) -> None:
     """--dry-run prints the plan, makes no store, and leaves domain and store as they are."""
     for _ in range(2):
@@ -615,7 +661,7 @@ def test_a_signal_in_every_phase_of_a_backup(
         published = phase == "publish"  # and only the ledger's last word is missing
         assert len(shell.points(domain)) == points + published, phase
         if phase == "read":
-            assert "state" not in result["error"]
+            assert result["error"]["state"].startswith("nothing was changed")
         elif phase == "before the snapshot":
             assert result["error"]["state"].startswith("no snapshot was taken"), phase
         else:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from typing import TYPE_CHECKING, TypeAlias, TypeVar
 
 import fibackup as fb
@@ -68,7 +69,8 @@ def _attempt(
     name, uuid, warned, code = asked, "", False, OK
     try:
         signals.token.check()
-        name, uuid = host.identify(asked)
+        with suppress(fb.FibackupError):  # the work itself says what is wrong
+            name, uuid = host.identify(asked)
         done, warned = one(arguments, host, asked, signals)
         document = {"domain": name, "uuid": uuid, "ok": True, **done}
     except fb.FibackupError as error:

@@ -180,6 +180,7 @@ class Display:
         self._lock = RLock()
         self._bars: Progress | None = None
         self._users = 0
+        self._asides = 0
 
     @contextmanager
     def listen(self, domain: str, uuid: str) -> Generator[fb.OnEvent]:
@@ -220,14 +221,16 @@ class Display:
             docs/cli.md, "Progress".
         """
         with self._lock:
-            if self._bars is None:
-                yield
-                return
-            self._bars.stop()
-            try:
-                yield
-            finally:
-                self._bars.start()
+            self._asides += 1
+            if self._bars is not None:
+                self._bars.stop()
+        try:
+            yield
+        finally:
+            with self._lock:
+                self._asides -= 1
+                if self._bars is not None and not self._asides:
+                    self._bars.start()
 
     def _enter(self) -> Progress | None:
         with self._lock:
@@ -235,7 +238,8 @@ class Display:
                 self._bars = _rich_progress()
                 if self._bars is None:
                     return None
-                self._bars.start()
+                if not self._asides:
+                    self._bars.start()
             self._users += 1
             return self._bars
 

@@ -23,12 +23,14 @@ __all__ = [
     "CancelToken",
     "CopyProgress",
     "Event",
+    "Gate",
     "ImageCopied",
     "OnEvent",
     "StepFinished",
     "StepStarted",
     "Warned",
     "ignore_events",
+    "no_gate",
 ]
 
 
@@ -134,6 +136,19 @@ class Warned:
 
 Event: TypeAlias = StepStarted | StepFinished | CopyProgress | ImageCopied | Warned
 OnEvent: TypeAlias = Callable[[Event], object]
+
+
+Gate: TypeAlias = Callable[[Step], object]
+"""Called right before a step; a `FibackupError` that it raises keeps the step from beginning."""
+
+
+def no_gate(_: Step) -> None:
+    """
+    Let every step begin: the default gate.
+
+    Source:
+        docs/embed.md.
+    """
 
 
 def ignore_events(_: Event) -> None:

@@ -44,11 +44,13 @@ from fibackup.host.api import Host, PointStore
 from fibackup.host.events import (
     CancelToken,
     Event,
+    Gate,
     OnEvent,
     StepFinished,
     StepStarted,
     Warned,
     ignore_events,
+    no_gate,
 )
 from fibackup.host.restore_run import RestoreRun
 from fibackup.model.domain import Domain, DomainState
@@ -125,7 +127,12 @@ class Executor:
         self._threads = threads
 
     def run(
-        self, plan: Plan, *, on_event: OnEvent = ignore_events, cancel: CancelToken | None = None
+        self,
+        plan: Plan,
+        *,
+        on_event: OnEvent = ignore_events,
+        cancel: CancelToken | None = None,
+        gate: Gate = no_gate,
     ) -> Report:
         """
         Run *plan*.
@@ -134,6 +141,8 @@ class Executor:
             plan: What `plan_backup` or `plan_restore` returned.
             on_event: Called with each `Event`, one at a time; what it raises is logged.
             cancel: Asked between steps and while copying.
+            gate: Called before each step, under the locks of the run; a `FibackupError` that it
+                raises fails the step before it begins.
 
         Returns:
             What was done.
@@ -148,7 +157,8 @@ class Executor:
         Source:
             docs/design.md, "Plan and executor".
         """
-        run = _Run(self._host, self._store, plan, on_event, cancel or CancelToken(), self._threads)
+        token = cancel or CancelToken()
+        run = _Run(self._host, self._store, plan, on_event, token, gate, self._threads)
         with ExitStack() as held:
             if self._host is not None and plan.verb != "restore":
                 held.enter_context(self._host.locked(plan.uuid))
@@ -168,6 +178,7 @@ class _Run:
         plan: Plan,
         on_event: OnEvent,
         cancel: CancelToken,
+        gate: Gate,
         threads: int,
     ) -> None:
         self._host_or_none = host
@@ -176,6 +187,7 @@ class _Run:
         self._listener = on_event
         self._listening = Lock()
         self._cancel = cancel
+        self._gate = gate
         self._threads = threads
         self._store_path = ""
         self._warnings = list(plan.warnings)
@@ -238,6 +250,9 @@ class _Run:
         self._emit(StepStarted(index, step))
         clock = time.monotonic()
         try:
+            if index:
+                self._cancel.check()
+            self._gate(step)
             if index:
                 self._cancel.check()
             self._apply(step)

@@ -8,6 +8,8 @@ from datetime import UTC, datetime
 
 import fibackup as fb
 from fibackup.cli.each import each_domain
+from fibackup.cli.hooks import Hooks, hook_options
+from fibackup.cli.metrics import metrics_option, note_failure, note_success
 from fibackup.cli.options import (
     disk_option,
     domain_options,
@@ -86,6 +88,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     strict_option(parser)
     dry_run_option(parser)
+    hook_options(parser)
+    metrics_option(parser)
     domain_options(parser)
 
 
@@ -106,10 +110,36 @@ def run(arguments: argparse.Namespace, signals: Signals) -> int:
     Source:
         docs/design.md, "Command line".
     """
-    return each_domain(arguments, signals, _one)
+    try:
+        with Hooks(arguments, "").watching():
+            return each_domain(arguments, signals, _one)
+    except fb.FibackupError:  # not of one domain: libvirt cannot be reached, or is too old
+        for name in arguments.domains:
+            note_failure(arguments, name)
+        raise
 
 
-def _one(arguments: argparse.Namespace, host: fb.LibvirtHost, name: str, signals: Signals) -> Done:
+def _one(arguments: argparse.Namespace, host: fb.LibvirtHost, asked: str, signals: Signals) -> Done:
+    hooks = Hooks(arguments, asked)
+    name = asked
+    try:
+        with hooks.watching():
+            name, uuid = host.identify(asked)
+            hooks.found(name, uuid)
+            done, warned = _back_up(arguments, host, uuid, signals, hooks)
+    except fb.FibackupError:
+        note_failure(arguments, name)
+        raise
+    problems = hooks.warnings
+    if hooks.report is not None:
+        problem = note_success(arguments, host, hooks.report)
+        problems += [problem] if problem else []
+    return {**done, **({"problems": problems} if problems else {})}, warned or bool(problems)
+
+
+def _back_up(
+    arguments: argparse.Namespace, host: fb.LibvirtHost, uuid: str, signals: Signals, hooks: Hooks
+) -> Done:
     policy = fb.BackupPolicy(
         disks=tuple(arguments.disk),
         exclude=tuple(arguments.exclude),
@@ -122,7 +152,7 @@ def _one(arguments: argparse.Namespace, host: fb.LibvirtHost, name: str, signals
         consolidate=arguments.consolidate,
         secrets=arguments.with_secrets,
     )
-    domain = host.read_domain(name)
+    domain = host.read_domain(uuid)
     now = datetime.now(UTC)
     if arguments.dry_run:
         plan = fb.plan_backup(
@@ -134,7 +164,7 @@ def _one(arguments: argparse.Namespace, host: fb.LibvirtHost, name: str, signals
         fb.plan_backup(domain, nothing, now=now, policy=policy)  # a bad domain makes no store
     with open_store(arguments.store, domain) as store:
         plan = fb.plan_backup(domain, store.read_history(domain.uuid), now=now, policy=policy)
-        return run_plan(arguments, fb.Executor(host, store), plan, signals)
+        return run_plan(arguments, fb.Executor(host, store), plan, signals, hooks)
 
 
 def _history_for_dry_run(path: str, domain: fb.Domain) -> fb.History:
