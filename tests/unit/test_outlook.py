@@ -18,13 +18,14 @@ from fibackup.plan import (
     Method,
     Plan,
     Quiesce,
+    RestoreForm,
     TakeSnapshot,
     foresee,
     plan_backup,
     plan_consolidation,
     plan_restore,
 )
-from fibackup.render import Box, Change, Picture, Section, Tint
+from fibackup.render import Box, Change, Link, LinkKind, Picture, Section, Tint
 from fibackup.testing import FakeHost, FakeStore
 
 TEMPLATE = PurePosixPath("/images/template.qcow2")
@@ -304,3 +305,33 @@ def test_whose_an_image_is_needs_a_ledger() -> None:
     assert {box.tint for box in column(blind.picture(), "now") if box} == {Tint.OTHER}
     assert isinstance(plan.expects.ledger, Ledger)
     assert not any(isinstance(step, TakeSnapshot) for step in plan.steps)
+
+
+def test_a_restored_chain_is_a_copy_image_by_image() -> None:
+    """As a chain, each stored image has its copy beside it, on the same backing."""
+    world = World(2)
+    history = world.store.read_history(world.uuid)
+    plan = plan_restore(
+        history, "latest", into=PurePosixPath("/r"), disks=("vda",), form=RestoreForm.CHAIN
+    )
+    section = plan.picture().sections[0]
+    assert [(link.start, link.end) for link in section.links] == [(0, 0), (1, 1), (2, 2)]
+    copies = [box for box in section.columns[1].boxes if box]
+    assert [(box.change, box.on) for box in copies] == [
+        (Change.NEW, 1),
+        (Change.NEW, 2),
+        (Change.NEW, None),
+    ]
+    assert copies[0].hint == (f"/r/vda/{copies[0].name}",)
+
+
+def test_a_linked_restore_lies_on_the_store() -> None:
+    """Linked, the new overlay stands beside the stored image that it lies on."""
+    world = World(1)
+    history = world.store.read_history(world.uuid)
+    plan = plan_restore(
+        history, "latest", into=PurePosixPath("/r"), disks=("vda",), form=RestoreForm.LINKED
+    )
+    section = plan.picture().sections[0]
+    assert [each.title for each in section.columns] == ["restored", "store"]
+    assert section.links == (Link(0, 0, 0, LinkKind.SITS_ON),)

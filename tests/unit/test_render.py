@@ -201,7 +201,7 @@ def test_long_names_lose_their_middle() -> None:
 
 def test_each_count_of_columns_has_its_width() -> None:
     """One, two and three chains side by side all fit into the picture."""
-    for count, width in ((1, 512), (2, 876), (3, 1140)):
+    for count, width in ((1, 516), (2, 880), (3, 1144)):
         columns = tuple(Column(str(each), (Box("a", 1),)) for each in range(count))
         root = ET.fromstring(Picture("x", sections=(Section("vda", columns),)).to_svg())
         assert int(root.attrib["width"]) == width
@@ -284,3 +284,12 @@ def test_what_nobody_has_described_has_no_picture() -> None:
     with pytest.raises(TypeError, match="int has no picture"):
         picture_of(7)
     assert picture().picture() == picture()
+
+
+def test_branches_do_not_hide_each_other() -> None:
+    """Lines that pass by images stand side by side, and go up too where the backing is above."""
+    boxes = tuple(Box(str(n), 1, on=on) for n, on in enumerate((3, 4, 5, None, None, 0)))
+    text = Picture("x", sections=(Section("", (Column("", boxes),)),)).to_svg()
+    lines = re.findall(r'spine" d="M36 \d+H(\d+)', text)
+    assert len(lines) == 4
+    assert len({*lines[:3]}) == 3

@@ -17,14 +17,16 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from pathlib import PurePosixPath
 
+from attrs import evolve
+
 from fibackup.model.ledger import Overlay
 from fibackup.model.point import RestorePoint, StoredImage
 from fibackup.plan.outlook import DiskOutlook, foresee
 from fibackup.plan.report import Report
+from fibackup.plan.restore_steps import CreateLinked, DiskRestore, FlattenImage
 from fibackup.plan.steps import (
     CopyImage,
     ExpectedImage,
-    FlattenImage,
     Plan,
     PlannedDisk,
     PublishPoint,
@@ -37,6 +39,7 @@ from fibackup.render import (
     Change,
     Column,
     Link,
+    LinkKind,
     Picture,
     Section,
     Table,
@@ -119,7 +122,7 @@ def _sections(plan: Plan, made: RestorePoint | None = None) -> tuple[Section, ..
     """Return the chains of a plan; *made* is the point once there is one."""
     return (
         *(_live_section(plan, outlook, made) for outlook in foresee(plan)),
-        *(_restore_section(step) for step in plan.steps if isinstance(step, FlattenImage)),
+        *(_restore_section(step) for step in plan.steps if isinstance(step, DiskRestore)),
     )
 
 
@@ -293,25 +296,38 @@ def _stored(
     return tuple(boxes)
 
 
-def _restore_section(step: FlattenImage) -> Section:
-    stored = (
-        Box(
-            name=image.name,
-            size_bytes=image.size_bytes,
-            tint=Tint.FULL if image.backing is None else Tint.INCREMENT,
-            tag="full" if image.backing is None else "increment",
-        )
-        for image in step.images
+def _restore_section(step: DiskRestore) -> Section:
+    """Return the stored images of a disk, and what is made of them."""
+    stored = Column("store", stack(map(_stored_box, step.images)))
+    if isinstance(step, CreateLinked):
+        overlay = _restored_box(step, "an overlay on the store's own image")
+        link = Link(0, 0, 0, LinkKind.SITS_ON)
+        return Section(step.target, (Column("restored", (overlay,)), stored), (link,))
+    if isinstance(step, FlattenImage):
+        flat = _restored_box(step, "one image that needs no other")
+        return Section(step.target, (stored, Column("restored", (flat,))), (Link(0, 0, 0),))
+    copies = stack(
+        evolve(_stored_box(image), change=Change.NEW, tag="", hint=(str(place),))
+        for image, place in zip(step.images, step.destinations, strict=True)
     )
-    restored = Box(
+    links = tuple(Link(0, row, row) for row in range(len(copies)))
+    return Section(step.target, (stored, Column("restored", copies)), links)
+
+
+def _stored_box(image: StoredImage) -> Box:
+    return Box(
+        name=image.name,
+        size_bytes=image.size_bytes,
+        tint=Tint.FULL if image.backing is None else Tint.INCREMENT,
+        tag="full" if image.backing is None else "increment",
+    )
+
+
+def _restored_box(step: DiskRestore, words: str) -> Box:
+    return Box(
         name=step.destination.name,
-        words=("one image that needs no other",),
+        words=(words,),
         tag=step.format,
         change=Change.NEW,
         hint=(str(step.destination),),
-    )
-    return Section(
-        step.target,
-        (Column("store", stack(stored)), Column("restored", (restored,))),
-        (Link(0, 0, 0),),
     )

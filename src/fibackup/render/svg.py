@@ -49,7 +49,8 @@ _COLUMN_WIDTHS = {0: 460, 1: 460, 2: 380}
 _NARROW = 320
 _GUTTER = 64
 _INSET = 14  # from the edge of a box to its text; the stripe is in it
-_LANE = 12  # left of a column, for lines that pass by images
+_LANE = 16  # left of a column, for lines that pass by images
+_LANES = 3  # of those lines, side by side
 _MONO = 0.61  # width of a character, as a part of the font size
 _PLAIN = 0.57
 _TAG_SIZE = 9.5
@@ -360,15 +361,19 @@ def _column(lines: list[str], column: Column, number: int, grid: _Grid) -> None:
     if not any(column.boxes) and column.note:
         note = _fitting(column.note, grid.width, 11, _PLAIN)
         lines.append(_text(note, "mute", left, grid.top + 16, 11))
+    ends: list[int] = [0] * _LANES
     for row, box in enumerate(column.boxes):
         if box is not None and box.on is not None:
-            lines.append(_spine(grid, left, row, box.on))
+            lane = min(range(_LANES), key=lambda each: (ends[each] > row, each))
+            if box.on != row + 1:
+                ends[lane] = max(row, box.on)
+            lines.append(_spine(grid, left, row, box.on, lane))
     for row, box in enumerate(column.boxes):
         if box is not None:
             lines.append(_box(box, grid, left, grid.y(row)))
 
 
-def _spine(grid: _Grid, left: int, row: int, under: int) -> str:
+def _spine(grid: _Grid, left: int, row: int, under: int, lane: int) -> str:
     """Return the line from an image to its backing file: straight, or past what is between."""
     if under == row + 1:
         x, start, end = left + 22, grid.y(row) + grid.height, grid.y(under)
@@ -378,10 +383,10 @@ def _spine(grid: _Grid, left: int, row: int, under: int) -> str:
         )
     middle = grid.height // 2
     start, end = grid.y(row) + middle + 5, grid.y(under) + middle - 5
-    x, bend = left - 9, 5 if under > row else -5
+    x, bend = left - 7 - 4 * lane, 4 if under > row else -4
     line = (
-        f"M{left} {start}H{x + 5}Q{x} {start} {x} {start + bend}"
-        f"V{end - bend}Q{x} {end} {x + 5} {end}H{left - 3}"
+        f"M{left} {start}H{x + 4}Q{x} {start} {x} {start + bend}"
+        f"V{end - bend}Q{x} {end} {x + 4} {end}H{left - 3}"
     )
     return _tag("path", "spine", d=line) + _tag(
         "path", "tip", d=f"M{left - 5} {end - 4}V{end + 4}L{left} {end}Z"
