@@ -20,6 +20,7 @@ from hypervisor import (
     PrivateDaemon,
     missing_tools,
 )
+from integration.forks import Forks
 
 
 @pytest.fixture(scope="session")
@@ -36,6 +37,13 @@ def private_daemon() -> Iterator[PrivateDaemon]:
     require_tools()
     with PrivateDaemon() as daemon:
         yield daemon
+
+
+@pytest.fixture(scope="session")
+def forks() -> Iterator[Forks]:
+    """Give processes of ours that begin in no time."""
+    with Forks() as server:
+        yield server
 
 
 @pytest.fixture

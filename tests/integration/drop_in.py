@@ -11,8 +11,8 @@ from pathlib import Path, PurePosixPath
 
 import fibackup as fb
 from hypervisor import MIB, BlockDomain, PrivateDaemon, differences
+from integration.forks import SOURCES, Ended, Forks
 
-SOURCE = Path(fb.__file__).resolve().parents[1]
 PROGRAM = "import sys; from fibackup.cli.fi_backup import main; sys.exit(main())"
 
 
@@ -22,6 +22,7 @@ class DropIn:
 
     daemon: PrivateDaemon
     place: Path
+    forks: Forks
     seen: dict[tuple[str, str], dict[str, Path]] = field(default_factory=dict)
     count: int = 0
     restored: int = 0
@@ -40,27 +41,33 @@ class DropIn:
         wrapper: Sequence[str] = (),
         program: str = PROGRAM,
         **variables: str,
-    ) -> subprocess.CompletedProcess[str]:
+    ) -> Ended:
         """Run fi-backup; check its exit code, and that it shows no traceback."""
-        done = subprocess.run(
-            [*wrapper, sys.executable, "-c", program, *map(str, words)],
-            check=False,
-            capture_output=True,
-            text=True,
-            cwd=self.place,
-            env={
-                **os.environ,
-                "PYTHONPATH": str(SOURCE),
-                "PYTHONDONTWRITEBYTECODE": "1",
-                "LIBVIRT_DEFAULT_URI": self.daemon.uri,
-                **variables,
-            },
-            timeout=120,
-        )
-        assert "Traceback" not in done.stderr, done.stderr
-        assert "[ERR]" not in done.stdout
-        assert code is None or done.returncode == code, done
-        return done
+        arguments = list(map(str, words))
+        env = {"LIBVIRT_DEFAULT_URI": self.daemon.uri, **variables}
+        done: subprocess.CompletedProcess[str] | Ended
+        if wrapper or variables or program != PROGRAM:
+            done = subprocess.run(
+                [*wrapper, sys.executable, "-c", program, *arguments],
+                check=False,
+                capture_output=True,
+                text=True,
+                cwd=self.place,
+                env={
+                    **os.environ,
+                    "PYTHONPATH": str(SOURCES),
+                    "PYTHONDONTWRITEBYTECODE": "1",
+                    **env,
+                },
+                timeout=120,
+            )
+        else:
+            done = self.forks.run("fi-backup", *arguments, cwd=self.place, env=env)
+        ended = Ended(done.returncode, done.stdout, done.stderr)
+        assert "Traceback" not in ended.stderr, ended.stderr
+        assert "[ERR]" not in ended.stdout
+        assert code is None or ended.returncode == code, ended
+        return ended
 
     def write(self, *domains: BlockDomain) -> None:
         """Write as the guests do, every time something else and somewhere else."""

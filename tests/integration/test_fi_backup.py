@@ -12,11 +12,8 @@ Every point that any of them made is restored, and compared with what the guest 
 
 from __future__ import annotations
 
-import os
 import re
 import stat
-import subprocess
-import sys
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
@@ -25,11 +22,10 @@ import pytest
 
 import fibackup as fb
 from hypervisor import MIB, BlockDomain, DiskSpec, PrivateDaemon, differences
+from integration.forks import Ended, Forks
 
 pytestmark = pytest.mark.libvirt
 
-SOURCE = Path(fb.__file__).resolve().parents[1]
-PROGRAM = "import sys; from fibackup.cli.fi_backup import main; sys.exit(main())"
 LINE = re.compile(r"\d{4}-\d\d-\d\d \d\d:\d\d:\d\d \[(DEB|VER|WAR|ERR|INF)\] .*")
 
 
@@ -38,27 +34,17 @@ class Site:
     """A daemon with the domains t1d and t2d, directories with spaces, and what was restored."""
 
     daemon: PrivateDaemon
+    forks: Forks
     place: Path
     domains: dict[str, BlockDomain]
     seen: dict[tuple[Path, str, str], dict[str, Path]] = field(default_factory=dict)
     count: int = 0
     restored: int = 0
 
-    def run(self, *words: str | Path, code: int = 0) -> subprocess.CompletedProcess[str]:
+    def run(self, *words: str | Path, code: int = 0) -> Ended:
         """Run fi-backup; check its exit code, the shape of its lines, that none is a traceback."""
-        done = subprocess.run(
-            [sys.executable, "-c", PROGRAM, *map(str, words)],
-            check=False,
-            capture_output=True,
-            text=True,
-            env={
-                **os.environ,
-                "PYTHONPATH": str(SOURCE),
-                "LIBVIRT_DEFAULT_URI": self.daemon.uri,
-                "LC_ALL": "C.UTF-8",
-            },
-            timeout=180,
-        )
+        env = {"LIBVIRT_DEFAULT_URI": self.daemon.uri}
+        done = self.forks.run("fi-backup", *map(str, words), env=env)
         assert "Traceback" not in done.stderr, done.stderr
         assert done.returncode == code, done
         assert "[ERR]" not in done.stdout
@@ -132,7 +118,7 @@ def daemon() -> Iterator[PrivateDaemon]:
 
 
 @pytest.fixture
-def site(daemon: PrivateDaemon, tmp_path: Path) -> Iterator[Site]:
+def site(daemon: PrivateDaemon, forks: Forks, tmp_path: Path) -> Iterator[Site]:
     """Give t1d with one disk and t2d with two, all paths with spaces."""
     images = daemon.images / "test disks"
     images.mkdir(exist_ok=True)
@@ -150,7 +136,7 @@ def site(daemon: PrivateDaemon, tmp_path: Path) -> Iterator[Site]:
             domains[name].start(paused=False)
         place = tmp_path / "with space"
         place.mkdir()
-        yield Site(daemon, place, domains)
+        yield Site(daemon, forks, place, domains)
     finally:
         for domain in domains.values():
             domain.close()
@@ -187,7 +173,6 @@ def test_t1_t2_t3_two_backups_and_a_consolidation_twice(
             site.backup(store=store, names=names)
         site.run("-dc", "-m", method, "all" if names[1:] else names[0])
         assert {depth for name in names for depth in site.depths(name)} == {1}
-        site.restores()
     for name in names:
         points = site.history(store, name).points
         assert [str(point.kind) for point in points] == ["full", "increment"] * 2

@@ -3,9 +3,10 @@ Runs that are killed anywhere, and what a recovery makes of them.
 
 ::
 
-    client: backup --consolidate, SIGKILL before or after its n-th call of a seam
+    a run, before whose n-th call the client, QEMU or the daemon gets a SIGKILL
     recover                  once; a second time there is nothing to do
-    backup --consolidate     a point that is right, two images in each chain
+    backup --consolidate     or at once, which begins with the same check:
+                             a point that is right, two images in each chain
 """
 
 from __future__ import annotations
@@ -13,232 +14,132 @@ from __future__ import annotations
 import itertools
 import os
 import signal
-import subprocess
-import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, field
-from datetime import UTC, datetime
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 
 import pytest
-from attrs import evolve
 
-import fibackup
-from fibackup import (
-    BackupPolicy,
-    DomainStateError,
-    Executor,
-    ImageFormat,
-    LibvirtHost,
-    Method,
-    Plan,
-    Quiesce,
-    Report,
-    Store,
-    plan_backup,
-    plan_recovery,
-    plan_restore,
-)
+from fibackup import DomainStateError, LibvirtHost, Method, Store
 from fibackup.cli import main
-from hypervisor import (
-    MIB,
-    BlockDomain,
-    DiskSpec,
-    MakeBlockDomain,
-    PrivateDaemon,
-    differences,
-)
+from hypervisor import MIB, DiskSpec, MakeBlockDomain, PrivateDaemon
+from integration.forks import Forks
+from integration.rig import PLAIN, Rig, wait_until
 
 pytestmark = pytest.mark.libvirt
 
-SOURCES = Path(fibackup.__file__).parents[1]
-POLICY = BackupPolicy(quiesce=Quiesce.OFF, allow_paused=True, consolidate=True)
-GROUPS = 4
-
-
-@dataclass
-class Rig:
-    """A domain of the daemon, a store, and what the guest had whenever a run was begun."""
-
-    daemon: PrivateDaemon
-    domain: BlockDomain
-    store: Store
-    scratch: Path
-    rounds: int = 0
-    references: dict[str, dict[str, Path]] = field(default_factory=dict)
-
-    def write(self, length: int = MIB) -> None:
-        """Write as the guest, something new on each disk."""
-        self.rounds += 1
-        for target in self.domain.disks:
-            self.domain.write(target, self.rounds % 8 * MIB, length, self.rounds % 255 + 1)
-
-    def remember(self, point: str) -> None:
-        """Keep what the guest has now: that is what a point with this id must hold."""
-        self.references[point] = {
-            target: self.domain.reference(target, point) for target in self.domain.disks
-        }
-
-    def backup(self, policy: BackupPolicy = POLICY) -> Report:
-        """Make a point."""
-        with LibvirtHost.open(self.daemon.uri) as host:
-            found = host.read_domain(self.domain.uuid)
-            history = self.store.read_history(self.domain.uuid)
-            plan = plan_backup(found, history, now=datetime.now(UTC), policy=policy)
-            self.remember(plan.point)
-            return Executor(host, self.store, threads=1).run(plan)
-
-    def plan_recovery(self, host: LibvirtHost) -> Plan:
-        """Plan what is left to do."""
-        found = host.read_domain(self.domain.uuid)
-        history = self.store.read_history(self.domain.uuid)
-        return plan_recovery(found, history, now=datetime.now(UTC))
-
-    def recover(self) -> Plan:
-        """Recover, and see that nothing is left to do then."""
-        with LibvirtHost.open(self.daemon.uri) as host:
-            plan = self.plan_recovery(host)
-            Executor(host, self.store).run(plan)
-            assert self.plan_recovery(host).steps == ()
-        return plan
-
-    def check(self) -> None:
-        """Assert that every point is what the guest had, and that nothing lies around."""
-        history = self.store.read_history(self.domain.uuid)
-        assert list(Path(self.store.path).rglob(".*.tmp")) == []
-        for point in history.points:
-            into = PurePosixPath(self.scratch / f"restored-{point.id}")
-            plan = plan_restore(history, point.id, into=into, image_format=ImageFormat.RAW)
-            for image in Executor(None, self.store).run(plan).restored:
-                reference = self.references[point.id][image.target]
-                assert differences(Path(image.path), "raw", reference) == "", point
-                Path(image.path).unlink()
-
-    def images(self) -> set[str]:
-        """Return the names of the files that lie beside the domain's images."""
-        return {path.name for path in self.domain.directory.iterdir()}
-
-    def chain_names(self) -> set[str]:
-        """Return the names of the images that the domain uses."""
-        with LibvirtHost.open(self.daemon.uri) as host:
-            found = host.read_domain(self.domain.uuid)
-        return {path.name for disk in found.disks if disk.chain for path in disk.chain.paths}
-
-    def find_domain(self) -> None:
-        """Look the domain up again, after the daemon was started again."""
-        self.domain.dom = self.daemon.connection.lookupByUUIDString(self.domain.uuid)
+TWO = (DiskSpec(size_bytes=32 * MIB), DiskSpec(target="vdb", size_bytes=32 * MIB))
 
 
 @pytest.fixture
 def rig(
-    private_daemon: PrivateDaemon, block_domain: MakeBlockDomain, tmp_path: Path
+    private_daemon: PrivateDaemon,
+    block_domain: MakeBlockDomain,
+    forks: Forks,
+    tmp_path: Path,
+    request: pytest.FixtureRequest,
 ) -> Iterator[Rig]:
-    """Give a domain with two disks that has been written."""
-    disks = (DiskSpec(size_bytes=32 * MIB), DiskSpec(target="vdb", size_bytes=32 * MIB))
-    domain = block_domain(*disks, on=private_daemon)
+    """Give a domain with two disks, or with those that the test asks for, and an empty store."""
+    domain = block_domain(*getattr(request, "param", TWO), on=private_daemon)
     (tmp_path / "store").mkdir()
     with Store.create(tmp_path / "store") as store:
-        yield Rig(private_daemon, domain, store, tmp_path)
+        yield Rig(private_daemon, domain, store, tmp_path, forks)
 
 
 # --- killed between any two calls ---------------------------------------------------------------
 
-CLIENT = """
-import os, signal, sys
-from datetime import UTC, datetime
-import fibackup as fb
-uri, path, uuid, at, after = sys.argv[1:]
-calls = 0
-class Mortal:
-    def __init__(self, inner):
-        self.inner = inner
-    def __getattr__(self, name):
-        value = getattr(self.inner, name)
-        return self.count(name, value) if callable(value) else value
-    def count(self, name, method):
-        def call(*words, **options):
-            global calls
-            calls += 1
-            here = calls == int(at)
-            if here:
-                print(name, flush=True)
-            if here and after == "0":
-                os.kill(os.getpid(), signal.SIGKILL)
-            result = method(*words, **options)
-            if here:
-                os.kill(os.getpid(), signal.SIGKILL)
-            return result
-        return call
-host, store = Mortal(fb.LibvirtHost.open(uri)), Mortal(fb.Store.open(path))
-domain = host.inner.read_domain(uuid)
-policy = fb.BackupPolicy(quiesce=fb.Quiesce.OFF, allow_paused=True, consolidate=True)
-now = datetime.now(UTC)
-plan = fb.plan_backup(domain, store.inner.read_history(uuid), now=now, policy=policy)
-print(plan.point, flush=True)
-fb.Executor(host, store, threads=1).run(plan)
-"""
+
+def is_killed(rig: Rig, act: str, number: int, victim: str) -> str:
+    """Let a process be killed before the n-th call of an act; return the call, "" when it ended."""
+    done, call = rig.run_of(act, number, victim)
+    if not call:
+        assert done.returncode == 0, done
+    elif victim == "client":
+        assert done.returncode == -signal.SIGKILL
+    elif victim == "daemon":
+        rig.restart_daemon()
+    else:
+        wait_until(lambda: not rig.domain.is_active)
+    return call
 
 
-def client(rig: Rig, at: int, *, after: bool) -> tuple[int, str]:
-    """Run a client that dies at its n-th call; return its exit code and the name of the call."""
-    words = [rig.daemon.uri, str(rig.store.path), rig.domain.uuid, str(at), str(int(after))]
-    done = subprocess.run(
-        [sys.executable, "-c", CLIENT, *words],
-        capture_output=True,
-        text=True,
-        check=False,
-        timeout=60,
-        env={**os.environ, "PYTHONPATH": str(SOURCES)},
-    )
-    assert done.returncode in {0, -signal.SIGKILL}, done.stderr
-    point, *calls = done.stdout.split()
-    rig.remember(point)
-    return done.returncode, "".join(calls)
+def settle(rig: Rig, number: int, own: set[str], *, paused: bool = True) -> None:
+    """
+    Recover and back up, or just back up by the command; nothing lies around that is not told.
+
+    What was a disk's own image before a pull is left to the owner.
+    """
+    said = ""
+    if number % 2:
+        said = "".join(rig.recover().warnings)
+    rig.start(paused=paused)
+    rig.check_live()
+    if number % 2:
+        rig.write()
+        rig.backup()
+    else:
+        done = rig.backup_command("--consolidate")
+        said = done.stdout + done.stderr
+    assert rig.read().ledger.run is None
+    left = rig.images() - rig.chain_names() - own
+    assert all(f"{name} is in no chain any more" in said for name in left), said
+    assert {disk.target for disk in rig.history().points[-1].disks} == set(rig.domain.disks)
+    for name in left:
+        (rig.domain.directory / name).unlink()
 
 
-@pytest.mark.parametrize("group", range(GROUPS))
-def test_a_backup_that_is_killed_at_any_call_is_recovered(rig: Rig, group: int) -> None:
-    """Killed before or after any call: one recovery, and every point is what the guest had."""
+ACTS = [
+    pytest.param("rolling", TWO),
+    *(pytest.param(act, TWO[:1]) for act in ("commit", "keep", "pull", "memory")),
+]
+
+
+@pytest.mark.parametrize(("act", "rig"), ACTS, indirect=["rig"])
+def test_a_client_that_is_killed_before_any_call_is_recovered(rig: Rig, act: str) -> None:
+    """Of backup and consolidation: every point is what the guest had, the guest is unharmed."""
+    runs = act in {"pull", "memory"}
+    rig.start(paused=not runs)
     rig.write()
     rig.backup()
     killed: list[str] = []
-    for number in itertools.count(group + 1, GROUPS):
+    own: set[str] = set()
+    for number in itertools.count(1):
         rig.write()
-        code, call = client(rig, number, after=number // GROUPS % 2 == 0)
-        if code == 0:
+        own |= {chain[-1] for chain in rig.chains()}
+        if act in {"commit", "keep", "pull"}:
+            rig.backup(PLAIN)
+            rig.write()
+        call = is_killed(rig, act, number, "client")
+        if not call:
             break
         killed.append(call)
-        rig.recover()
-        assert rig.images() == rig.chain_names()
+        settle(rig, number, own, paused=not runs)
+    assert len(killed) >= 5
+    assert {"rolling": "take_snapshot", "memory": "copy_memory"}.get(act, "run_block_job") in killed
+    rig.check()
+
+
+@pytest.mark.parametrize("rig", [TWO[:1]], indirect=True, ids=["one disk"])
+@pytest.mark.parametrize("victim", ["qemu", "daemon"])
+def test_a_hypervisor_that_is_killed_before_any_call_is_recovered(rig: Rig, victim: str) -> None:
+    """The run fails in words; what the guest had flushed and every point are there."""
+    rig.write()
+    rig.backup()
+    killed: list[str] = []
+    for number in itertools.count(1):
         rig.write()
-        report = rig.backup()
-        assert report.point is not None
-        assert {disk.target for disk in report.point.disks} == set(rig.domain.disks)
-        assert rig.images() == rig.chain_names()
-    assert len(killed) >= 8
+        call = is_killed(rig, "rolling", number, victim)
+        if not call:
+            break
+        killed.append(call)
+        settle(rig, number, {rig.domain.path("vda").name})
+    assert len(killed) >= 12
+    assert {"take_snapshot", "run_block_job"} <= set(killed)
     rig.check()
 
 
 # --- killed while a job runs --------------------------------------------------------------------
-
-JOB_CLIENT = """
-import sys, threading
-from datetime import UTC, datetime
-import fibackup as fb
-uri, uuid, method, keep = sys.argv[1:]
-def listen(event):
-    if isinstance(event, fb.CopyProgress):
-        print("running", flush=True)
-        threading.Event().wait()
-host = fb.LibvirtHost.open(uri)
-policy = fb.ConsolidationPolicy(
-    method=fb.Method(method), keep_overlay=keep == "1", bandwidth_bytes=4 << 20, allow_paused=True
-)
-plan = fb.plan_consolidation(host.read_domain(uuid), policy=policy)
-fb.Executor(host, None).run(plan, on_event=listen)
-"""
 
 
 @contextmanager
@@ -246,40 +147,28 @@ def a_job_whose_client_is_killed(rig: Rig, method: Method, *, keep: bool) -> Ite
     """Let a slow block job run on a chain of three images, and kill its client."""
     for _ in range(2):
         rig.write()
-        rig.backup(evolve(POLICY, consolidate=False))
+        rig.backup(PLAIN)
         rig.write(12 * MIB)
-    rig.domain.dom.resume()
-    rig.domain.dom.suspend()  # and QEMU flushes: else its end would cost the guest's writes
-    if method is Method.BLOCKPULL:  # which is refused when paused
-        rig.domain.dom.resume()
-    words = [sys.executable, "-c", JOB_CLIENT, rig.daemon.uri, rig.domain.uuid, method]
-    with subprocess.Popen(
-        [*words, str(int(keep))],
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-        env={**os.environ, "PYTHONPATH": str(SOURCES)},
-    ) as process:
-        assert process.stdout is not None
-        assert process.stderr is not None
-        try:
-            assert process.stdout.readline().strip() == "running", process.stderr.read()
-        finally:
-            process.kill()
+    rig.start(paused=method is not Method.BLOCKPULL)  # which is refused when paused
+    bandwidth = MIB if method is Method.BLOCKPULL else 4 * MIB  # it reads what it has not, 3 MiB
+    words = [rig.daemon.uri, rig.domain.uuid, str(method), str(int(keep)), str(bandwidth)]
+    child = rig.forks.start("job", words)
+    try:
+        deadline = time.monotonic() + 20
+        while "running" not in child.said():
+            assert time.monotonic() < deadline
+            time.sleep(0.02)
+    finally:
+        os.kill(child.pid, signal.SIGKILL)
+        child.wait()
     yield
-
-
-def jobs(rig: Rig) -> list[str]:
-    """Return the kinds of the block jobs that run."""
-    with LibvirtHost.open(rig.daemon.uri) as host:
-        found = host.read_domain(rig.domain.uuid)
-    return [disk.block_job for disk in found.disks if disk.block_job is not None]
 
 
 def the_rest_is_right(rig: Rig) -> None:
     """Assert that a backup after the recovery, and all before, are what the guest had."""
     rig.write()
     rig.backup()
+    rig.check_live()
     rig.check()
 
 
@@ -290,23 +179,24 @@ METHODS = [
 ]
 
 
-@pytest.mark.parametrize("restart", [False, True], ids=["client", "client and daemon"])
+@pytest.mark.parametrize("by", ["recover", "backup", "recover after a restart of the daemon"])
 @pytest.mark.parametrize(("method", "keep"), METHODS)
 def test_a_job_that_still_runs_is_finished(
-    rig: Rig, method: Method, *, keep: bool, restart: bool
+    rig: Rig, method: Method, *, keep: bool, by: str
 ) -> None:
-    """A backup points at `fibackup recover`, which ends the job and deletes what it freed."""
+    """By a recovery, or by the next backup, which begins with one; what it freed is deleted."""
     with a_job_whose_client_is_killed(rig, method, keep=keep):
-        if restart:
-            rig.daemon.kill()
-            rig.daemon.start()
-            rig.find_domain()
-        assert len(jobs(rig)) == 1
+        if "daemon" in by:
+            rig.restart_daemon()
+        assert len(rig.jobs()) == 1
         with pytest.raises(DomainStateError, match="fibackup recover"):
             rig.backup()
-        plan = rig.recover()
-        assert "that a killed run left" in str(plan)
-    assert jobs(rig) == []
+        if by == "backup":
+            assert "that a killed run left" in rig.backup_command("--dry-run").stdout
+            rig.backup_command()
+        else:
+            assert "that a killed run left" in str(rig.recover())
+    assert rig.jobs() == []
     base = {rig.domain.path(target).name for target in rig.domain.disks}
     assert rig.images() - base <= rig.chain_names()
     the_rest_is_right(rig)
@@ -328,32 +218,85 @@ def test_a_hypervisor_that_is_killed_in_a_job_loses_nothing(
     the_rest_is_right(rig)
 
 
-def wait_until(holds: Callable[[], bool]) -> None:
-    """Wait for something that libvirt notices a moment later."""
-    deadline = time.monotonic() + 20
-    while not holds():
-        assert time.monotonic() < deadline
-        time.sleep(0.1)
+# --- the commands -------------------------------------------------------------------------------
 
 
-# --- the command --------------------------------------------------------------------------------
+def killed_in_a_copy(rig: Rig) -> str:
+    """Let a run be killed right before its copy; return the point that it was to make."""
+    rig.write()
+    rig.backup()
+    rig.write()
+    calls = (is_killed(rig, "backup", number, "client") for number in itertools.count(4))
+    assert next(call for call in calls if call in {"copy_image", ""}) == "copy_image"
+    run = rig.read().ledger.run
+    assert run is not None
+    return run.point
 
 
 def test_the_command_finds_the_store_by_the_ledger(
     rig: Rig, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """`fibackup recover` finishes a point without being told the store; then there is nothing."""
-    rig.write()
-    rig.backup()
-    rig.write()
-    number = next(n for n in itertools.count(8) if client(rig, n, after=False)[1] == "copy_image")
-    assert number > 8
-    capsys.readouterr()
+    point = killed_in_a_copy(rig)
     words = ["-c", rig.daemon.uri, rig.domain.name]
     assert main(["recover", "--dry-run", *words]) == 0
     assert "publish point" in capsys.readouterr().out
     assert main(["recover", "-q", *words]) == 0
+    assert rig.history().points[-1].id == point
     capsys.readouterr()
     assert main(["recover", *words]) == 0
     assert "nothing to recover" in capsys.readouterr().out
     rig.check()
+
+
+@pytest.mark.parametrize(
+    "words", [("backup",), ("consolidate", "--allow-paused"), ("-c",), ("-b",)]
+)
+def test_every_command_that_changes_a_domain_begins_with_a_recovery(
+    rig: Rig, words: tuple[str, ...]
+) -> None:
+    """The unfinished point is published first, by both programs, for points and for chains."""
+    point = killed_in_a_copy(rig)
+    if words[0] == "backup":
+        done = rig.backup_command()
+    elif words[0] == "consolidate":
+        done = rig.command(*words)
+    else:
+        place = (str(rig.store.path),) if words[0] == "-b" else ()
+        uri = {"LIBVIRT_DEFAULT_URI": rig.daemon.uri}
+        done = rig.forks.run("fi-backup", *words, *place, rig.domain.uuid, env=uri)
+    assert done.returncode == 0, done
+    first, finished, *rest = rig.history().points
+    assert (finished.id, len(rest)) == (point, words[0] in {"backup", "-b"})
+    assert finished.parent == first.id
+    assert "finished by recover" in finished.consistency_detail
+    for each in rest:
+        rig.remember(each.id)
+    rig.check_live()
+    rig.check()
+
+
+def test_a_disk_that_is_left_out_leaves_the_unfinished_point(rig: Rig) -> None:
+    """With --exclude the killed run's point is not finished: the next one takes its layers."""
+    point = killed_in_a_copy(rig)
+    rig.backup_command("--exclude", "vdb")
+    assert rig.history().find(point) is None
+    assert len(rig.history().points) == 2
+    rig.backup()
+    rig.check()
+
+
+def test_a_command_says_what_it_has_recovered(rig: Rig, capsys: pytest.CaptureFixture[str]) -> None:
+    """JSON has the report of the recovery beside that of the backup; a dry run shows it first."""
+    point = killed_in_a_copy(rig)
+    words = ["backup", "-c", rig.daemon.uri, "--store", str(rig.store.path), "--allow-paused"]
+    assert main([*words, "--dry-run", rig.domain.uuid]) == 0
+    said = capsys.readouterr().out
+    assert f"publish point {point}" in said
+    assert "then a backup" in said
+    assert main([*words, "--json", "--no-progress", rig.domain.uuid]) == 0
+    said = capsys.readouterr().out
+    assert f'"point": "{point}"' in said
+    assert '"recovery": {' in said
+    with LibvirtHost.open(rig.daemon.uri) as host:
+        assert rig.plan_recovery(host).steps == ()

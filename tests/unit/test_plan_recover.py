@@ -206,6 +206,20 @@ def test_a_disk_that_was_not_in_the_run_is_named() -> None:
     assert publish.skipped == (("vdc", "not in the snapshot of the run"),)
 
 
+def test_a_point_may_be_left_to_the_next() -> None:
+    """Not finished, but not forgotten either; one that is published has its result written."""
+    world = World()
+    world.fail("copy_image")
+    domain = world.host.read_domain(world.uuid)
+    plan = plan_recovery(domain, world.history, now=world.host.now, finish=False)
+    assert (plan.steps, plan.warnings) == ((), ())
+    published = World()
+    published.fail("publish", after=True)
+    domain = published.host.read_domain(published.uuid)
+    plan = plan_recovery(domain, published.history, now=published.host.now, finish=False)
+    assert kinds(plan) == ["WriteLedger"]
+
+
 def test_names_that_a_killed_copy_has_left_are_passed_over() -> None:
     """An image without a receipt keeps its name, and nobody uses it."""
     world = World()

@@ -31,8 +31,9 @@ from fibackup.cli.fi_options import (
     parse_options,
     resolve_names,
 )
+from fibackup.cli.recovering import recover_first, store_of_unfinished
 from fibackup.cli.signals import Signals
-from fibackup.cli.stores import is_store, open_store
+from fibackup.cli.stores import existing_store, is_store, open_store
 
 __all__ = ["main"]
 
@@ -148,7 +149,7 @@ def _names(options: Options, host: fb.LibvirtHost) -> tuple[str, ...]:
 
 def _one(options: Options, host: fb.LibvirtHost, name: str, log: _Log, signals: Signals) -> None:
     """Back a domain up, shorten its chains, or both in one run."""
-    domain = host.read_domain(name)
+    domain = _recover(options, host, host.read_domain(name), log, signals)
     log.say("DEB", f"domain {domain.name} ({domain.uuid}) is {domain.state}")
     if options.backs_up:
         _back_up(options, host, domain, log, signals)
@@ -158,6 +159,21 @@ def _one(options: Options, host: fb.LibvirtHost, name: str, log: _Log, signals: 
         log.say("VER", f"domain {domain.name} is off: its chains stay as they are")
         return
     _consolidate(options, host, domain.uuid, log, signals)
+
+
+def _recover(
+    options: Options, host: fb.LibvirtHost, domain: fb.Domain, log: _Log, signals: Signals
+) -> fb.Domain:
+    """Settle what a killed run has left, in the store of this run or the one of that run."""
+    place = existing_store(options.backup_dir or "") if options.backs_up else None
+    with place or store_of_unfinished(domain) as store:
+        return recover_first(
+            host,
+            store,
+            domain,
+            run=lambda executor, plan: _execute(executor, plan, log, signals),
+            warn=lambda text: log.say("WAR", f"{domain.name}: {text}"),
+        )[0]
 
 
 def _in_one_run(options: Options) -> bool:

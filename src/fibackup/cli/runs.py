@@ -7,10 +7,19 @@ from typing import Protocol, TypeAlias
 
 import fibackup as fb
 from fibackup.cli.progress import aside, progress
-from fibackup.cli.say import say
+from fibackup.cli.recovering import recover_first
+from fibackup.cli.say import say, warn
 from fibackup.cli.signals import Signals
 
-__all__ = ["Done", "Watcher", "run_plan", "show_plan"]
+__all__ = [
+    "Done",
+    "Watcher",
+    "run_plan",
+    "settle",
+    "show_first",
+    "show_plan",
+    "with_recovery",
+]
 
 Done: TypeAlias = tuple[dict[str, object], bool]
 """A domain's part of the result, and whether there was a warning."""
@@ -109,3 +118,76 @@ def _watched(
 
     watcher.planned(plan)
     return executor.run(plan, on_event=both, cancel=signals.token, gate=watcher.gate)
+
+
+def settle(
+    arguments: argparse.Namespace,
+    host: fb.LibvirtHost,
+    store: fb.Store | None,
+    domain: fb.Domain,
+    signals: Signals,
+    *,
+    finish: bool = True,
+) -> tuple[fb.Domain, Done | None]:
+    """
+    Settle what a killed run has left of a domain, before another run.
+
+    Args:
+        arguments: Parsed.
+        host: The hypervisor.
+        store: Where an unfinished point is finished, or None.
+        domain: The domain, just read.
+        signals: Whose token ends the run early.
+        finish: False: an unfinished point stays as it is.
+
+    Returns:
+        The domain as it is then, and the result of the recovery, None when there was nothing to do.
+
+    Raises:
+        FibackupError: As `Executor.run` does. The other run must not begin.
+
+    Source:
+        docs/recover.md.
+    """
+    return recover_first(
+        host,
+        store,
+        domain,
+        run=lambda executor, plan: run_plan(arguments, executor, plan, signals),
+        warn=warn,
+        finish=finish,
+    )
+
+
+def with_recovery(done: Done, recovery: Done | None) -> Done:
+    """
+    Return the result of a run, with that of the recovery before it.
+
+    Args:
+        done: Of the run.
+        recovery: Of the recovery, or None.
+
+    Source:
+        docs/cli.md, "For scripts".
+    """
+    if recovery is None:
+        return done
+    return done[0] | {"recovery": recovery[0]["report"]}, done[1] or recovery[1]
+
+
+def show_first(arguments: argparse.Namespace, plan: fb.Plan) -> Done:
+    """
+    Print what would be settled first; what comes then depends on what is found by then.
+
+    Args:
+        arguments: Parsed.
+        plan: Of the recovery.
+
+    Source:
+        docs/recover.md.
+    """
+    shown = show_plan(arguments, plan)
+    if not arguments.json:
+        with aside(arguments):
+            print(f"then a {arguments.verb}, planned from what is found after that")
+    return shown

@@ -3,12 +3,21 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Generator
+from contextlib import contextmanager
 from threading import Lock
 from uuid import UUID
 
 import fibackup as fb
 
-__all__ = ["NO_STORE", "find_history", "is_store", "open_store", "refuse_lost_store"]
+__all__ = [
+    "NO_STORE",
+    "existing_store",
+    "find_history",
+    "is_store",
+    "open_store",
+    "refuse_lost_store",
+]
 
 NO_STORE = str(UUID(int=0))
 """The UUID of a store that is not there yet."""
@@ -34,6 +43,32 @@ def is_store(path: str) -> bool:
     except fb.NotAStoreError:
         return False
     return True
+
+
+@contextmanager
+def existing_store(path: str) -> Generator[fb.Store | None]:
+    """
+    Open a directory that is a store already.
+
+    Args:
+        path: The directory; it may be missing.
+
+    Yields:
+        The store, or None.
+
+    Raises:
+        StoreError: It is one that cannot be used.
+
+    Source:
+        docs/store-format.md, ``fibackup-store.json``.
+    """
+    try:
+        store = fb.Store.open(path)
+    except fb.NotAStoreError:
+        yield None
+        return
+    with store:
+        yield store
 
 
 def open_store(path: str, domain: fb.Domain) -> fb.Store:

@@ -99,6 +99,8 @@ def command_after(plan: Plan, error: FibackupError, store_path: str) -> str:
     store = shlex.quote(store_path)
     if isinstance(error, AgentError) and error.maybe_frozen:
         return f"virsh domfsthaw {plan.uuid}"
+    if plan.verb == "recover" and plan.store:
+        return f"fibackup recover --store {store} {plan.uuid}"
     if plan.verb in {"recover", "consolidate"}:
         return f"fibackup {plan.verb} {plan.uuid}"
     if plan.verb == "restore" or isinstance(error, StoreError):

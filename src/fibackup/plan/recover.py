@@ -75,7 +75,9 @@ class _Finding:
     warnings: tuple[str, ...] = ()
 
 
-def plan_recovery(domain: Domain, history: History | None, *, now: datetime) -> Plan:
+def plan_recovery(
+    domain: Domain, history: History | None, *, now: datetime, finish: bool = True
+) -> Plan:
     """
     Plan what is left to do after a run of a domain was killed, wherever that was.
 
@@ -84,6 +86,8 @@ def plan_recovery(domain: Domain, history: History | None, *, now: datetime) -> 
         history: What the run's store holds of it, just read; None: the store is not at hand, and
             a point that the run had not finished stays as it is.
         now: The time, aware; it names the XML of a point that is finished.
+        finish: False: a point that the run had not finished stays as it is, and the next one takes
+            its layers.
 
     Returns:
         The plan; without steps when there is nothing to do. After it was run, the plan that is
@@ -99,7 +103,7 @@ def plan_recovery(domain: Domain, history: History | None, *, now: datetime) -> 
     jobs = _jobs(domain)
     left_frozen = domain.ledger.run is not None and domain.ledger.run.frozen
     mute = left_frozen and domain.state in _LIVE and not domain.agent_connected
-    finding = _find(domain, history, jobs=bool(jobs), mute=mute)
+    finding = _find(domain, history, jobs=bool(jobs), mute=mute, finish=finish)
     store = history if finding.point else None
     steps: tuple[Step, ...] = (
         *((ThawGuest(60.0),) if left_frozen and domain.agent_connected else ()),
@@ -181,7 +185,9 @@ def _refuse_busy(domain: Domain) -> None:
 # --- the run ------------------------------------------------------------------------------------
 
 
-def _find(domain: Domain, history: History | None, *, jobs: bool, mute: bool) -> _Finding:
+def _find(
+    domain: Domain, history: History | None, *, jobs: bool, mute: bool, finish: bool
+) -> _Finding:
     """Return what becomes of the run; one that cannot be judged now stays in the ledger."""
     ledger, run = domain.ledger, domain.ledger.run
     if run is None:
@@ -190,7 +196,7 @@ def _find(domain: Domain, history: History | None, *, jobs: bool, mute: bool) ->
         hint = f"thaw it when its guest agent is back: virsh domfsthaw {domain.uuid}"
         return _Finding(ledger, warnings=(f"the guest may be frozen still; {hint}",))
     if run.phase is RunPhase.TAKEN:
-        return _taken(domain, history, run)
+        return _taken(domain, history, run, finish=finish)
     if run.phase is RunPhase.INTENT:
         left = left_by_run(ledger, _chains(domain))
         return _Finding(evolve(ledger, run=None, overlays=(*ledger.overlays, *left)))
@@ -211,16 +217,19 @@ def _lost(domain: Domain, ledger: Ledger) -> tuple[str, ...]:
     )
 
 
-def _taken(domain: Domain, history: History | None, run: Run) -> _Finding:
+def _taken(domain: Domain, history: History | None, run: Run, *, finish: bool) -> _Finding:
     ledger = domain.ledger
+    thawed = evolve(ledger, run=evolve(run, frozen=False))
     if history is None or history.store != run.store:
         unknown = f"point {run.point} is not finished: its store {run.store} is not at hand"
-        return _Finding(evolve(ledger, run=evolve(run, frozen=False)), warnings=(unknown,))
+        return _Finding(thawed, warnings=(unknown,))
     known = KnownStore(history.store, str(history.path), run.point)
     others = tuple(store for store in ledger.stores if store.uuid != history.store)
     result = evolve(ledger, run=None, stores=(*others, known))
     if history.find(run.point) is not None:
         return _Finding(_with_digests(domain, history, result, run.point))
+    if not finish:
+        return _Finding(thawed)
     parts = _parts(domain, history, run)
     if isinstance(parts, str):
         left = f"point {run.point} cannot be finished, the next one takes its layers: {parts}"

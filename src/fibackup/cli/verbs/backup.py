@@ -18,9 +18,9 @@ from fibackup.cli.options import (
     strict_option,
 )
 from fibackup.cli.output import absolute
-from fibackup.cli.runs import Done, run_plan, show_plan
+from fibackup.cli.runs import Done, run_plan, settle, show_first, show_plan, with_recovery
 from fibackup.cli.signals import Signals
-from fibackup.cli.stores import NO_STORE, is_store, open_store, refuse_lost_store
+from fibackup.cli.stores import NO_STORE, existing_store, is_store, open_store, refuse_lost_store
 
 __all__ = ["add_arguments", "run"]
 
@@ -153,18 +153,23 @@ def _back_up(
         secrets=arguments.with_secrets,
     )
     domain = host.read_domain(uuid)
-    now = datetime.now(UTC)
+    whole = not (arguments.disk or arguments.exclude)
     if arguments.dry_run:
-        plan = fb.plan_backup(
-            domain, _history_for_dry_run(arguments.store, domain), now=now, policy=policy
-        )
-        return show_plan(arguments, plan)
+        history, now = _history_for_dry_run(arguments.store, domain), datetime.now(UTC)
+        first = fb.plan_recovery(domain, history, now=now, finish=whole)
+        if first.steps:
+            return show_first(arguments, first)
+        return show_plan(arguments, fb.plan_backup(domain, history, now=now, policy=policy))
+    with existing_store(arguments.store) as found:
+        domain, recovery = settle(arguments, host, found, domain, signals, finish=whole)
+    now = datetime.now(UTC)
     nothing = fb.History(store=NO_STORE, path=absolute(arguments.store), uuid=domain.uuid)
     if not is_store(arguments.store):
         fb.plan_backup(domain, nothing, now=now, policy=policy)  # a bad domain makes no store
     with open_store(arguments.store, domain) as store:
         plan = fb.plan_backup(domain, store.read_history(domain.uuid), now=now, policy=policy)
-        return run_plan(arguments, fb.Executor(host, store), plan, signals, hooks)
+        done = run_plan(arguments, fb.Executor(host, store), plan, signals, hooks)
+        return with_recovery(done, recovery)
 
 
 def _history_for_dry_run(path: str, domain: fb.Domain) -> fb.History:

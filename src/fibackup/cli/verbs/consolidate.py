@@ -7,7 +7,8 @@ import argparse
 import fibackup as fb
 from fibackup.cli.each import each_domain
 from fibackup.cli.options import disk_option, domain_options, dry_run_option, strict_option
-from fibackup.cli.runs import Done, run_plan, show_plan
+from fibackup.cli.recovering import plan_first, store_of_unfinished
+from fibackup.cli.runs import Done, run_plan, settle, show_first, show_plan, with_recovery
 from fibackup.cli.signals import Signals
 
 __all__ = ["add_arguments", "run"]
@@ -100,9 +101,14 @@ def _one(arguments: argparse.Namespace, host: fb.LibvirtHost, name: str, signals
         allow_paused=arguments.allow_paused,
     )
     domain = host.read_domain(name)
+    with store_of_unfinished(domain) as store:
+        first = plan_first(domain, store)
+        if arguments.dry_run and first.steps:
+            return show_first(arguments, first)
+        domain, recovery = settle(arguments, host, store, domain, signals)
     paths = tuple(path for disk in domain.disks if disk.chain for path in disk.chain.paths)
     uses = host.image_uses(domain.uuid, paths)
     plan = fb.plan_consolidation(domain, uses=uses, policy=policy)
     if arguments.dry_run:
         return show_plan(arguments, plan)
-    return run_plan(arguments, fb.Executor(host, None), plan, signals)
+    return with_recovery(run_plan(arguments, fb.Executor(host, None), plan, signals), recovery)

@@ -3,16 +3,13 @@
 from __future__ import annotations
 
 import argparse
-from collections.abc import Generator
-from contextlib import contextmanager
-from datetime import UTC, datetime
 
 import fibackup as fb
 from fibackup.cli.each import each_domain
 from fibackup.cli.options import domain_options, dry_run_option, store_option, strict_option
+from fibackup.cli.recovering import plan_first, store_of_run
 from fibackup.cli.runs import Done, run_plan, show_plan
 from fibackup.cli.signals import Signals
-from fibackup.cli.stores import is_store
 
 __all__ = ["add_arguments", "run"]
 
@@ -62,9 +59,8 @@ def run(arguments: argparse.Namespace, signals: Signals) -> int:
 
 def _one(arguments: argparse.Namespace, host: fb.LibvirtHost, name: str, signals: Signals) -> Done:
     domain = host.read_domain(name)
-    with _store_of_run(arguments.store, domain) as store:
-        history = store.read_history(domain.uuid) if store is not None else None
-        plan = fb.plan_recovery(domain, history, now=datetime.now(UTC))
+    with store_of_run(arguments.store, domain) as store:
+        plan = plan_first(domain, store)
         if not plan.steps and not plan.warnings and not arguments.json:
             if not arguments.quiet:
                 print(f"{fb.printable(domain.name)}: nothing to recover")
@@ -72,16 +68,3 @@ def _one(arguments: argparse.Namespace, host: fb.LibvirtHost, name: str, signals
         if arguments.dry_run or not plan.steps:
             return show_plan(arguments, plan)
         return run_plan(arguments, fb.Executor(host, store), plan, signals)
-
-
-@contextmanager
-def _store_of_run(path: str | None, domain: fb.Domain) -> Generator[fb.Store | None]:
-    """Open the store that was asked for, or the one that the ledger names for the run, if any."""
-    run = domain.ledger.run
-    places = [each.path for each in domain.ledger.stores if run and each.uuid == run.store]
-    where = path or next(iter(places), None)
-    if where is None or (path is None and not is_store(where)):
-        yield None
-        return
-    with fb.Store.open(where) as store:
-        yield store
