@@ -124,9 +124,9 @@ def _point(
     point: str, data: bytes, digest: str, seals: Mapping[str, str], store: str, uuid: str
 ) -> RestorePoint:
     sealed = seals.get(point)
-    if sealed is not None and sealed != digest:
+    found = parse_manifest(data, proven=sealed == digest)
+    if sealed not in {None, digest}:
         raise ManifestError(reason="it is not the manifest that was published")
-    found = parse_manifest(data, proven=sealed is not None)
     if found.id != point:
         raise ManifestError(reason=f"the manifest of point {found.id} is in a file of another name")
     if (found.store, found.uuid) != (store, uuid):
