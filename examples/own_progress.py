@@ -69,7 +69,7 @@ class Progress:
                 return str(step).splitlines()[0]
             case fb.Warned(text=text):
                 return f"warning: {text}"
-            case fb.ImageCopied() | fb.StepFinished():
+            case fb.ImageCopied() | fb.FileVerified() | fb.StepFinished():
                 return None
 
 

@@ -48,7 +48,7 @@ from fibackup.errors import (
     StoreError,
     VerifyError,
 )
-from fibackup.host.events import CancelToken, CopyProgress, ImageCopied, OnEvent
+from fibackup.host.events import CancelToken, CopyProgress, FileVerified, ImageCopied, OnEvent
 from fibackup.model.chain import BackingChain, FileIdentity, Image
 from fibackup.model.domain import Disk, Domain, DomainState, ImageUse
 from fibackup.model.ledger import Ledger
@@ -63,6 +63,16 @@ from fibackup.model.point import (
     Versions,
 )
 from fibackup.model.snapshot import Snapshot
+from fibackup.model.verification import (
+    CheckedContent,
+    CheckedFile,
+    ContentCheck,
+    FaultKind,
+    FileCheck,
+    FoundFile,
+    Survey,
+    VerificationRecord,
+)
 from fibackup.parse.domain_xml import parse_domain_xml
 from fibackup.parse.ledger_xml import parse_ledger, render_ledger
 from fibackup.parse.manifest import parse_manifest, render_manifest
@@ -82,6 +92,7 @@ from fibackup.plan.steps import (
     ResumeDomain,
     SaveState,
 )
+from fibackup.plan.verify_steps import FileToVerify, VerifyContents, VerifyFiles
 
 __all__ = ["CLUSTER_BYTES", "AgentState", "Content", "FakeHost", "FakeStore", "Moment"]
 
@@ -1325,6 +1336,7 @@ class _Shelf:
     unnamed: dict[str, str] = field(factory=dict[str, str])
     manifests: dict[str, str] = field(factory=dict[str, str])
     seals: dict[str, str] = field(factory=dict[str, str])
+    record: VerificationRecord = field(factory=VerificationRecord)
     written: bool = False
 
 
@@ -1564,6 +1576,105 @@ class FakeStore:
                 unreadable=unreadable,
                 lost=tuple(sorted(shelf.seals.keys() - shelf.manifests.keys())),
             )
+
+    def survey(self, uuid: str) -> Survey:
+        """See `PointStore.survey`."""
+        history = self.read_history(uuid)
+        with self._host.call("survey"):
+            shelf = self._shelf(uuid)
+            sizes = {f"{name}.json": len(text) for name, text in shelf.manifests.items()}
+            sizes |= {name: len(text.encode()) for name, text in shelf.files.items()}
+            for (target, name), kept in shelf.images.items():
+                sizes[f"{target}/{name}"] = kept.record.size_bytes
+            sizes |= {f"{target}/{name}.receipt": 1 for target, name in shelf.receipts}
+            digests = {name: _sha256(text) for name, text in shelf.manifests.items()}
+            return Survey(
+                history=history,
+                files=tuple(FoundFile(name, sizes[name]) for name in sorted(sizes)),
+                record=shelf.record,
+                digests=tuple(sorted(digests.items())),
+                unsealed=tuple(sorted(shelf.manifests.keys() - shelf.seals.keys())),
+                busy=shelf.written,
+            )
+
+    def verify_files(
+        self,
+        uuid: str,
+        step: VerifyFiles,
+        on_event: OnEvent,
+        cancel: CancelToken,
+        *,
+        threads: int = 4,
+    ) -> tuple[FileCheck, ...]:
+        """See `PointStore.verify_files`."""
+        with self._host.call("verify_files"):
+            _law(threads > 0, "a verification without threads")
+            checks: list[FileCheck] = []
+            for file in step.files:
+                cancel.check()
+                check = self._check_file(self._shelf(uuid), file)
+                self._remember(uuid, check.entry(step.run))
+                checks.append(check)
+                if check.read_bytes is not None or check.kind is not None:
+                    on_event(FileVerified(file.file, file.size_bytes, check.reason))
+            return tuple(checks)
+
+    def _check_file(self, shelf: _Shelf, file: FileToVerify) -> FileCheck:
+        target, _, name = file.file.rpartition("/")
+        kept = shelf.images.get((target, name))
+        text = shelf.files.get(name) if not target else None
+        found = _digest_of(kept) if kept is not None else text and _sha256(text)
+        kind, reason = None, ""
+        if found is None:
+            kind, reason = FaultKind.MISSING, "the file is missing"
+        elif kept and file.header and kept.record.backing != file.header.backing:
+            kind, reason = FaultKind.HEADER, "its header names another backing file"
+        if kind is None and file.read and found != file.sha256:
+            kind, reason = FaultKind.SHA256, f"sha256 is {found}; {file.sha256} recorded"
+        read = file.size_bytes if kind is None and file.read else None
+        return FileCheck(file.file, file.sha256, self._host.now, kind, reason, read)
+
+    def verify_contents(
+        self,
+        uuid: str,
+        step: VerifyContents,
+        on_event: OnEvent,
+        cancel: CancelToken,
+        *,
+        threads: int = 4,
+    ) -> tuple[ContentCheck, ...]:
+        """See `PointStore.verify_contents`."""
+        with self._host.call("verify_contents"):
+            _law(threads > 0, "a verification without threads")
+            checks: list[ContentCheck] = []
+            for content in step.contents:
+                cancel.check()
+                shelf = self._shelf(uuid)
+                clusters = _read(self._resolve(shelf, content.target, content.images[0]))
+                found = _sha256(json.dumps([content.virtual_size_bytes, sorted(clusters.items())]))
+                reason = content.judged(found)
+                check = ContentCheck(
+                    file=content.file,
+                    chain=content.chain,
+                    time=self._host.now,
+                    sha256=found,
+                    kind=FaultKind.DISK if reason else None,
+                    reason=reason,
+                    read_bytes=len(clusters) * CLUSTER_BYTES,
+                )
+                self._remember(uuid, check.entry(step.run))
+                checks.append(check)
+                on_event(FileVerified(content.file, check.read_bytes, reason))
+            return tuple(checks)
+
+    def _remember(self, uuid: str, entry: CheckedFile | CheckedContent | None) -> None:
+        shelf = self._shelf(uuid)
+        files = (entry,) if isinstance(entry, CheckedFile) else ()
+        contents = (entry,) if isinstance(entry, CheckedContent) else ()
+        there = {*shelf.files, *(f"{target}/{name}" for target, name in shelf.images)}
+        if entry is not None:
+            there.add(entry.file)
+        shelf.record = shelf.record.with_entries(files, contents, keep=there)
 
     def occupied(self, paths: tuple[PurePosixPath, ...]) -> tuple[PurePosixPath, ...]:
         """See `PointStore.occupied`."""
@@ -1813,8 +1924,12 @@ def _copied(step: CopyImage, image: Image, clusters: Content) -> _Kept:
     return _Kept(record, size, dict(clusters))
 
 
+def _digest_of(kept: _Kept) -> str:
+    return _fingerprint(kept.clusters_in_size, kept.record.backing, kept.clusters)
+
+
 def _verify(image: StoredImage, kept: _Kept | None) -> None:
     if kept is None:
         raise VerifyError(reason="the image is not in the store", path=image.name)
-    if _fingerprint(kept.clusters_in_size, kept.record.backing, kept.clusters) != image.sha256:
+    if _digest_of(kept) != image.sha256:
         raise VerifyError(reason="the image is not what was recorded", path=image.name)

@@ -18,6 +18,8 @@ from hypothesis.strategies import DrawFn, SearchStrategy
 
 from fibackup.model import (
     BackingChain,
+    CheckedContent,
+    CheckedFile,
     Consistency,
     Disk,
     DiskKind,
@@ -38,6 +40,7 @@ from fibackup.model import (
     SourceImage,
     StoredFile,
     StoredImage,
+    VerificationRecord,
     Versions,
     format_point_id,
 )
@@ -59,6 +62,7 @@ __all__ = [
     "point_disks",
     "point_ids",
     "receipts",
+    "records",
     "restore_points",
     "sizes",
     "source_images",
@@ -206,6 +210,16 @@ def stored_images(
 
 
 receipts = st.builds(Receipt, targets, stored_images())
+_runs = st.integers(0, 10**6)
+_faults = st.just("") | lines
+records = st.builds(
+    VerificationRecord,
+    st.lists(st.builds(CheckedFile, texts, digests, times, _runs, _faults), max_size=3).map(tuple),
+    st.lists(
+        st.builds(CheckedContent, texts, digests, times, _runs, st.none() | digests, _faults),
+        max_size=3,
+    ).map(tuple),
+)
 
 
 @st.composite

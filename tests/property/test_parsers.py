@@ -16,7 +16,15 @@ from jsonschema import Draft202012Validator
 
 from fibackup.codec import decode, encode
 from fibackup.errors import ChainError, FormatTooNewError, ManifestError, ModelError, ParseError
-from fibackup.model import Domain, FileIdentity, Image, Ledger, Receipt, RestorePoint
+from fibackup.model import (
+    Domain,
+    FileIdentity,
+    Image,
+    Ledger,
+    Receipt,
+    RestorePoint,
+    VerificationRecord,
+)
 from fibackup.parse import (
     LEDGER_URI,
     needed_bytes,
@@ -27,11 +35,14 @@ from fibackup.parse import (
     parse_manifest,
     parse_qcow2_header,
     parse_receipt,
+    parse_record,
+    parse_seals,
     parse_store_file,
     parse_xml,
     render_ledger,
     render_manifest,
     render_receipt,
+    render_record,
     render_store_file,
     resolve_backing,
     rewrite_backing,
@@ -46,6 +57,7 @@ from property.strategies import (
     lines,
     paths,
     receipts,
+    records,
     restore_points,
     texts,
     times,
@@ -213,6 +225,14 @@ def test_a_manifest_reads_back(point: RestorePoint) -> None:
     schema("manifest").validate(json.loads(text))
 
 
+@given(record=records)
+def test_a_record_reads_back(record: VerificationRecord) -> None:
+    """`parse_record` undoes `render_record`, and the schema describes what is written."""
+    text = render_record(record)
+    assert parse_record(text) == record
+    schema("record").validate(json.loads(text))
+
+
 @given(receipt=receipts)
 def test_a_receipt_reads_back(receipt: Receipt) -> None:
     """`parse_receipt` undoes `render_receipt`, and the schema describes what is written."""
@@ -267,7 +287,7 @@ def test_every_single_bit_of_a_manifest_is_guarded() -> None:
 @example(data='{"format": 1, "a": ' + "[" * 900 + "]" * 900 + "}")
 def test_no_bytes_crash_the_store_readers(data: str | bytes) -> None:
     """Any bytes give a value or a `ManifestError`."""
-    for reader in (parse_manifest, parse_receipt, parse_store_file):
+    for reader in (parse_manifest, parse_receipt, parse_record, parse_seals, parse_store_file):
         with pytest.raises(ManifestError):
             reader(data)
 

@@ -11,6 +11,8 @@ import pytest
 
 from fibackup.errors import FormatTooNewError, ManifestError, ModelError
 from fibackup.model import (
+    CheckedContent,
+    CheckedFile,
     Consistency,
     DiskKind,
     FileIdentity,
@@ -21,14 +23,17 @@ from fibackup.model import (
     SourceImage,
     StoredFile,
     StoredImage,
+    VerificationRecord,
 )
 from fibackup.parse import (
     StoreFile,
     parse_manifest,
     parse_receipt,
+    parse_record,
     parse_store_file,
     render_manifest,
     render_receipt,
+    render_record,
     render_store_file,
 )
 
@@ -172,3 +177,25 @@ def test_a_store_needs_a_uuid() -> None:
     """A store file is not written with anything else."""
     with pytest.raises(ModelError, match="is not a UUID"):
         render_store_file("x", TIME)
+
+
+def test_a_record_of_verifications_reads_back() -> None:
+    """It has the envelope of a manifest, and is none."""
+    record = VerificationRecord(
+        files=(CheckedFile("vda/caf\u00e9", "a" * 64, TIME, 3, "cut"),),
+        contents=(CheckedContent("vda/x.qcow2", "b" * 64, TIME, 3, None),),
+    )
+    text = render_record(record)
+    assert parse_record(text) == parse_record(text.encode()) == record
+    with pytest.raises(ManifestError, match="not the keys of a record"):
+        parse_record(render_manifest(POINT), path="/s/verified.json")
+    with pytest.raises(ManifestError, match="checksum"):
+        parse_record(text.replace("cut", "CUT"))
+
+
+def test_a_proven_manifest_is_read_without_its_checksum() -> None:
+    """Its bytes are known to be right; its fields are read as strictly."""
+    text = render_manifest(POINT).replace("web1", "web2")
+    assert parse_manifest(text, proven=True).domain == "web2"
+    with pytest.raises(ManifestError, match="missing field"):
+        parse_manifest(manifest(point={}), proven=True)

@@ -15,6 +15,7 @@ from fibackup.parse import (
     parse_qcow2_header,
     resolve_backing,
     rewrite_backing,
+    stored_header_fault,
 )
 
 CLUSTER = 1 << 16
@@ -340,3 +341,29 @@ def test_a_name_has_to_fit() -> None:
     assert len(rewrite_backing(small, name="a" * room, format="raw")) == 512
     with pytest.raises(ParseError, match="does not fit into 512 bytes"):
         rewrite_backing(small, name="a" * (room + 1), format="raw")
+
+
+@pytest.mark.parametrize(
+    ("sample", "backing", "words"),
+    [
+        (header(), None, ""),
+        (header(extension(FORMAT, b"qcow2"), name=b"a.qcow2"), "a.qcow2", ""),
+        (header(), "a.qcow2", "names the backing file None"),
+        (header(extension(FORMAT, b"qcow2"), name=b"/etc/a"), "a.qcow2", "names the backing file"),
+        (header(extension(FORMAT, b"qcow2"), name=b"a.qcow2"), None, "names the backing file"),
+        (header(extension(FORMAT, b"raw"), name=b"a.qcow2"), "a.qcow2", "has the format 'raw'"),
+        (header(name=b"a.qcow2"), "a.qcow2", "has the format None"),
+        (header(incompatible=4), None, "names a data file"),
+        (header(extension(DATA_FILE, b"/etc/shadow")), None, "names a data file"),
+        (header(size=1 << 29), None, "536870912 bytes virtual, the manifest 1073741824"),
+    ],
+)
+def test_a_stored_header_says_what_its_manifest_says(
+    sample: bytes, backing: str | None, words: str
+) -> None:
+    """It leads to the file that the manifest names, declared as qcow2, and nowhere else."""
+    fault = stored_header_fault(
+        parse_qcow2_header(sample), backing=backing, virtual_size_bytes=1 << 30
+    )
+    assert words in fault
+    assert bool(words) == bool(fault)

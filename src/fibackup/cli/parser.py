@@ -35,6 +35,7 @@ VERBS: Mapping[str, str] = {
     "chain": "draw the live backing chains of a domain",
     "list": "list the restore points of a store",
     "restore": "write disks of a restore point as flat images",
+    "verify": "compare what a store holds with what was recorded",
 }
 """Name and help of each verb; ``fibackup.cli.verbs.<name>`` is its module."""
 

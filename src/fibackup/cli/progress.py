@@ -68,6 +68,8 @@ class _Lines:
                 say(f"{self._prefix}{event}", WARNING)
             case fb.StepStarted() | fb.ImageCopied():
                 say(f"{self._prefix}{event}")
+            case fb.FileVerified() if event.fault:
+                say(f"{self._prefix}{event}", WARNING)
             case _:
                 pass
 
@@ -94,6 +96,11 @@ class _Bars:
             case fb.ImageCopied():
                 self._forget((event.target, event.name))
                 self._print(event)
+            case fb.FileVerified():
+                target, _, name = event.file.rpartition("/")
+                self._forget((target or "-", name))
+                if event.fault:
+                    self._print(event)
             case fb.StepStarted() | fb.Warned():
                 self._print(event)
             case _:
@@ -138,6 +145,9 @@ class _JsonLines:
             case fb.ImageCopied():
                 more = {"size_bytes": event.size_bytes, "sha256": event.sha256}
                 self._print("image", disk=event.target, image=event.name, **more)
+            case fb.FileVerified():
+                more = {"size_bytes": event.size_bytes, "fault": event.fault or None}
+                self._print("verified", file=event.file, **more)
             case fb.Warned():
                 self._print("warning", text=event.text)
 

@@ -35,6 +35,8 @@ def state_after(
     Source:
         docs/errors.md.
     """
+    if plan.verb == "verify":
+        return "the store is unchanged; what was verified before the failure is remembered"
     if host is None:
         return "the store is unchanged; files that were finished before the failure stand"
     parts = [
@@ -103,6 +105,8 @@ def command_after(plan: Plan, error: FibackupError, store_path: str) -> str:
         return f"fibackup recover --store {store} {plan.uuid}"
     if plan.verb in {"recover", "consolidate"}:
         return f"fibackup {plan.verb} {plan.uuid}"
+    if plan.verb == "verify":
+        return f"fibackup verify --store {store} {plan.uuid} --skip-since 1d"
     if plan.verb == "restore" or isinstance(error, StoreError):
         return f"fibackup list --store {store}"
     return f"fibackup backup --store {store} {plan.uuid}"

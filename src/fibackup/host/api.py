@@ -22,6 +22,7 @@ from fibackup.model.domain import Domain, ImageUse
 from fibackup.model.ledger import Ledger
 from fibackup.model.point import FileRole, History, RestorePoint, StoredFile, StoredImage, Versions
 from fibackup.model.snapshot import Snapshot
+from fibackup.model.verification import ContentCheck, FileCheck, Survey
 from fibackup.plan.report import RestoredImage
 from fibackup.plan.steps import (
     CommitImages,
@@ -37,6 +38,7 @@ from fibackup.plan.steps import (
     ResumeDomain,
     SaveState,
 )
+from fibackup.plan.verify_steps import VerifyContents, VerifyFiles
 
 __all__ = ["Host", "PointStore"]
 
@@ -404,6 +406,86 @@ class PointStore(Protocol):
 
         Source:
             docs/store-format.md.
+        """
+        ...
+
+    def survey(self, uuid: str) -> Survey:
+        """
+        Look at what lies in a domain's directory: manifests are read, of other files the names.
+
+        Args:
+            uuid: The domain's UUID.
+
+        Returns:
+            The history, the files, and the record of earlier verifications.
+
+        Raises:
+            FormatTooNewError: A newer fibackup wrote a manifest or the record.
+
+        Source:
+            docs/verify.md.
+        """
+        ...
+
+    def verify_files(
+        self,
+        uuid: str,
+        step: VerifyFiles,
+        on_event: OnEvent,
+        cancel: CancelToken,
+        *,
+        threads: int = 4,
+    ) -> tuple[FileCheck, ...]:
+        """
+        Compare files with what their manifests say; what was read is recorded as it is done.
+
+        Args:
+            uuid: The domain's UUID.
+            step: The files.
+            on_event: Gets `CopyProgress` and `FileVerified`, from several threads.
+            cancel: Asked between two blocks.
+            threads: Files that are read at the same time.
+
+        Returns:
+            One check for each file, in the order of the step; what is wrong is no error.
+
+        Raises:
+            PermissionDeniedError: The files may not be read.
+            CancelledError: *cancel* was set; what was finished is recorded.
+
+        Source:
+            docs/verify.md.
+        """
+        ...
+
+    def verify_contents(
+        self,
+        uuid: str,
+        step: VerifyContents,
+        on_event: OnEvent,
+        cancel: CancelToken,
+        *,
+        threads: int = 4,
+    ) -> tuple[ContentCheck, ...]:
+        """
+        Check the structure of images, and read disks as a guest does; recorded as it is done.
+
+        Args:
+            uuid: The domain's UUID.
+            step: The disks.
+            on_event: Gets `CopyProgress` and `FileVerified`, from several threads.
+            cancel: Asked between two blocks.
+            threads: Disks that are read at the same time.
+
+        Returns:
+            One check for each disk, in the order of the step; what is wrong is no error.
+
+        Raises:
+            RequirementError: qemu-img or qemu-nbd is missing.
+            CancelledError: *cancel* was set; what was finished is recorded.
+
+        Source:
+            docs/verify.md, "In depth".
         """
         ...
 

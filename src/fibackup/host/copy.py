@@ -264,7 +264,14 @@ def _hash_zeros(update: Callable[[memoryview], None], count: int, cancel: Cancel
         count -= min(count, len(zeros))
 
 
-def hash_file(fd: int, size_bytes: int, *, on_bytes: OnBytes, cancel: CancelToken) -> str:
+def hash_file(
+    fd: int,
+    size_bytes: int,
+    *,
+    on_bytes: OnBytes,
+    cancel: CancelToken,
+    pace: OnBytes | None = None,
+) -> str:
     """
     Return the sha256 of an open file; holes are hashed as zeros without being read.
 
@@ -273,6 +280,7 @@ def hash_file(fd: int, size_bytes: int, *, on_bytes: OnBytes, cancel: CancelToke
         size_bytes: Its size.
         on_bytes: Called with the position reached.
         cancel: Asked between two blocks.
+        pace: Called with the bytes of each block that was read; may wait.
 
     Returns:
         64 hexadecimal digits, as sha256sum(1) prints.
@@ -297,6 +305,8 @@ def hash_file(fd: int, size_bytes: int, *, on_bytes: OnBytes, cancel: CancelToke
             count = _read(fd, view, position)
             if count == 0:
                 raise HostError(reason=f"the file ends at byte {position}, expected {end}")
+            if pace is not None:
+                pace(count)
             digest.update(view[:count])
             position += count
             cache.passed(position)

@@ -23,6 +23,7 @@ __all__ = [
     "CancelToken",
     "CopyProgress",
     "Event",
+    "FileVerified",
     "Gate",
     "ImageCopied",
     "OnEvent",
@@ -119,6 +120,27 @@ class ImageCopied:
 
 
 @frozen
+class FileVerified:
+    """
+    A stored file, or a disk as a guest reads it, was compared with what it should be.
+
+    Attributes:
+        file: The file, in the domain's directory of the store; the top image, for a disk.
+        size_bytes: Its size.
+        fault: What is wrong, empty when nothing is.
+    """
+
+    file: str
+    size_bytes: int
+    fault: str = ""
+
+    def __str__(self) -> str:
+        """Return the file and what is wrong with it."""
+        words = f"WRONG: {printable(self.fault)}" if self.fault else "right"
+        return f"{printable(self.file)} ({format_bytes(self.size_bytes)}) is {words}"
+
+
+@frozen
 class Warned:
     """
     Something the user should know; the run goes on.
@@ -134,7 +156,7 @@ class Warned:
         return f"warning: {printable(self.text)}"
 
 
-Event: TypeAlias = StepStarted | StepFinished | CopyProgress | ImageCopied | Warned
+Event: TypeAlias = StepStarted | StepFinished | CopyProgress | ImageCopied | FileVerified | Warned
 OnEvent: TypeAlias = Callable[[Event], object]
 
 

@@ -19,6 +19,7 @@ import time
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, suppress
 from datetime import UTC, datetime
+from functools import cached_property
 from pathlib import PurePosixPath
 from threading import Lock
 from typing import assert_never
@@ -53,6 +54,7 @@ from fibackup.host.events import (
     no_gate,
 )
 from fibackup.host.restore_run import RestoreRun
+from fibackup.host.verifying import Verifier
 from fibackup.model.domain import Domain, DomainState
 from fibackup.model.ledger import Ledger, Run, RunPhase, consolidated
 from fibackup.model.point import (
@@ -100,6 +102,7 @@ from fibackup.plan.steps import (
     WriteLedger,
     headline,
 )
+from fibackup.plan.verify_steps import VerifyContents, VerifyFiles
 
 __all__ = ["Executor"]
 
@@ -210,6 +213,10 @@ class _Run:
         self._written: Ledger | None = None
         self._restore_run: RestoreRun | None = None
 
+    @cached_property
+    def _verifier(self) -> Verifier:
+        return Verifier(self._store, self._plan, self._emit, self._cancel, self._threads)
+
     @property
     def _store(self) -> PointStore:
         if self._store_or_none is None:
@@ -243,6 +250,7 @@ class _Run:
             frozen_seconds=self._frozen_seconds,
             point=self._point,
             restored=tuple(self._restore_run.restored) if self._restore_run else (),
+            verification=self._verifier.result() if self._plan.verb == "verify" else None,
             warnings=tuple(self._warnings),
         )
 
@@ -285,7 +293,7 @@ class _Run:
             raise self._stale(f"the plan is for store {self._plan.store}, this is {history.store}")
         if self._plan.verb == "restore":
             self._check_restore()
-        else:
+        elif self._plan.verb != "verify":  # which looks at whatever is there
             latest = history.latest
             if (latest.sequence if latest else 0) != self._plan.expects.sequence:
                 raise self._stale("the store has other points than when the plan was made")
@@ -390,10 +398,18 @@ class _Run:
                 self._confirm_off(step)
             case PublishPoint():
                 self._publish(step)
-            case FlattenImage() | CopyStored() | CreateLinked():
-                self._restore.disk(step)
+            case FlattenImage() | CopyStored() | CreateLinked() | VerifyFiles() | VerifyContents():
+                self._read_store(step)
             case _:
                 assert_never(step)
+
+    def _read_store(
+        self, step: FlattenImage | CopyStored | CreateLinked | VerifyFiles | VerifyContents
+    ) -> None:
+        if isinstance(step, (VerifyFiles, VerifyContents)):
+            self._verifier.apply(step)
+        else:
+            self._restore.disk(step)
 
     def _thaw_leftover(self, step: ThawGuest) -> None:
         """Thaw what an earlier run left; a guest that has rebooted since need not answer."""

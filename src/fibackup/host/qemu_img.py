@@ -17,10 +17,17 @@ import time
 from collections.abc import Callable, Sequence
 from pathlib import PurePosixPath
 
-from fibackup.errors import NoSpaceError, PermissionDeniedError, QemuImgError, RequirementError
+from fibackup.errors import (
+    NoSpaceError,
+    ParseError,
+    PermissionDeniedError,
+    QemuImgError,
+    RequirementError,
+)
 from fibackup.host.events import CancelToken
+from fibackup.parse.qemu_img_json import CheckResult, parse_check
 
-__all__ = ["commit", "convert", "create_overlay", "find_qemu_img", "qemu_img_version"]
+__all__ = ["check", "commit", "convert", "create_overlay", "find_qemu_img", "qemu_img_version"]
 
 OnPercent = Callable[[float], None]
 
@@ -190,7 +197,42 @@ def commit(
     _run(argv, on_percent, cancel)
 
 
-def _run(argv: Sequence[str], on_percent: OnPercent, cancel: CancelToken) -> None:
+def check(path: PurePosixPath, image_format: str, *, cancel: CancelToken) -> CheckResult:
+    """
+    Return what QEMU thinks of the structure of an image; nothing is repaired.
+
+    Args:
+        path: Absolute path.
+        image_format: Its format.
+        cancel: Ends the child.
+
+    Raises:
+        QemuImgError: It cannot be checked.
+        CancelledError: *cancel* was set.
+
+    Source:
+        qemu-img(1), ``check``: 0 sound, 2 corruptions, 3 leaked clusters.
+    """
+    argv = [
+        find_qemu_img(), "check", "-f", image_format, "--output=json", "--", str(path),
+    ]  # fmt: skip
+    said: list[bytes] = []
+    _run(argv, lambda _: None, cancel, accept=(0, 2, 3), said=said)
+    try:
+        return parse_check(b"".join(said).decode(errors="replace"))
+    except ParseError as error:
+        raise QemuImgError(reason=f"qemu-img check: {error}", argv=tuple(argv)) from error
+
+
+def _run(
+    argv: Sequence[str],
+    on_percent: OnPercent,
+    cancel: CancelToken,
+    *,
+    accept: Sequence[int] = (0,),
+    said: list[bytes] | None = None,
+) -> None:
+    """Run a child; with *said*, its standard output goes there, and is no progress."""
     cancel.check()
     child = subprocess.Popen(
         argv,
@@ -203,11 +245,13 @@ def _run(argv: Sequence[str], on_percent: OnPercent, cancel: CancelToken) -> Non
     resource.prlimit(child.pid, resource.RLIMIT_NOFILE, (_NOFILE, _NOFILE))
     resource.prlimit(child.pid, resource.RLIMIT_AS, (_ADDRESS_SPACE_BYTES, _ADDRESS_SPACE_BYTES))
     resource.prlimit(child.pid, resource.RLIMIT_CORE, (0, 0))
-    said: list[bytes] = []
+    complaints: list[bytes] = []
     moved = [time.monotonic()]
     readers = (
-        threading.Thread(target=_read_percent, args=(child.stdout, on_percent, moved), daemon=True),
-        threading.Thread(target=_read_tail, args=(child.stderr, said), daemon=True),
+        threading.Thread(target=_read_percent, args=(child.stdout, on_percent, moved), daemon=True)
+        if said is None
+        else threading.Thread(target=_read_all, args=(child.stdout, said), daemon=True),
+        threading.Thread(target=_read_tail, args=(child.stderr, complaints), daemon=True),
     )
     for reader in readers:
         reader.start()
@@ -232,8 +276,8 @@ def _run(argv: Sequence[str], on_percent: OnPercent, cancel: CancelToken) -> Non
         for pipe in (child.stdout, child.stderr):
             if pipe is not None:
                 pipe.close()
-    if child.returncode != 0:
-        raise _failure(argv, child.returncode, b"".join(said).decode(errors="replace"))
+    if child.returncode not in accept:
+        raise _failure(argv, child.returncode, b"".join(complaints).decode(errors="replace"))
 
 
 def _read_percent(stream: object, on_percent: OnPercent, moved: list[float]) -> None:
@@ -247,6 +291,12 @@ def _read_percent(stream: object, on_percent: OnPercent, moved: list[float]) -> 
             if percent != last:
                 last, moved[0] = percent, time.monotonic()
                 on_percent(percent)
+
+
+def _read_all(stream: object, said: list[bytes]) -> None:
+    read = getattr(stream, "read", None)
+    if read is not None:
+        said.append(read())
 
 
 def _read_tail(stream: object, said: list[bytes]) -> None:

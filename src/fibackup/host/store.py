@@ -48,13 +48,17 @@ from fibackup.host.files import (
     write_unnamed,
 )
 from fibackup.host.flatten import flatten
-from fibackup.host.lock import hold_store_lock
+from fibackup.host.lock import hold_store_lock, writer_at_work
 from fibackup.host.manifests import Manifests, read_manifests
 from fibackup.host.memory_image import copy_memory, restore_memory
 from fibackup.host.publish import publish_point, sweep
+from fibackup.host.record import Recorder, sound_record
 from fibackup.host.restored import copy_chain, create_linked, discard, inode_of
 from fibackup.host.seals import MANIFEST_SUFFIX
 from fibackup.host.store_files import RECEIPT, is_directory, list_directory, read_text
+from fibackup.host.survey import list_files, named_files, survey_faults
+from fibackup.host.verify import verify_files
+from fibackup.host.verify_contents import verify_contents
 from fibackup.model.domain import UUID_PATTERN
 from fibackup.model.point import (
     POINT_PATTERN,
@@ -65,6 +69,7 @@ from fibackup.model.point import (
     StoredFile,
     StoredImage,
 )
+from fibackup.model.verification import ContentCheck, FileCheck, Survey
 from fibackup.parse.manifest import (
     parse_receipt,
     parse_store_file,
@@ -80,6 +85,7 @@ from fibackup.plan.steps import (
     RestoreMemory,
     SaveState,
 )
+from fibackup.plan.verify_steps import VerifyContents, VerifyFiles
 from fibackup.render.drawable import Picture
 from fibackup.render.notebook import draw_html
 
@@ -254,7 +260,9 @@ class Store:
             docs/store-format.md, "Directories".
         """
         return tuple(
-            sorted(uuid for name in self._list(self._fd) if (uuid := _uuid_of(name)) is not None)
+            sorted(
+                uuid for name in list_directory(self._fd) if (uuid := _uuid_of(name)) is not None
+            )
         )
 
     def read_history(self, uuid: str) -> History:
@@ -264,49 +272,53 @@ class Store:
         if name is None:
             return History(store=self._uuid, path=self.path, uuid=uuid)
         with os_errors(f"{self.path}/{name}"), open_directory(name, self._fd) as fd:
-            manifests, files = self._read_manifests(fd, uuid)
-            points = manifests.points
-            sizes = {each: self._disk_files(fd, each) for each in files if is_directory(fd, each)}
-            named = {
-                f"{disk.target}/{image.name}"
-                for point in points
-                for disk in point.disks
-                for image in disk.images
-            }
-            return History(
-                store=self._uuid,
-                path=self.path,
-                uuid=uuid,
-                points=points,
-                receipts=tuple(
-                    receipt
-                    for target in sizes
-                    for receipt in self._receipts(fd, name, target, sizes[target])
-                    if f"{target}/{receipt.image.name}" not in named
-                ),
-                taken_ids=frozenset(
-                    each[:16]
-                    for each in (*files, *(file for target in sizes.values() for file in target))
-                    if POINT_PATTERN.fullmatch(each[:16])
-                ),
-                damaged=frozenset(_damaged(points, sizes)),
-                unclaimed=frozenset(
-                    f"{target}/{file}" for target, files in sizes.items() for file in files
-                )
-                - named,
-                unreadable=manifests.unreadable,
-                lost=manifests.lost,
-                protected=frozenset(
-                    each.removesuffix(_PROTECTED) for each in files if each.endswith(_PROTECTED)
-                ),
+            return self._history(fd, name, uuid)[0]
+
+    def _history(self, fd: int, name: str, uuid: str) -> tuple[History, Manifests]:
+        manifests, files = self._read_manifests(fd, uuid)
+        points = manifests.points
+        sizes = {each: self._disk_files(fd, each) for each in files if is_directory(fd, each)}
+        named = {
+            f"{disk.target}/{image.name}"
+            for point in points
+            for disk in point.disks
+            for image in disk.images
+        }
+        history = History(
+            store=self._uuid,
+            path=self.path,
+            uuid=uuid,
+            points=points,
+            receipts=tuple(
+                receipt
+                for target in sizes
+                for receipt in self._receipts(fd, name, target, sizes[target])
+                if f"{target}/{receipt.image.name}" not in named
+            ),
+            taken_ids=frozenset(
+                each[:16]
+                for each in (*files, *(file for target in sizes.values() for file in target))
+                if POINT_PATTERN.fullmatch(each[:16])
+            ),
+            damaged=frozenset(_damaged(points, sizes)),
+            unclaimed=frozenset(
+                f"{target}/{file}" for target, files in sizes.items() for file in files
             )
+            - named,
+            unreadable=manifests.unreadable,
+            lost=manifests.lost,
+            protected=frozenset(
+                each.removesuffix(_PROTECTED) for each in files if each.endswith(_PROTECTED)
+            ),
+        )
+        return history, manifests
 
     def _read_manifests(self, fd: int, uuid: str) -> tuple[Manifests, list[str]]:
         """Read them, and the names beside them; anew when a writer may have been in between."""
         reads = 0
         while True:
             reads += 1
-            files = sorted(self._list(fd))
+            files = sorted(list_directory(fd))
             found = read_manifests(fd, files, store=self._uuid, uuid=uuid)
             if not found.suspect or reads == _READS:
                 return found, files
@@ -315,7 +327,7 @@ class Store:
         """Return names and sizes; what a writer has just taken away is passed over."""
         sizes: dict[str, int] = {}
         with open_directory(target, fd) as disk:
-            for name in self._list(disk):
+            for name in list_directory(disk):
                 with suppress(FileNotFoundError):
                     sizes[name] = os.stat(name, dir_fd=disk, follow_symlinks=False).st_size
         return sizes
@@ -337,6 +349,71 @@ class Store:
                     and sizes.get(receipt.image.name) == receipt.image.size_bytes
                 ):
                     yield receipt
+
+    def survey(self, uuid: str) -> Survey:
+        """See `PointStore.survey`."""
+        with os_errors(str(self.path)):
+            directories = self._directories(uuid)
+        if not directories:
+            return Survey(history=self.read_history(uuid))
+        name = directories[0]
+        with os_errors(f"{self.path}/{name}"), open_directory(name, self._fd) as fd:
+            busy = writer_at_work(_LOCK, fd)
+            files = list_files(fd)
+            history, manifests = self._history(fd, name, uuid)
+            record, fault = sound_record(fd)
+        return Survey(
+            history=history,
+            files=files,
+            record=record,
+            digests=tuple(sorted(manifests.digests.items())),
+            unsealed=tuple(sorted(manifests.unsealed & {point.id for point in history.points})),
+            faults=survey_faults(directories, manifests.seals_fault, fault),
+            busy=busy,
+        )
+
+    def verify_files(
+        self,
+        uuid: str,
+        step: VerifyFiles,
+        on_event: OnEvent,
+        cancel: CancelToken,
+        *,
+        threads: int = 4,
+    ) -> tuple[FileCheck, ...]:
+        """See `PointStore.verify_files`."""
+        with (
+            self._domain(uuid) as (fd, path),
+            os_errors(str(path)),
+            self._recorder(fd, uuid, step.run) as recorder,
+        ):
+            return verify_files(step, fd, recorder, on_event, cancel, threads=threads)
+
+    def verify_contents(
+        self,
+        uuid: str,
+        step: VerifyContents,
+        on_event: OnEvent,
+        cancel: CancelToken,
+        *,
+        threads: int = 4,
+    ) -> tuple[ContentCheck, ...]:
+        """See `PointStore.verify_contents`."""
+        with (
+            self._domain(uuid) as (fd, path),
+            os_errors(str(path)),
+            self._recorder(fd, uuid, step.run) as recorder,
+        ):
+            return verify_contents(step, fd, path, recorder, on_event, cancel, threads=threads)
+
+    @contextmanager
+    def _recorder(self, fd: int, uuid: str, run: int) -> Generator[Recorder]:
+        """Keep what is found, also when the verification ends early."""
+        recorder = Recorder(fd, run, named_files(self.read_history(uuid)))
+        try:
+            yield recorder
+        finally:
+            recorder.finish()
 
     def free_bytes(self) -> int:
         """See `PointStore.free_bytes`."""
@@ -411,7 +488,7 @@ class Store:
 
         Whoever waits for such a lock sees that it has lost its name: see `hold_store_lock`.
         """
-        rest = set(self._list(fd)) - {_LOCK, _READERS_LOCK}
+        rest = set(list_directory(fd)) - {_LOCK, _READERS_LOCK}
         if not all(is_directory(fd, name) for name in rest):
             return
         for name in rest:
@@ -536,7 +613,24 @@ class Store:
             yield fd, self.path / name
 
     def _find(self, uuid: str) -> str | None:
-        return next((name for name in self._list(self._fd) if _uuid_of(name) == uuid), None)
+        return next(iter(self._directories(uuid)), None)
+
+    def _directories(self, uuid: str) -> list[str]:
+        """Return the domain's directory; more than one when somebody made a copy beside it."""
+        return sorted(name for name in list_directory(self._fd) if _uuid_of(name) == uuid)
+
+    def strangers(self) -> tuple[str, ...]:
+        """
+        Return what lies in the store beside its file and the directories of domains, sorted.
+
+        Source:
+            docs/store-format.md, "Directories".
+        """
+        with os_errors(str(self.path)):
+            names = sorted(set(list_directory(self._fd)) - _HIDDEN_IN_EMPTY - {STORE_FILE})
+            return tuple(
+                name for name in names if _uuid_of(name) is None or not is_directory(self._fd, name)
+            )
 
     @staticmethod
     def _list(fd: int) -> list[str]:

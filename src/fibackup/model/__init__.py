@@ -22,6 +22,19 @@ from fibackup.model.point import (
     parse_point_id,
 )
 from fibackup.model.snapshot import NewOverlay, Snapshot
+from fibackup.model.verification import (
+    CheckedContent,
+    CheckedFile,
+    ContentCheck,
+    Fault,
+    FaultKind,
+    FileCheck,
+    FoundFile,
+    PointHealth,
+    Survey,
+    Verification,
+    VerificationRecord,
+)
 
 __all__ = [
     "Domain",
@@ -50,6 +63,17 @@ __all__ = [
     "FileIdentity",
     "ImageUse",
     "Versions",
+    "CheckedContent",
+    "CheckedFile",
+    "ContentCheck",
+    "Fault",
+    "FaultKind",
+    "FileCheck",
+    "FoundFile",
+    "PointHealth",
+    "Survey",
+    "Verification",
+    "VerificationRecord",
     "MAX_DEPTH",
     "format_point_id",
     "parse_point_id",

@@ -14,6 +14,7 @@ from fibackup.errors import ModelError
 __all__ = [
     "absolute",
     "base_name",
+    "is_target",
     "matches",
     "non_negative",
     "not_empty",
@@ -60,9 +61,14 @@ def base_name(_: object, attribute: Attribute[Any], value: str) -> None:
         raise _refuse(attribute, value, "is not a plain file name")
 
 
+def is_target(text: str) -> bool:
+    """Tell whether libvirt would make such a target."""
+    return _TARGET.fullmatch(text) is not None
+
+
 def target_name(_: object, attribute: Attribute[Any], value: str) -> None:
     """Refuse targets that libvirt would not make (``vda``, ``sdb``, ``hdc``, ``fda``, ...)."""
-    if not _TARGET.fullmatch(value):
+    if not is_target(value):
         raise _refuse(attribute, value, "is not a disk target")
 
 

@@ -33,9 +33,11 @@ from fibackup.parse.manifest import (
     StoreFile,
     parse_manifest,
     parse_receipt,
+    parse_record,
     parse_store_file,
     render_manifest,
     render_receipt,
+    render_record,
     render_store_file,
 )
 from fibackup.parse.qcow2_header import (
@@ -47,6 +49,7 @@ from fibackup.parse.qcow2_header import (
     parse_qcow2_header,
     resolve_backing,
     rewrite_backing,
+    stored_header_fault,
 )
 from fibackup.parse.qemu_img_json import CheckResult, ImageInfo, parse_check, parse_image_info
 from fibackup.parse.seals import SEALS_FILE, parse_seals, render_seals
@@ -70,6 +73,7 @@ __all__ = [
     "parse_qcow2_header",
     "needed_bytes",
     "rewrite_backing",
+    "stored_header_fault",
     "resolve_backing",
     "Qcow2Header",
     "NEEDED_BYTES",
@@ -79,6 +83,8 @@ __all__ = [
     "render_manifest",
     "parse_receipt",
     "render_receipt",
+    "parse_record",
+    "render_record",
     "parse_store_file",
     "render_store_file",
     "StoreFile",

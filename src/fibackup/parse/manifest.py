@@ -1,13 +1,13 @@
 """
-The JSON files of a store: manifests, receipts and the store's own file.
+The JSON files of a store: manifests, receipts, the record of verifications, the store's own file.
 
-A manifest and a receipt are an envelope with a checksum around one value::
+All but the last are an envelope with a checksum around one value::
 
     {
       "annotations": {},                  anything; not read
       "checksum": "sha256:<64 digits>",   of everything else, as canonical JSON
       "format": 1,
-      "point": {...}                      or "receipt": {...}
+      "point": {...}                      or "receipt": {...}, "record": {...}
     }
 
 Canonical JSON has sorted keys, no white space and only ASCII, so that the checksum depends on what
@@ -29,15 +29,18 @@ from fibackup.errors import FormatTooNewError, ManifestError, ParseError
 from fibackup.model import Receipt, RestorePoint
 from fibackup.model.checks import matches
 from fibackup.model.domain import UUID_PATTERN
+from fibackup.model.verification import VerificationRecord
 
 __all__ = [
     "MANIFEST_FORMAT",
     "StoreFile",
     "parse_manifest",
     "parse_receipt",
+    "parse_record",
     "parse_store_file",
     "render_manifest",
     "render_receipt",
+    "render_record",
     "render_store_file",
 ]
 
@@ -139,6 +142,43 @@ def parse_receipt(text: str | bytes, *, path: str | None = None) -> Receipt:
         docs/schema/receipt.schema.json.
     """
     return _parse(Receipt, "receipt", text, path)
+
+
+def render_record(record: VerificationRecord) -> str:
+    """
+    Return the content of ``verified.json``.
+
+    Args:
+        record: What has been verified of a domain's files.
+
+    Returns:
+        JSON in ASCII, indented, with a newline at the end.
+
+    Source:
+        docs/schema/record.schema.json.
+    """
+    return _render("record", encode(record))
+
+
+def parse_record(text: str | bytes, *, path: str | None = None) -> VerificationRecord:
+    """
+    Return what ``verified.json`` says.
+
+    Args:
+        text: The file, whole.
+        path: Where it was read, for errors.
+
+    Returns:
+        The record, equal to the one that was rendered.
+
+    Raises:
+        FormatTooNewError: Written by a newer fibackup. Nothing was touched.
+        ManifestError: Damaged. Nothing was touched.
+
+    Source:
+        docs/schema/record.schema.json.
+    """
+    return _parse(VerificationRecord, "record", text, path)
 
 
 def render_store_file(uuid: str, created: datetime) -> str:

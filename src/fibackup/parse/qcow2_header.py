@@ -32,6 +32,7 @@ __all__ = [
     "parse_qcow2_header",
     "resolve_backing",
     "rewrite_backing",
+    "stored_header_fault",
 ]
 
 MAX_BACKING_NAME_BYTES = 1023
@@ -302,6 +303,34 @@ def rewrite_backing(cluster: bytes, *, name: str | None, format: str | None) -> 
     if len(out) > header.cluster_bytes:
         raise _bad("backing file", f"{name!r} does not fit into {header.cluster_bytes} bytes")
     return out.ljust(header.cluster_bytes, b"\0")
+
+
+def stored_header_fault(
+    header: Qcow2Header, *, backing: str | None, virtual_size_bytes: int
+) -> str:
+    """
+    Return how the header of a stored image contradicts its manifest, or nothing.
+
+    Args:
+        header: The header.
+        backing: Backing file name by the manifest, None for a base.
+        virtual_size_bytes: What a guest sees by the manifest.
+
+    Source:
+        docs/store-format.md, ``images``.
+    """
+    if header.has_data_file or header.data_file is not None:
+        return "its header names a data file"
+    if header.backing_name != backing:
+        return (
+            f"its header names the backing file {header.backing_name!r}, the manifest {backing!r}"
+        )
+    if backing is not None and header.backing_format != "qcow2":
+        return f"its header says that the backing file has the format {header.backing_format!r}"
+    if header.virtual_size_bytes != virtual_size_bytes:
+        found = header.virtual_size_bytes
+        return f"its header says {found} bytes virtual, the manifest {virtual_size_bytes}"
+    return ""
 
 
 def _bad(where: str, reason: str) -> ParseError:

@@ -41,12 +41,31 @@ from fibackup.plan.steps import (
     WhileFrozen,
     WriteLedger,
 )
+from fibackup.plan.verdict import Verified, judge, last_verified
+from fibackup.plan.verify import VerifyPolicy, plan_verify
+from fibackup.plan.verify_steps import (
+    ContentToVerify,
+    ExpectedHeader,
+    FileToVerify,
+    VerifyContents,
+    VerifyFiles,
+)
 
 __all__ = [
     "plan_backup",
     "plan_consolidation",
     "plan_recovery",
     "plan_restore",
+    "plan_verify",
+    "judge",
+    "last_verified",
+    "Verified",
+    "VerifyPolicy",
+    "VerifyFiles",
+    "FileToVerify",
+    "ExpectedHeader",
+    "VerifyContents",
+    "ContentToVerify",
     "choose_points",
     "BackupPolicy",
     "ConsolidationPolicy",

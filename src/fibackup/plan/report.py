@@ -11,6 +11,7 @@ from attrs import frozen
 
 from fibackup.codec import decode, encode
 from fibackup.model.point import RestorePoint
+from fibackup.model.verification import Verification
 from fibackup.plan.steps import PLAN_SCHEMA, Plan, headline, open_document
 from fibackup.render.drawable import Drawable
 from fibackup.units import format_bytes, format_seconds, printable
@@ -67,6 +68,7 @@ class Report(Drawable):
         point: The point that was published, or None.
         restored: Images that were written, for a restore.
         warnings: What the plan and the run warned of.
+        verification: What a verification found, or None.
     """
 
     plan: Plan
@@ -78,6 +80,7 @@ class Report(Drawable):
     point: RestorePoint | None = None
     restored: tuple[RestoredImage, ...] = ()
     warnings: tuple[str, ...] = ()
+    verification: Verification | None = None
 
     def to_json(self) -> str:
         """
@@ -126,5 +129,7 @@ class Report(Drawable):
             lines.append(
                 f"  {outcome.index + 1}. {headline(step)}  {format_seconds(outcome.seconds)}"
             )
+        if self.verification is not None:
+            lines.extend(f"  {line}" for line in str(self.verification).splitlines())
         lines.extend(f"  warning: {printable(warning)}" for warning in self.warnings)
         return "\n".join(lines)

@@ -45,6 +45,7 @@ from fibackup.plan.restore_steps import (
     FlattenImage,
     describe_disk,
 )
+from fibackup.plan.verify_steps import VerifyContents, VerifyFiles
 from fibackup.render.drawable import Drawable
 from fibackup.units import format_bytes, printable
 
@@ -505,6 +506,8 @@ Step: TypeAlias = (
     | CreateLinked
     | RestoreMemory
     | ResumeDomain
+    | VerifyFiles
+    | VerifyContents
 )
 
 
@@ -665,6 +668,12 @@ class Plan(Drawable):
         return others + sum(copy.estimate_bytes for copy in self.copies)
 
     @property
+    def read_bytes(self) -> int:
+        """Bytes that a verification is expected to read."""
+        reads = (s for s in self.steps if isinstance(s, (VerifyFiles, VerifyContents)))
+        return sum(step.read_bytes for step in reads)
+
+    @property
     def copies(self) -> tuple[CopyImage, ...]:
         """Every copy of the plan, in the order in which a single thread would make them."""
         return tuple(
@@ -713,7 +722,10 @@ class Plan(Drawable):
             first, *rest = describe(step)
             lines.append(f"  {number}. {first}")
             lines.extend(f"     {line}" for line in rest)
-        lines.append(f"cost: {format_bytes(self.cost_bytes)} to copy")
+        if self.verb == "verify":
+            lines.append(f"cost: {format_bytes(self.read_bytes)} to read")
+        else:
+            lines.append(f"cost: {format_bytes(self.cost_bytes)} to copy")
         lines.extend(f"warning: {printable(warning)}" for warning in self.warnings)
         return "\n".join(lines)
 
@@ -785,10 +797,16 @@ def describe(step: Step) -> tuple[str, ...]:
             return ("make sure that the domain is still off and its images unchanged",)
         case PublishPoint():
             return (f"publish point {step.point} (number {step.sequence})",)
-        case FlattenImage() | CopyStored() | CreateLinked():
-            return (describe_disk(step),)
+        case FlattenImage() | CopyStored() | CreateLinked() | VerifyFiles() | VerifyContents():
+            return (_describe_store(step),)
         case _:  # pragma: no cover - mypy and pyright prove it
             assert_never(step)
+
+
+def _describe_store(
+    step: FlattenImage | CopyStored | CreateLinked | VerifyFiles | VerifyContents,
+) -> str:
+    return str(step) if isinstance(step, (VerifyFiles, VerifyContents)) else describe_disk(step)
 
 
 def _describe_snapshot(snapshot: Snapshot) -> tuple[str, ...]:

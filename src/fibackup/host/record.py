@@ -1,0 +1,154 @@
+"""
+``verified.json``: when each file of a domain was last verified, kept beside the points.
+
+It is written anew while a verification goes on, every few seconds and at its end, so that one that
+is interrupted has lost little. It says nothing of the guest's data; without it, all is read again.
+Several verifications may run at a time: each takes the lock, reads, adds its own, writes.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import logging
+import os
+import time
+from collections.abc import Callable, Collection, Generator
+from contextlib import contextmanager
+from threading import Lock
+
+from fibackup.errors import ManifestError, StoreError
+from fibackup.host.files import read_small, replace_file
+from fibackup.model.verification import (
+    CheckedContent,
+    CheckedFile,
+    ContentCheck,
+    FileCheck,
+    VerificationRecord,
+)
+from fibackup.parse.manifest import parse_record, render_record
+
+__all__ = ["RECORD_FILE", "RECORD_LOCK", "Recorder", "read_record", "sound_record"]
+
+RECORD_FILE = "verified.json"
+"""Name of the record, in a domain's directory of the store."""
+
+RECORD_LOCK = "lock.verified"
+"""Name of the lock that is held while it is written."""
+
+_log = logging.getLogger("fibackup.store")
+_EVERY_SECONDS = 10.0
+
+
+def read_record(dir_fd: int) -> VerificationRecord:
+    """
+    Return the record; an empty one when nothing was verified yet.
+
+    Args:
+        dir_fd: The domain's directory.
+
+    Raises:
+        ManifestError: It is damaged.
+        FormatTooNewError: A newer fibackup wrote it.
+
+    Source:
+        docs/store-format.md, ``verified.json``.
+    """
+    try:
+        return parse_record(read_small(RECORD_FILE, dir_fd), path=RECORD_FILE)
+    except FileNotFoundError:
+        return VerificationRecord()
+
+
+class Recorder:
+    """
+    Collects what a verification finds, and writes it now and then; thread-safe.
+
+    A store that cannot be written does not end a verification: it is only not remembered.
+
+    Args:
+        dir_fd: The domain's directory; it stays open while the recorder is used.
+        run: Number of the verification.
+        keep: Files that points name; entries of others go.
+        clock: Seconds that only go up.
+    """
+
+    def __init__(
+        self,
+        dir_fd: int,
+        run: int,
+        keep: Collection[str],
+        *,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        """Begin with nothing."""
+        self._fd = dir_fd
+        self._run = run
+        self._keep = keep
+        self._clock = clock
+        self._lock = Lock()
+        self._written = clock()
+        self._files: list[CheckedFile] = []
+        self._contents: list[CheckedContent] = []
+
+    def add(self, check: FileCheck | ContentCheck) -> None:
+        """
+        Remember a check; write, when the last time was some seconds ago.
+
+        Args:
+            check: What came of a file or a disk.
+
+        Source:
+            docs/store-format.md, ``verified.json``.
+        """
+        entry = check.entry(self._run)
+        with self._lock:
+            if isinstance(entry, CheckedFile):
+                self._files.append(entry)
+            elif isinstance(entry, CheckedContent):
+                self._contents.append(entry)
+            if self._clock() - self._written >= _EVERY_SECONDS:
+                self._write()
+
+    def finish(self) -> None:
+        """
+        Write what is not written yet.
+
+        Source:
+            docs/store-format.md, ``verified.json``.
+        """
+        with self._lock:
+            if self._files or self._contents:
+                self._write()
+
+    def _write(self) -> None:
+        self._written = self._clock()
+        try:
+            with _locked(self._fd):
+                record = sound_record(self._fd)[0].with_entries(
+                    self._files, self._contents, keep=self._keep
+                )
+                replace_file(RECORD_FILE, render_record(record).encode(), self._fd)
+        except (OSError, StoreError) as error:
+            _log.warning("the verification cannot be recorded: %s", error)
+        else:
+            self._files, self._contents = [], []
+
+
+def sound_record(dir_fd: int) -> tuple[VerificationRecord, str | None]:
+    """Return the record, and what is wrong with it: an empty one, when it is damaged."""
+    try:
+        return read_record(dir_fd), None
+    except ManifestError as error:
+        return VerificationRecord(), error.reason
+
+
+@contextmanager
+def _locked(dir_fd: int) -> Generator[None]:
+    """Wait for the lock on the record: it is held for as long as it takes to write it."""
+    flags = os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC
+    fd = os.open(RECORD_LOCK, flags, 0o600, dir_fd=dir_fd)
+    try:
+        fcntl.flock(fd, fcntl.LOCK_EX)
+        yield
+    finally:
+        os.close(fd)

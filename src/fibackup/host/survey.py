@@ -1,0 +1,94 @@
+"""What lies in a domain's directory of a store: names, sizes, kinds; nothing is opened."""
+
+from __future__ import annotations
+
+import os
+import stat
+from collections.abc import Iterator, Sequence
+from contextlib import suppress
+
+from fibackup.host.files import open_directory
+from fibackup.host.record import RECORD_FILE
+from fibackup.model.point import History
+from fibackup.model.verification import Fault, FaultKind, FoundFile
+from fibackup.parse.seals import SEALS_FILE
+
+__all__ = ["list_files", "named_files", "survey_faults"]
+
+
+def list_files(dir_fd: int) -> tuple[FoundFile, ...]:
+    """
+    Return every file in a domain's directory and in the directories below it.
+
+    Args:
+        dir_fd: The domain's directory.
+
+    Returns:
+        By name; a link, and a directory below those, is one that is not regular.
+
+    Source:
+        lstat(2).
+    """
+    return tuple(sorted(_files(dir_fd, ""), key=lambda file: file.name))
+
+
+def _files(dir_fd: int, prefix: str) -> Iterator[FoundFile]:
+    with os.scandir(dir_fd) as entries:  # of a descriptor: names are not looked up again
+        found = list(entries)
+    for entry in found:
+        with suppress(FileNotFoundError):  # what a writer has just taken away
+            status = entry.stat(follow_symlinks=False)
+            if stat.S_ISDIR(status.st_mode) and not prefix:
+                with open_directory(entry.name, dir_fd) as below:
+                    yield from _files(below, f"{entry.name}/")
+            else:
+                regular = stat.S_ISREG(status.st_mode)
+                yield FoundFile(prefix + entry.name, status.st_size, regular)
+
+
+def named_files(history: History) -> frozenset[str]:
+    """
+    Return the files that points name.
+
+    Args:
+        history: What the store holds of a domain.
+
+    Source:
+        docs/store-format.md, "Directories".
+    """
+    return frozenset(_named(history))
+
+
+def _named(history: History) -> Iterator[str]:
+    for point in history.points:
+        for file in point.files:
+            yield file.name
+        for disk in point.disks:
+            for image in disk.images:
+                yield f"{disk.target}/{image.name}"
+
+
+def survey_faults(
+    directories: Sequence[str], seals: str | None, record: str | None
+) -> tuple[Fault, ...]:
+    """
+    Return what is wrong beside the points' own files.
+
+    Args:
+        directories: Directories of the store with the domain's UUID.
+        seals: What is wrong with the seals, or None.
+        record: What is wrong with the record, or None.
+
+    Source:
+        docs/verify.md, "What is found".
+    """
+    found: list[Fault] = []
+    if len(directories) > 1:
+        reason = f"another directory has the same UUID, and only this one is used: {directories[1]}"
+        found.append(Fault(FaultKind.NOT_A_FILE, directories[0], reason))
+    if seals is not None:
+        found.append(Fault(FaultKind.SEALS, SEALS_FILE, f"{seals}; the next backup writes it anew"))
+    if record is not None:
+        words = f"{record}; everything is read again, and this verification writes it anew"
+        found.append(Fault(FaultKind.RECORD, RECORD_FILE, words))
+    return tuple(found)

@@ -1,0 +1,110 @@
+"""The executor's part of a verification: run the steps, look again, judge."""
+
+from __future__ import annotations
+
+from typing import assert_never
+
+from attrs import evolve
+
+from fibackup.host.api import PointStore
+from fibackup.host.events import CancelToken, OnEvent
+from fibackup.host.survey import named_files
+from fibackup.model.verification import ContentCheck, FileCheck, Survey, Verification
+from fibackup.plan.steps import Plan
+from fibackup.plan.verdict import judge
+from fibackup.plan.verify_steps import VerifyContents, VerifyFiles
+
+__all__ = ["Verifier"]
+
+
+class Verifier:
+    """
+    Collects what the steps of a verification find.
+
+    Args:
+        store: The backup directory.
+        plan: What `plan_verify` returned.
+        on_event: Gets the store's events.
+        cancel: Asked between two blocks.
+        threads: Files that are read at the same time.
+    """
+
+    def __init__(
+        self, store: PointStore, plan: Plan, on_event: OnEvent, cancel: CancelToken, threads: int
+    ) -> None:
+        """Begin with nothing."""
+        self._store = store
+        self._plan = plan
+        self._on_event = on_event
+        self._cancel = cancel
+        self._threads = threads
+        self._files: tuple[FileCheck, ...] = ()
+        self._contents: tuple[ContentCheck, ...] = ()
+        self._odd: list[str] = []
+        self._notes: list[str] = []
+        self._run = 0
+
+    def apply(self, step: VerifyFiles | VerifyContents) -> None:
+        """
+        Run a step.
+
+        Args:
+            step: What to verify.
+
+        Source:
+            docs/verify.md.
+        """
+        self._run = step.run
+        match step:
+            case VerifyFiles():
+                self._files += self._store.verify_files(
+                    self._plan.uuid, step, self._on_event, self._cancel, threads=self._threads
+                )
+            case VerifyContents():
+                self._read_disks(step)
+            case _:
+                assert_never(step)
+
+    def _read_disks(self, step: VerifyContents) -> None:
+        """Read the disks whose files are right; the others are spoiled already."""
+        bad = {check.file for check in self._files if check.kind is not None}
+        readable = step.without(bad)
+        self._contents += self._store.verify_contents(
+            self._plan.uuid, readable, self._on_event, self._cancel, threads=self._threads
+        )
+        unknown = sum(not (each.recorded or each.earlier) for each in readable.contents)
+        if unknown:
+            self._notes.append(
+                f"{unknown} disks have no content hash from when their point was taken: "
+                "what was read now is kept, to compare with"
+            )
+
+    def result(self) -> Verification:
+        """
+        Judge what was found, by the store as it is now.
+
+        Source:
+            docs/verify.md, "What is found".
+        """
+        survey = self._remembered(self._store.survey(self._plan.uuid))
+        return judge(
+            survey,
+            self._files,
+            self._contents,
+            point=self._plan.point or None,
+            odd=self._odd,
+            notes=self._notes,
+        )
+
+    def _remembered(self, survey: Survey) -> Survey:
+        """Return the survey with what was found just now, also when that could not be recorded."""
+        record = survey.record
+        files = [entry for check in self._files if (entry := check.entry(self._run)) is not None]
+        contents = [check.entry(self._run) for check in self._contents]
+        if set(files) <= set(record.files) and set(contents) <= set(record.contents):
+            return survey
+        named = named_files(survey.history)
+        merged = record.with_entries(files, contents, keep=named)
+        if merged != record:
+            self._odd.append("the store cannot be written: this verification is not remembered")
+        return evolve(survey, record=merged)

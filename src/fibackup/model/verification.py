@@ -1,0 +1,384 @@
+"""
+What is known of a store's files: what lies there, what was read, and what that says of each point.
+
+::
+
+    Survey               what lies in a domain's directory, and the record
+      FileCheck          one file against its manifest: there, its size, its header, its sha256
+      ContentCheck       one disk as a guest reads it
+    VerificationRecord   when each of them was last read in full, kept beside the points
+    Verification         faults, the points that they spoil, and the points that are whole
+
+A fault in an image spoils every point that reads through it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from datetime import datetime
+from enum import StrEnum
+
+from attrs import field, frozen
+
+from fibackup.model.checks import non_negative, sha256_hex
+from fibackup.model.point import History
+from fibackup.units import format_bytes, printable
+
+__all__ = [
+    "CheckedContent",
+    "CheckedFile",
+    "ContentCheck",
+    "Fault",
+    "FaultKind",
+    "FileCheck",
+    "FoundFile",
+    "PointHealth",
+    "Survey",
+    "Verification",
+    "VerificationRecord",
+]
+
+
+class FaultKind(StrEnum):
+    """
+    What is wrong with a file.
+
+    `LOST`: the manifest of a published point is gone. `CHAIN`: a backing name leads nowhere.
+    `STRUCTURE`: ``qemu-img check`` found errors. `DISK`: the disk does not read as it did.
+    """
+
+    MANIFEST = "manifest"
+    LOST = "lost"
+    SEALS = "seals"
+    RECORD = "record"
+    MISSING = "missing"
+    NOT_A_FILE = "not-a-file"
+    SIZE = "size"
+    UNREADABLE = "unreadable"
+    SHA256 = "sha256"
+    HEADER = "header"
+    CHAIN = "chain"
+    STRUCTURE = "structure"
+    DISK = "disk"
+
+
+@frozen
+class Fault:
+    """
+    One thing that is wrong.
+
+    Attributes:
+        kind: What.
+        file: The file, in the domain's directory, such as ``"vda/20261124T040407Z.qcow2"``.
+        reason: In words.
+        points: Ids of the points that it spoils, oldest first.
+    """
+
+    kind: FaultKind
+    file: str
+    reason: str
+    points: tuple[str, ...] = ()
+
+    def __str__(self) -> str:
+        """Return file, reason and points in one line."""
+        spoils = ", ".join(self.points) or "no point"
+        return f"{printable(self.file)}: {printable(self.reason)} (spoils {spoils})"
+
+
+@frozen
+class CheckedFile:
+    """
+    When a file was last read in full.
+
+    Attributes:
+        file: The file, in the domain's directory.
+        sha256: What its manifest said; when that has changed since, the entry counts for nothing.
+        time: When, aware.
+        run: Number of the verification, counted up; this is the order.
+        fault: What was wrong, empty when nothing was.
+    """
+
+    file: str
+    sha256: str = field(validator=sha256_hex)
+    time: datetime
+    run: int = field(validator=non_negative)
+    fault: str = ""
+
+
+@frozen
+class CheckedContent:
+    """
+    When a disk was last read as a guest does.
+
+    Attributes:
+        file: The top image, in the domain's directory.
+        chain: Fingerprint of its images; when they have changed since, it is to be read again.
+        time: When, aware.
+        run: Number of the verification.
+        sha256: sha256 of the flat content, None when it could not be read.
+        fault: What was wrong, empty when nothing was.
+    """
+
+    file: str
+    chain: str = field(validator=sha256_hex)
+    time: datetime
+    run: int = field(validator=non_negative)
+    sha256: str | None
+    fault: str = ""
+
+
+@frozen
+class FileCheck:
+    """
+    What came of looking at one file.
+
+    Attributes:
+        file: The file, in the domain's directory.
+        sha256: What its manifest says.
+        time: When, aware.
+        kind: What is wrong, None when nothing is.
+        reason: In words.
+        read_bytes: Bytes that were hashed; None when it was looked at only.
+    """
+
+    file: str
+    sha256: str
+    time: datetime
+    kind: FaultKind | None = None
+    reason: str = ""
+    read_bytes: int | None = None
+
+    def entry(self, run: int) -> CheckedFile | None:
+        """
+        Return what the record keeps of it; None when there is nothing to keep.
+
+        Args:
+            run: Number of the verification.
+
+        Source:
+            docs/store-format.md, ``verified.json``.
+        """
+        if self.read_bytes is None and self.kind is None:
+            return None
+        return CheckedFile(self.file, self.sha256, self.time, run, self.reason)
+
+
+@frozen
+class ContentCheck:
+    """
+    What came of reading one disk of a point as a guest does.
+
+    Attributes:
+        file: The top image, in the domain's directory.
+        chain: Fingerprint of its images.
+        time: When, aware.
+        sha256: sha256 of the disk's flat content; None when it could not be read.
+        kind: What is wrong, None when nothing is.
+        reason: In words.
+        at: The image that is wrong, in the domain's directory; the top image, or one under it.
+        note: What is odd and no fault, or empty.
+        read_bytes: Bytes that were read.
+    """
+
+    file: str
+    chain: str
+    time: datetime
+    sha256: str | None
+    kind: FaultKind | None = None
+    reason: str = ""
+    at: str = ""
+    note: str = ""
+    read_bytes: int = 0
+
+    def entry(self, run: int) -> CheckedContent:
+        """
+        Return what the record keeps of it.
+
+        Args:
+            run: Number of the verification.
+
+        Source:
+            docs/store-format.md, ``verified.json``.
+        """
+        return CheckedContent(self.file, self.chain, self.time, run, self.sha256, self.reason)
+
+
+@frozen
+class VerificationRecord:
+    """
+    What has been read of a domain's files, and when.
+
+    Attributes:
+        files: One entry for each file, by name.
+        contents: One entry for each top image, by name.
+    """
+
+    files: tuple[CheckedFile, ...] = ()
+    contents: tuple[CheckedContent, ...] = ()
+
+    @property
+    def next_run(self) -> int:
+        """Number of the next verification."""
+        runs = [entry.run for entry in self.files] + [entry.run for entry in self.contents]
+        return 1 + max(runs, default=0)
+
+    def with_entries(
+        self,
+        files: Iterable[CheckedFile] = (),
+        contents: Iterable[CheckedContent] = (),
+        *,
+        keep: Iterable[str],
+    ) -> VerificationRecord:
+        """
+        Return the record with newer entries in place of older ones.
+
+        Args:
+            files: What was read.
+            contents: What was read.
+            keep: The files that points still name; entries of others go.
+
+        Returns:
+            The new record.
+
+        Source:
+            docs/store-format.md, ``verified.json``.
+        """
+        there = set(keep)
+        by_file = {entry.file: entry for entry in (*self.files, *files)}
+        by_top = {entry.file: entry for entry in (*self.contents, *contents)}
+        return VerificationRecord(
+            files=tuple(by_file[name] for name in sorted(by_file) if name in there),
+            contents=tuple(by_top[name] for name in sorted(by_top) if name in there),
+        )
+
+
+@frozen
+class FoundFile:
+    """
+    A file that lies in a domain's directory.
+
+    Attributes:
+        name: In the domain's directory, such as ``"vda/20261124T040407Z.qcow2"``.
+        size_bytes: Its size.
+        regular: False for a link, a directory inside a disk's one, a pipe, ...
+    """
+
+    name: str
+    size_bytes: int
+    regular: bool = True
+
+
+@frozen
+class Survey:
+    """
+    What lies in a domain's directory; nothing but manifests was read.
+
+    Attributes:
+        history: What the manifests say.
+        files: Every file, by name.
+        record: When what was last verified.
+        digests: Point id and sha256 of the manifest, of each that could be read.
+        unsealed: Ids of points that have no seal yet.
+        faults: What is wrong with the seals, the record or the directory itself.
+        busy: True while a writer holds the lock: files without a point may be its own.
+    """
+
+    history: History
+    files: tuple[FoundFile, ...] = ()
+    record: VerificationRecord = field(factory=VerificationRecord)
+    digests: tuple[tuple[str, str], ...] = ()
+    unsealed: tuple[str, ...] = ()
+    faults: tuple[Fault, ...] = ()
+    busy: bool = False
+
+
+@frozen
+class PointHealth:
+    """
+    What is known of one point.
+
+    Attributes:
+        id: The point.
+        whole: True when no fault spoils it.
+        disks: Targets of the disks that can be restored; all of them, when it is whole.
+        verified: When all of its files had been read, and were right: the time of the one that was
+            read longest ago. None when one was never read, or was wrong.
+        contents_verified: The same of its disks as a guest reads them.
+    """
+
+    id: str
+    whole: bool
+    disks: tuple[str, ...] = ()
+    verified: datetime | None = None
+    contents_verified: datetime | None = None
+
+
+@frozen
+class Verification:
+    """
+    What a verification found.
+
+    Attributes:
+        domain: The domain's name.
+        uuid: Its UUID.
+        point: The only point that was looked at, None for all.
+        faults: What is wrong, and the points that it spoils.
+        points: Every point, oldest first, also those whose manifests are damaged or gone.
+        leftovers: ``(file, why)``: what a killed run leaves; no point needs it.
+        strangers: ``(file, why)``: what no fibackup writes.
+        odd: What else is odd, and no fault.
+        notes: What is worth knowing.
+        manifests: Point id and sha256 of its manifest: kept elsewhere, it proves what was here.
+        read_files: Files that were read and hashed.
+        read_bytes: Their size.
+        skipped_files: Files that were only looked at: not in the sample, or verified lately.
+        read_disks: Disks that were read as a guest does.
+    """
+
+    domain: str
+    uuid: str
+    point: str | None
+    faults: tuple[Fault, ...]
+    points: tuple[PointHealth, ...]
+    leftovers: tuple[tuple[str, str], ...] = ()
+    strangers: tuple[tuple[str, str], ...] = ()
+    odd: tuple[str, ...] = ()
+    notes: tuple[str, ...] = ()
+    manifests: tuple[tuple[str, str], ...] = ()
+    read_files: int = 0
+    read_bytes: int = 0
+    skipped_files: int = 0
+    read_disks: int = 0
+
+    @property
+    def whole(self) -> tuple[str, ...]:
+        """Ids of the points that no fault spoils, oldest first."""
+        return tuple(verdict.id for verdict in self.points if verdict.whole)
+
+    @property
+    def spoiled(self) -> tuple[str, ...]:
+        """Ids of the points that a fault spoils, oldest first."""
+        return tuple(verdict.id for verdict in self.points if not verdict.whole)
+
+    @property
+    def warnings(self) -> tuple[str, ...]:
+        """What is odd without being a fault, a line each."""
+        lying = (*self.leftovers, *self.strangers)
+        return (*(f"{file}: {why}" for file, why in lying), *self.odd)
+
+    def __str__(self) -> str:
+        """Return faults, which points are whole, what was read, and what is odd."""
+        lines = [f"fault: {fault}" for fault in self.faults]
+        for verdict in self.points:
+            if not verdict.whole:
+                disks = ", ".join(verdict.disks) or "none"
+                lines.append(f"point {verdict.id} is spoiled; disks that can be restored: {disks}")
+        total, whole = len(self.points), len(self.whole)
+        lines.append(f"{whole} of {total} points whole")
+        skipped = f", {self.skipped_files} looked at only" if self.skipped_files else ""
+        disks = f", {self.read_disks} disks read as a guest does" if self.read_disks else ""
+        size = format_bytes(self.read_bytes)
+        lines.append(f"{self.read_files} files read, {size}{skipped}{disks}")
+        lines.extend(f"note: {printable(note)}" for note in self.notes)
+        lines.extend(f"warning: {printable(warning)}" for warning in self.warnings)
+        return "\n".join(lines)

@@ -1,0 +1,340 @@
+"""
+Judge what a verification has found: which points are spoiled by what, and what lies about.
+
+::
+
+    unreadable or lost manifest   spoils its point
+    broken link, bad image        spoils every point whose disk reads through the image
+    bad XML, memory, ...          spoils its point; the disks can be restored
+    a file that no point names    leftover, when a run of ours may have left it; else a stranger
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from datetime import datetime
+from functools import reduce
+from typing import TypeAlias
+
+from attrs import frozen
+
+from fibackup.model.checks import is_target
+from fibackup.model.point import History, StoredImage
+from fibackup.model.tree import ImageTree, trees_of
+from fibackup.model.verification import (
+    ContentCheck,
+    Fault,
+    FaultKind,
+    FileCheck,
+    FoundFile,
+    PointHealth,
+    Survey,
+    Verification,
+    VerificationRecord,
+)
+
+__all__ = ["Verified", "judge", "last_verified"]
+
+_OF_THE_STORE = frozenset(
+    {"lock", "lock.readers", "lock.verified", "points.sha256", "verified.json"}
+)
+_RECEIPT = ".receipt"
+_MANIFEST = ".json"
+_IMAGE = re.compile(r"([0-9]{8}T[0-9]{6}Z)(?:-[0-9]+)?\.qcow2(?:\.receipt)?", re.ASCII)
+_OTHER = re.compile(r"([0-9]{8}T[0-9]{6}Z)\.(?:json|xml|nvram|tpm|mem)", re.ASCII)
+_TEMPORARY = re.compile(r"\..+\.tmp", re.DOTALL)
+
+
+_Found: TypeAlias = tuple[str, Fault]
+"""The disk that is spoiled, or "" when none is, and the fault."""
+
+
+@frozen
+class Verified:
+    """
+    When a point was last verified.
+
+    Attributes:
+        files: When all of its files had been read, and were right: the time of the one that was
+            read longest ago. None when one was never read, or was wrong.
+        contents: The same of its disks as a guest reads them.
+        wrong: True when one was wrong when it was last read.
+    """
+
+    files: datetime | None = None
+    contents: datetime | None = None
+    wrong: bool = False
+
+
+@frozen
+class _Age:
+    """When something was last right, and whether it was wrong when it was last read."""
+
+    time: datetime | None
+    wrong: bool = False
+
+    def with_(self, other: _Age) -> _Age:
+        """Return the age of both together: the older one, or none."""
+        known = self.time is not None and other.time is not None
+        time = min(self.time, other.time) if self.time and other.time and known else None
+        return _Age(time, self.wrong or other.wrong)
+
+
+def last_verified(history: History, record: VerificationRecord) -> Mapping[str, Verified]:
+    """
+    Return when each point was last verified.
+
+    Args:
+        history: What the store holds.
+        record: What has been read of it.
+
+    Returns:
+        One value for each point that can be read, by id.
+
+    Source:
+        docs/verify.md.
+    """
+    trees = trees_of(history)
+    files = {entry.file: entry for entry in record.files}
+    contents = {entry.file: entry for entry in record.contents}
+
+    def age(file: str, sha256: str) -> _Age:
+        entry = files.get(file)
+        if entry is None or entry.sha256 != sha256:
+            return _Age(None)
+        return _Age(None if entry.fault else entry.time, bool(entry.fault))
+
+    def of_images(target: str, tree: ImageTree) -> Mapping[str, _Age]:
+        def combine(image: StoredImage, under: _Age | None) -> _Age:
+            own = age(f"{target}/{image.name}", image.sha256)
+            return own if under is None else own.with_(under)
+
+        return tree.climb(combine)
+
+    def of_content(target: str, top: str | None) -> _Age:
+        entry = contents.get(f"{target}/{top}")
+        if entry is None or top is None or entry.chain != prints[target].get(top):
+            return _Age(None)
+        return _Age(None if entry.fault else entry.time, bool(entry.fault))
+
+    prints = {target: tree.fingerprints() for target, tree in trees.items()}
+    ages = {target: of_images(target, tree) for target, tree in trees.items()}
+    found: dict[str, Verified] = {}
+    for point in history.points:
+        tops = {disk.target: trees[disk.target].tops.get(point.id) for disk in point.disks}
+        parts = [age(file.name, file.sha256) for file in point.files]
+        parts += [ages[target].get(top or "", _Age(None)) for target, top in tops.items()]
+        all_files = reduce(_Age.with_, parts)
+        disks = reduce(_Age.with_, (of_content(target, top) for target, top in tops.items()))
+        found[point.id] = Verified(all_files.time, disks.time, all_files.wrong or disks.wrong)
+    return found
+
+
+def judge(
+    survey: Survey,
+    files: Sequence[FileCheck] = (),
+    contents: Sequence[ContentCheck] = (),
+    *,
+    point: str | None = None,
+    odd: Sequence[str] = (),
+    notes: Sequence[str] = (),
+) -> Verification:
+    """
+    Say what a verification has found.
+
+    Args:
+        survey: What lies in the domain's directory after the reading, with the record of it.
+        files: What came of each file.
+        contents: What came of each disk that was read as a guest does.
+        point: Id of the only point that was looked at, None for all.
+        odd: What else is odd, and no fault.
+        notes: What else is worth knowing.
+
+    Returns:
+        The faults, and a verdict on each point. Files that no point needs any more, because it was
+        removed meanwhile, are passed over.
+
+    Source:
+        docs/verify.md, "What is found".
+    """
+    history = survey.history
+    trees = trees_of(history)
+    found = tuple(
+        (target, fault)
+        for target, fault in (
+            *(("", fault) for fault in survey.faults),
+            *_faults_of_manifests(history),
+            *_faults_of_links(history, trees),
+            *_faults_of_files(history, trees, files),
+            *_faults_of_contents(history, trees, contents),
+        )
+        if point is None or point in fault.points or not fault.points
+    )
+    if point is None:
+        leftovers, strangers = _lying_about(survey)
+    else:
+        leftovers, strangers = (), ()
+    latest = history.latest
+    read = [check.read_bytes for check in files if check.read_bytes is not None]
+    unread = sum(check.read_bytes is None and check.kind is None for check in files)
+    return Verification(
+        domain=latest.domain if latest else history.uuid,
+        uuid=history.uuid,
+        point=point,
+        faults=tuple(fault for _, fault in found),
+        points=tuple(
+            verdict
+            for verdict in _verdicts(history, found, survey.record)
+            if point in {None, verdict.id}
+        ),
+        leftovers=leftovers,
+        strangers=strangers,
+        odd=(*odd, *_unsealed(survey, point)),
+        notes=(*notes, *(f"{each.at or each.file}: {each.note}" for each in contents if each.note)),
+        manifests=tuple(each for each in survey.digests if point in {None, each[0]}),
+        read_files=len(read),
+        read_bytes=sum(read),
+        skipped_files=unread,
+        read_disks=sum(check.sha256 is not None for check in contents),
+    )
+
+
+def _faults_of_manifests(history: History) -> Iterator[_Found]:
+    for file, reason in history.unreadable:
+        yield "", Fault(FaultKind.MANIFEST, file, reason, (file.removesuffix(_MANIFEST),))
+    for lost in history.lost:
+        reason = "the manifest of a published point is gone"
+        yield "", Fault(FaultKind.LOST, lost + _MANIFEST, reason, (lost,))
+
+
+def _faults_of_links(history: History, trees: Mapping[str, ImageTree]) -> Iterator[_Found]:
+    for target, tree in trees.items():
+        for name, reason in tree.broken.items():
+            points = _in_order(history, tree.shown_through(name))
+            yield target, Fault(FaultKind.CHAIN, f"{target}/{name}", reason, points)
+        for point, reason in tree.lost.items():
+            words = f"disk {target}: {reason}"
+            yield target, Fault(FaultKind.CHAIN, point + _MANIFEST, words, (point,))
+
+
+def _faults_of_files(
+    history: History, trees: Mapping[str, ImageTree], checks: Iterable[FileCheck]
+) -> Iterator[_Found]:
+    owners = {
+        (file.name, file.sha256): point.id for point in history.points for file in point.files
+    }
+    for check in checks:
+        if check.kind is None:
+            continue
+        target, _, name = check.file.rpartition("/")
+        if target:
+            image = trees[target].images.get(name) if target in trees else None
+            points = trees[target].shown_through(name) if image is not None else frozenset[str]()
+        else:
+            points = frozenset({owners.get((check.file, check.sha256), "")} - {""})
+        if points:
+            yield target, Fault(check.kind, check.file, check.reason, _in_order(history, points))
+
+
+def _faults_of_contents(
+    history: History, trees: Mapping[str, ImageTree], checks: Iterable[ContentCheck]
+) -> Iterator[_Found]:
+    for check in checks:
+        target, _, top = check.file.rpartition("/")
+        if check.kind is None or target not in trees:
+            continue
+        tree, at = trees[target], check.at or check.file
+        if check.kind is FaultKind.STRUCTURE:
+            points = tree.shown_through(at.rpartition("/")[2])
+        else:
+            points = frozenset(point for point, shown in tree.tops.items() if shown == top)
+        if points:
+            yield target, Fault(check.kind, at, check.reason, _in_order(history, points))
+
+
+def _in_order(history: History, points: Iterable[str]) -> tuple[str, ...]:
+    wanted = set(points)
+    return tuple(point.id for point in history.points if point.id in wanted)
+
+
+def _verdicts(
+    history: History, found: Iterable[_Found], record: VerificationRecord
+) -> Iterator[PointHealth]:
+    """Give a verdict on each point; those without a manifest stand where their ids belong."""
+    spoiled: dict[str, set[str]] = {}
+    for target, fault in found:
+        for point in fault.points:
+            spoiled.setdefault(point, set()).add(target)
+    ages = last_verified(history, record)
+    verdicts = [
+        PointHealth(
+            id=point.id,
+            whole=point.id not in spoiled,
+            disks=tuple(
+                disk.target for disk in point.disks if disk.target not in spoiled.get(point.id, ())
+            ),
+            verified=ages[point.id].files,
+            contents_verified=ages[point.id].contents,
+        )
+        for point in history.points
+    ]
+    gone = spoiled.keys() - {point.id for point in history.points}
+    if gone:
+        verdicts += [PointHealth(point, whole=False) for point in gone]
+        verdicts.sort(key=lambda verdict: verdict.id)
+    yield from verdicts
+
+
+def _lying_about(
+    survey: Survey,
+) -> tuple[tuple[tuple[str, str], ...], tuple[tuple[str, str], ...]]:
+    """Return leftovers and strangers, each with the reason."""
+    history = survey.history
+    named = {file.name for point in history.points for file in point.files}
+    named |= {
+        f"{disk.target}/{image.name}"
+        for point in history.points
+        for disk in point.disks
+        for image in disk.images
+    }
+    gone = {file.removesuffix(_MANIFEST) for file, _ in history.unreadable} | set(history.lost)
+    complete = {f"{each.target}/{each.image.name}" for each in history.receipts}
+    leftovers: list[tuple[str, str]] = []
+    strangers: list[tuple[str, str]] = []
+    for file in survey.files:
+        if file.name in named:
+            continue
+        why = _why_left(file, gone, complete)
+        if why is None:
+            strangers.append((file.name, "no fibackup writes such a file"))
+        elif why and not survey.busy:
+            leftovers.append((file.name, why))
+    return tuple(leftovers), tuple(strangers)
+
+
+def _why_left(file: FoundFile, gone: set[str], complete: set[str]) -> str | None:
+    """Return why a file lies there; empty when it should, None when nobody knows."""
+    target, _, name = file.name.rpartition("/")
+    if not file.regular or (target and not is_target(target)):
+        return None
+    if _TEMPORARY.fullmatch(name):
+        return "left half-written by a killed run; the next backup removes it"
+    if not target and name in _OF_THE_STORE:
+        return ""
+    match = (_IMAGE if target else _OTHER).fullmatch(name)
+    if match is None:
+        return None
+    if match[1] in gone or name.endswith(_MANIFEST):
+        return ""  # it belongs to a point of which nothing is known, or is a manifest
+    if name.endswith(_RECEIPT):
+        return "a receipt; the next backup uses it, or it is of a point that is complete"
+    if file.name in complete:
+        return "complete, but in no point yet; the next backup takes it over"
+    return "no point names it: left by a killed run"
+
+
+def _unsealed(survey: Survey, point: str | None) -> Iterator[str]:
+    for unsealed in survey.unsealed:
+        if point in {None, unsealed}:
+            yield f"{unsealed}.json: it has no seal; the next backup seals it"

@@ -1,0 +1,327 @@
+"""What a verification makes of what it finds."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime, timedelta
+
+import pytest
+from attrs import evolve
+
+import fibackup as fb
+from fibackup.model.tree import ImageTree
+from fibackup.plan import judge
+from hypervisor.histories import (
+    chain,
+    digest,
+    disk,
+    found_files,
+    history,
+    image_name,
+    point,
+    point_id,
+)
+
+NOW = datetime(2026, 12, 24, tzinfo=UTC)
+BRANCHED = history(
+    point(1, disk(1), disk(1, target="vdb")),
+    point(2, disk(2, 1), disk(2, 1, target="vdb")),
+    point(3, disk(3), disk(3, 2, target="vdb")),
+)
+
+
+def survey(of: fb.History) -> fb.Survey:
+    """Return what lies there."""
+    return fb.Survey(of, found_files(of))
+
+
+def wrong(file: str, kind: fb.FaultKind = fb.FaultKind.SHA256) -> fb.FileCheck:
+    """Return the check of a file that is not what it was."""
+    return fb.FileCheck(file, digest(file.rpartition("/")[2]), NOW, kind, "it is wrong")
+
+
+def right(file: str, read: int | None = 7) -> fb.FileCheck:
+    """Return the check of a file that is what it was."""
+    return fb.FileCheck(file, digest(file.rpartition("/")[2]), NOW, read_bytes=read)
+
+
+def test_a_store_without_faults_is_whole() -> None:
+    """Every point is, and the sums are told."""
+    checks = (right(f"vda/{image_name(1)}", 1000), right(f"{point_id(1)}.xml", None))
+    found = judge(survey(chain(2)), checks)
+    assert found.whole == (point_id(1), point_id(2))
+    assert (found.faults, found.spoiled, found.warnings) == ((), (), ())
+    assert (found.read_files, found.read_bytes, found.skipped_files) == (1, 1000, 1)
+    assert str(found) == "2 of 2 points whole\n1 files read, 1000 B, 1 looked at only"
+
+
+def test_a_fault_in_a_base_spoils_every_point_that_reads_through_it() -> None:
+    """And no other, and no other disk."""
+    found = judge(survey(BRANCHED), [wrong(f"vda/{image_name(1)}")])
+    (fault,) = found.faults
+    assert fault.points == (point_id(1), point_id(2))
+    assert found.whole == (point_id(3),)
+    assert [health.disks for health in found.points] == [("vdb",), ("vdb",), ("vda", "vdb")]
+    assert "spoils 20261101T000000Z, 20261102T000000Z" in str(fault)
+    assert "disks that can be restored: vdb" in str(found)
+
+
+def test_a_fault_in_the_xml_spoils_the_point_and_no_disk() -> None:
+    """The disks can still be restored."""
+    found = judge(survey(chain(2)), [wrong(f"{point_id(1)}.xml")])
+    first, second = found.points
+    assert (first.whole, first.disks) == (False, ("vda",))
+    assert second.whole
+
+
+def test_a_damaged_and_a_lost_manifest_spoil_their_points() -> None:
+    """They stand in their places among the others, without disks."""
+    of = evolve(
+        history(point(2, disk(2))),
+        unreadable=((f"{point_id(1)}.json", "not JSON"),),
+        lost=(point_id(3),),
+    )
+    found = judge(survey(of))
+    assert [(each.id, each.whole) for each in found.points] == [
+        (point_id(1), False),
+        (point_id(2), True),
+        (point_id(3), False),
+    ]
+    assert [fault.kind for fault in found.faults] == [fb.FaultKind.MANIFEST, fb.FaultKind.LOST]
+    assert "can be restored: none" in str(found)
+
+
+def test_a_point_on_a_lost_one_is_spoiled() -> None:
+    """Its images lie on one that no point names."""
+    of = evolve(history(point(2, disk(2, 1)), point(3, disk(3, 2, images=0))), lost=(point_id(1),))
+    found = judge(survey(of))
+    assert found.spoiled == (point_id(1), point_id(2), point_id(3))
+    assert fb.FaultKind.CHAIN in {fault.kind for fault in found.faults}
+
+
+def test_a_disk_that_is_as_at_a_point_that_is_gone_is_spoiled() -> None:
+    """The fault names the manifest that says so."""
+    found = judge(survey(history(point(3, disk(3, 2, images=0), disk(3, target="vdb")))))
+    (fault,) = found.faults
+    assert (fault.file, fault.points) == (f"{point_id(3)}.json", (point_id(3),))
+    assert found.points[0].disks == ("vdb",)
+
+
+def test_a_file_that_no_point_needs_any_more_is_no_fault() -> None:
+    """A retention may have dropped its point meanwhile."""
+    gone = (wrong(f"vda/{image_name(9)}"), wrong(f"vdz/{image_name(1)}"), wrong("gone.xml"))
+    assert judge(survey(chain(2)), gone).faults == ()
+
+
+def test_faults_of_one_point_are_told_when_only_that_was_asked_for() -> None:
+    """And faults of the store's own files, which are everybody's."""
+    of = evolve(chain(3), lost=(point_id(9),))
+    seals = fb.Fault(fb.FaultKind.SEALS, "points.sha256", "cut")
+    what = evolve(survey(of), faults=(seals,), unsealed=(point_id(1), point_id(2)))
+    what = evolve(what, files=(*what.files, fb.FoundFile("x", 1)))
+    what = evolve(what, digests=((point_id(1), "a" * 64), (point_id(2), "b" * 64)))
+    checks = [wrong(f"vda/{image_name(2)}"), wrong(f"{point_id(3)}.xml")]
+    found = judge(what, checks, point=point_id(2))
+    assert [fault.kind for fault in found.faults] == [fb.FaultKind.SEALS, fb.FaultKind.SHA256]
+    assert [health.id for health in found.points] == [point_id(2)]
+    assert found.strangers == ()
+    assert found.manifests == ((point_id(2), "b" * 64),)
+    assert len(found.odd) == 1
+
+
+def test_a_fault_of_the_seals_spoils_no_point() -> None:
+    """It says so."""
+    seals = fb.Fault(fb.FaultKind.SEALS, "points.sha256", "cut")
+    found = judge(evolve(survey(chain(1)), faults=(seals,)))
+    assert (found.faults, found.whole) == ((seals,), (point_id(1),))
+    assert "(spoils no point)" in str(found)
+
+
+# --- what was read as a guest does --------------------------------------------------------------
+
+
+def content(number: int, kind: fb.FaultKind | None = None, at: str = "") -> fb.ContentCheck:
+    """Return the check of a disk that was read."""
+    file = f"vda/{image_name(number)}"
+    return fb.ContentCheck(
+        file, "0" * 64, NOW, None if kind else "c" * 64, kind, "words" if kind else "", at
+    )
+
+
+def test_a_disk_that_reads_otherwise_spoils_the_points_that_show_it() -> None:
+    """Those above it are read themselves."""
+    of = history(point(1, disk(1)), point(2, disk(2, 1)), point(3, disk(3, 1, images=0)))
+    found = judge(survey(of), (), [content(1, fb.FaultKind.DISK), content(2)])
+    (fault,) = found.faults
+    assert fault.points == (point_id(1), point_id(3))
+    assert found.read_disks == 1
+
+
+def test_a_broken_structure_spoils_all_that_lies_on_it() -> None:
+    """The fault names the image."""
+    at = f"vda/{image_name(1)}"
+    found = judge(survey(chain(3)), (), [content(1, fb.FaultKind.STRUCTURE, at)])
+    (fault,) = found.faults
+    assert (fault.file, fault.points) == (at, (point_id(1), point_id(2), point_id(3)))
+
+
+def test_a_disk_that_is_gone_meanwhile_is_no_fault() -> None:
+    """Neither its target nor its image is there."""
+    other = evolve(content(1, fb.FaultKind.DISK), file="vdz/x.qcow2")
+    checks = [content(9, fb.FaultKind.DISK), other]
+    assert judge(survey(chain(1)), (), checks).faults == ()
+
+
+def test_what_is_odd_about_a_disk_is_noted() -> None:
+    """Leaked clusters are no fault."""
+    found = judge(survey(chain(1)), (), [evolve(content(1), note="leaks")], notes=("hello",))
+    assert found.notes == ("hello", f"vda/{image_name(1)}: leaks")
+    assert f"note: vda/{image_name(1)}: leaks" in str(found)
+    assert "1 disks read as a guest does" in str(found)
+
+
+# --- when it was verified -----------------------------------------------------------------------
+
+
+def entry(file: str, days: int, fault: str = "") -> fb.CheckedFile:
+    """Return an entry of the record, so many days old."""
+    name = file.rpartition("/")[2]
+    return fb.CheckedFile(file, digest(name), NOW - timedelta(days=days), 1, fault)
+
+
+def test_a_point_was_verified_when_its_oldest_file_was() -> None:
+    """All files that it reads through count."""
+    entries = [entry(f"vda/{image_name(number)}", 10 - number) for number in (1, 2, 3)]
+    entries += [entry(f"{point_id(number)}.xml", 1) for number in (1, 2, 3)]
+    record = fb.VerificationRecord(files=tuple(entries))
+    ages = fb.last_verified(chain(3), record)
+    assert {age.files for age in ages.values()} == {NOW - timedelta(days=9)}
+    assert not any(age.wrong or age.contents for age in ages.values())
+    found = judge(evolve(survey(chain(3)), record=record))
+    assert {health.verified for health in found.points} == {NOW - timedelta(days=9)}
+
+
+def test_a_point_with_a_file_that_was_never_read_is_not_verified() -> None:
+    """Or with one of which the record says something else."""
+    files = (entry(f"vda/{image_name(1)}", 1), entry(f"{point_id(1)}.xml", 1))
+    for changed in ((files[0],), (files[0], evolve(files[1], sha256="0" * 64))):
+        ages = fb.last_verified(chain(1), fb.VerificationRecord(files=changed))
+        assert ages == {point_id(1): fb.Verified()}
+
+
+def test_a_point_with_a_file_that_was_wrong_is_not_verified() -> None:
+    """And is known to be wrong, as is what lies on it."""
+    entries = [entry(f"vda/{image_name(number)}", 1) for number in (1, 2)]
+    entries += [entry(f"{point_id(number)}.xml", 1) for number in (1, 2)]
+    entries[0] = evolve(entries[0], fault="cut")
+    ages = fb.last_verified(chain(2), fb.VerificationRecord(files=tuple(entries)))
+    assert set(ages.values()) == {fb.Verified(wrong=True)}
+
+
+def test_contents_were_verified_when_all_disks_were_read() -> None:
+    """With the images that they have now."""
+    prints = {
+        target: ImageTree(BRANCHED, target).fingerprints()[image_name(1)]
+        for target in ("vda", "vdb")
+    }
+    contents = [
+        fb.CheckedContent(f"{target}/{image_name(1)}", prints[target], NOW, 1, "c" * 64)
+        for target in ("vda", "vdb")
+    ]
+    record = fb.VerificationRecord(contents=tuple(contents))
+    ages = fb.last_verified(BRANCHED, record)
+    assert [age.contents for age in ages.values()] == [NOW, None, None]
+    wrong_one = evolve(contents[0], fault="otherwise")
+    record = fb.VerificationRecord(contents=(wrong_one, contents[1]))
+    assert fb.last_verified(BRANCHED, record)[point_id(1)] == fb.Verified(wrong=True)
+    merged = evolve(contents[0], chain="0" * 64)
+    record = fb.VerificationRecord(contents=(merged, contents[1]))
+    assert fb.last_verified(BRANCHED, record)[point_id(1)] == fb.Verified()
+
+
+# --- what lies about ----------------------------------------------------------------------------
+
+ID = point_id(9)
+LYING = {
+    f"vda/.{ID}.qcow2.tmp": "killed run",
+    f".{ID}.xml.tmp": "killed run",
+    f"vda/{ID}.qcow2": "no point names it",
+    f"vda/{ID}-1.qcow2": "no point names it",
+    f"{ID}.xml": "no point names it",
+    f"{ID}.nvram": "no point names it",
+    f"vda/{ID}.qcow2.receipt": "a receipt",
+    "readme.txt": None,
+    f"{ID}.exe": None,
+    "vda/notes": None,
+    f"vda/{ID}.xml": None,
+    f"Weird/{ID}.qcow2": None,
+    f"{ID}.receipt": None,
+    f"{ID}.json": "",
+    "lock.verified": "",
+    "verified.json": "",
+}
+
+
+@pytest.mark.parametrize("name", LYING)
+def test_leftovers_are_told_from_strangers(name: str) -> None:
+    """What a run of ours may leave, and what nobody knows."""
+    of = chain(1)
+    found = judge(evolve(survey(of), files=found_files(of, [name])))
+    why = LYING[name]
+    assert [file for file, _ in found.leftovers] == ([name] if why else [])
+    assert [file for file, _ in found.strangers] == ([name] if why is None else [])
+    assert all(why in words for _, words in found.leftovers if why)
+    assert bool(found.warnings) == (why != "")
+    assert found.faults == ()
+
+
+def test_what_is_no_regular_file_is_a_stranger() -> None:
+    """Whatever its name is."""
+    link = fb.FoundFile(f"vda/{ID}.qcow2", 1, regular=False)
+    assert judge(evolve(survey(chain(1)), files=(link,))).strangers[0][0] == link.name
+
+
+def test_nothing_is_left_over_while_a_writer_is_at_work() -> None:
+    """What has no point yet is its own."""
+    of = chain(1)
+    files = found_files(of, [f"vda/.{ID}.qcow2.tmp", f"{ID}.xml", "readme.txt"])
+    found = judge(evolve(survey(of), files=files, busy=True))
+    assert (found.leftovers, [file for file, _ in found.strangers]) == ((), ["readme.txt"])
+
+
+def test_files_of_a_lost_point_are_no_leftovers() -> None:
+    """They are needed, once its manifest is back."""
+    of = evolve(chain(1), lost=(ID,), unreadable=((f"{point_id(8)}.json", "cut"),))
+    names = [f"vda/{ID}.qcow2", f"{ID}.xml", f"vda/{point_id(8)}.qcow2", f"{point_id(8)}.json"]
+    found = judge(evolve(survey(of), files=found_files(of, names)))
+    assert found.leftovers == found.strangers == ()
+
+
+def test_an_image_with_a_receipt_is_taken_over_by_the_next_backup() -> None:
+    """It is complete."""
+    image = disk(9).images[0]
+    of = evolve(chain(1), receipts=(fb.Receipt("vda", image),))
+    found = judge(evolve(survey(of), files=found_files(of, [f"vda/{ID}.qcow2"])))
+    assert "takes it over" in found.leftovers[0][1]
+
+
+# --- records ------------------------------------------------------------------------------------
+
+
+def test_a_check_becomes_an_entry_when_there_is_something_to_keep() -> None:
+    """A file that was looked at only is not said to be verified."""
+    file = f"vda/{image_name(1)}"
+    assert right(file, None).entry(3) is None
+    assert right(file).entry(3) == fb.CheckedFile(file, digest(image_name(1)), NOW, 3)
+    kept = wrong(file).entry(3)
+    assert kept is not None
+    assert kept.fault == "it is wrong"
+    assert content(1).entry(3) == fb.CheckedContent(file, "0" * 64, NOW, 3, "c" * 64)
+
+
+def test_newer_entries_replace_older_ones_and_what_is_gone_goes() -> None:
+    """By file."""
+    old = fb.VerificationRecord(files=(entry("a", 9), entry("b", 9)))
+    new = old.with_entries([entry("b", 1), entry("c", 1)], [content(1).entry(1)], keep=["b", "c"])
+    assert new == fb.VerificationRecord(files=(entry("b", 1), entry("c", 1)))
+    kept = old.with_entries(contents=[content(1).entry(1)], keep=[f"vda/{image_name(1)}"])
+    assert kept == fb.VerificationRecord(contents=(content(1).entry(1),))
