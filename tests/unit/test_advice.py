@@ -52,7 +52,9 @@ def test_commands_reach_the_same_hypervisor() -> None:
     found = next_command(fb.NoSuchDomainError(reason="no"), arguments)
     assert shlex.split(found) == ["virsh", "-c", uri, "list", "--all"]
     found = next_command(fb.LibvirtError(reason="no"), arguments)
-    assert shlex.split(found) == ["fibackup", "doctor", "-c", uri, "--store", "/s"]
+    assert shlex.split(found) == ["virsh", "-c", uri, "version"]
+    found = next_command(fb.VerifyError(reason="no"), arguments)
+    assert shlex.split(found) == ["fibackup", "verify", "-c", uri, "--store", "/s"]
     assert next_command(fb.StalePlanError(reason="no"), arguments) == "run the same command again"
 
 

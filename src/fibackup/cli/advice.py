@@ -76,9 +76,8 @@ def _store(arguments: argparse.Namespace) -> str:
     return f" --store {shlex.quote(store)}" if store else ""
 
 
-def _doctor(error: fb.FibackupError, arguments: argparse.Namespace) -> str:
-    domain = f" {shlex.quote(error.domain)}" if error.domain else ""
-    return f"fibackup doctor{_store(arguments)}{domain}"
+def _denied(error: fb.FibackupError, _: argparse.Namespace) -> str:
+    return f"give access to {error.path or 'what is named'}, then {_AGAIN}"
 
 
 def _again(_: fb.FibackupError, __: argparse.Namespace) -> str:
@@ -111,16 +110,16 @@ _NEXT: dict[str, Callable[[fb.FibackupError, argparse.Namespace], str]] = {
     "DomainBusyError": _again,
     "DomainStateError": _remedy,
     "FormatTooNewError": lambda _, __: "use the fibackup that wrote it, or a newer one",
-    "LibvirtError": _doctor,
+    "LibvirtError": lambda _, __: "virsh version",
     "LockedError": _locked,
     "ManifestError": lambda _, arguments: f"fibackup verify{_store(arguments)}",
     "NoSpaceError": _full,
     "NoSuchDomainError": lambda _, __: "virsh list --all",
     "NoSuchPointError": lambda _, arguments: f"fibackup list{_store(arguments)}",
     "NotAStoreError": _no_store,
-    "PermissionDeniedError": _doctor,
-    "QemuImgError": _doctor,
-    "RequirementError": _doctor,
+    "PermissionDeniedError": _denied,
+    "QemuImgError": _again,
+    "RequirementError": lambda _, __: f"install or upgrade what is named, then {_AGAIN}",
     "SharedBaseError": lambda _, __: (
         "give the other domains images of their own, or leave the disk"
     ),
