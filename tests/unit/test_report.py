@@ -7,7 +7,7 @@ from attrs import evolve
 
 from fibackup.errors import ParseError
 from fibackup.host.executor import Executor
-from fibackup.plan import Report, RestoredImage, plan_backup, plan_restore
+from fibackup.plan import Report, RestoredImage, plan_backup, plan_restore, plan_verify
 from fibackup.testing import FakeHost, FakeStore
 
 
@@ -43,6 +43,20 @@ def test_a_report_of_a_restore_names_the_files() -> None:
     assert isinstance(restore.restored[0], RestoredImage)
     assert "vda: /into/vda.qcow2 (qcow2, 1 MiB virtual)" in str(restore)
     assert "frozen" not in str(restore)
+
+
+def test_a_report_of_a_verification_has_its_verdict() -> None:
+    """Line by line, as the verdict says it."""
+    host = FakeHost()
+    uuid = host.add_domain("web1", {"vda": {0: 1}})
+    store = FakeStore(host)
+    plan = plan_backup(host.read_domain(uuid), store.read_history(uuid), now=host.now)
+    Executor(host, store).run(plan)
+    report = Executor(None, store).run(plan_verify(store.survey(uuid), now=host.now))
+    assert report.verification is not None
+    lines = [line.strip() for line in str(report).splitlines()]
+    verdict = [line.strip() for line in str(report.verification).splitlines()]
+    assert set(verdict) <= set(lines)
 
 
 def test_a_report_comes_back_from_json() -> None:
