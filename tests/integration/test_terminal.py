@@ -26,9 +26,11 @@ def fibackup(
 ) -> subprocess.Popen[bytes]:
     """Start the command line as the leader of a session, perhaps on a terminal, as a shell does."""
     argv = [sys.executable, "-m", "fibackup", *map(str, words)]
+    # The tests themselves may have been started by something that ignores it.
+    argv = ["env", "--default-signal=HUP", *argv]
     # A process that nohup(1) starts ignores SIGHUP, and its children do.
     if ignore:
-        argv = ["nohup", *argv]
+        argv = ["nohup", *argv[2:]]
     if terminal is not None:
         argv = ["setsid", "--ctty", "--wait", *argv]
     return subprocess.Popen(
