@@ -23,6 +23,8 @@ import libvirt
 import pytest
 
 import fibackup as fb
+from fibackup.host import store as store_module
+from fibackup.host.store_files import list_directory as really_list
 from hypervisor import (
     MIB,
     BlockDomain,
@@ -872,10 +874,16 @@ def test_a_list_beside_a_running_backup(
     """A file that vanishes while a reader looks round, as a writer's do, is passed over."""
     domain = block_domain()
     point = bench.point(domain, 1)
-    real = fb.Store._list
+    seen: list[int] = []
     gone = [f".{point.id}.qcow2.tmp", f"{point.id}-1.qcow2.receipt"]
-    monkeypatch.setattr(fb.Store, "_list", staticmethod(lambda fd: [*real(fd), *gone]))
+
+    def list_directory(fd: int) -> list[str]:
+        seen.append(fd)
+        return [*really_list(fd), *gone]
+
+    monkeypatch.setattr(store_module, "list_directory", list_directory)
     assert bench.history(domain).points == (point,)
+    assert seen
 
 
 # -- killed, and failing system calls ------------------------------------------------------------

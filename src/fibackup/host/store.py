@@ -632,10 +632,6 @@ class Store:
                 name for name in names if _uuid_of(name) is None or not is_directory(self._fd, name)
             )
 
-    @staticmethod
-    def _list(fd: int) -> list[str]:
-        return list_directory(fd)
-
 
 def _read_store_file(fd: int, path: PurePosixPath) -> str:
     where = str(path / STORE_FILE)
