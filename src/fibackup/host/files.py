@@ -41,7 +41,6 @@ __all__ = [
     "open_directory",
     "os_errors",
     "publish_file",
-    "publish_or_remove",
     "read_small",
     "refuse_strangers",
     "remove_if_same",
@@ -208,14 +207,9 @@ def temporary_file(name: str, dir_fd: int) -> Generator[int]:
     Yields:
         A file descriptor for reading and writing.
     """
-    fd = _new_file(f".{name}{TEMP_SUFFIX}", dir_fd)
-    try:
-        try:
-            yield fd
-        finally:
-            os.close(fd)
-    finally:
-        forget_temporary(name, dir_fd)
+    with kept_temporary_file(name, dir_fd) as fd:
+        yield fd
+    forget_temporary(name, dir_fd)
 
 
 @contextmanager
@@ -276,12 +270,25 @@ def publish_file(name: str, dir_fd: int) -> None:
 
     Raises:
         DestinationExistsError: The name is taken.
-        OSError: It failed; the file does not have the name.
+        OSError: It failed; the file does not have the name, and nobody else's was removed.
 
     Source:
         link(2); file systems without links get rename(2) behind a check, under the caller's lock.
     """
     temp = f".{name}{TEMP_SUFFIX}"
+    inode = os.stat(temp, dir_fd=dir_fd, follow_symlinks=False).st_ino
+    try:
+        _name(temp, name, dir_fd)
+        forget_temporary(name, dir_fd)
+        fsync_directory(dir_fd)
+    except DestinationExistsError:
+        raise
+    except BaseException:  # nobody may build upon a name that a power cut could take away
+        remove_if_same(name, inode, dir_fd)
+        raise
+
+
+def _name(temp: str, name: str, dir_fd: int) -> None:
     try:
         os.link(temp, name, src_dir_fd=dir_fd, dst_dir_fd=dir_fd, follow_symlinks=False)
     except FileExistsError:
@@ -290,33 +297,6 @@ def publish_file(name: str, dir_fd: int) -> None:
         if error.errno not in _NO_LINKS:
             raise
         _rename(temp, name, dir_fd)
-    try:
-        forget_temporary(name, dir_fd)
-        fsync_directory(dir_fd)
-    except BaseException:  # nobody may build upon a name that a power cut could take away
-        os.unlink(name, dir_fd=dir_fd)
-        raise
-
-
-def publish_or_remove(name: str, temp: int, directory: int) -> None:
-    """
-    Give a complete temporary file its name; when that fails half-way, the name is free again.
-
-    Args:
-        name: The name.
-        temp: The temporary file, open.
-        directory: Its directory.
-
-    Raises:
-        DestinationExistsError: The name is taken, by another file.
-    """
-    try:
-        publish_file(name, directory)
-    except DestinationExistsError:
-        raise
-    except BaseException:
-        remove_if_same(name, os.fstat(temp).st_ino, directory)
-        raise
 
 
 def remove_if_same(name: str, inode: int, directory: int) -> None:

@@ -30,7 +30,7 @@ from fibackup.host.files import (
     TEMP_SUFFIX,
     make_directories,
     os_errors,
-    publish_or_remove,
+    publish_file,
     temporary_file,
 )
 from fibackup.host.lock import hold_image_lock
@@ -101,7 +101,7 @@ def flatten(
         for fd in (temp, *(fd for _, fd in files)):
             os.posix_fadvise(fd, 0, 0, os.POSIX_FADV_DONTNEED)
         size = os.fstat(temp).st_size
-        publish_or_remove(step.destination.name, temp, directory)
+        publish_file(step.destination.name, directory)
     return RestoredImage(
         target=step.target,
         path=step.destination,

@@ -24,7 +24,7 @@ from fibackup.host.files import (
     identity_of,
     kept_temporary_file,
     os_errors,
-    publish_or_remove,
+    publish_file,
 )
 from fibackup.host.flatten import destination_directory, temporary_destination
 from fibackup.model.chain import OVERLAY_MARK
@@ -181,7 +181,7 @@ def restore_memory(
         if found != step.file.sha256:
             raise _wrong(step.file, path, f"sha256 is {found}, {step.file.sha256} recorded")
         _refuse_incomplete(temp, str(step.destination))
-        publish_or_remove(name, temp, into)
+        publish_file(name, into)
 
 
 @contextmanager

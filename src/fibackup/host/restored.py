@@ -23,7 +23,7 @@ from fibackup.errors import CancelledError
 from fibackup.host.copy import copy_and_hash, hash_file
 from fibackup.host.copy_image import read_qcow2_head
 from fibackup.host.events import CancelToken, CopyProgress, OnEvent
-from fibackup.host.files import TEMP_SUFFIX, os_errors, publish_or_remove, remove_if_same
+from fibackup.host.files import TEMP_SUFFIX, os_errors, publish_file, remove_if_same
 from fibackup.host.flatten import (
     ChildToken,
     destination_directory,
@@ -118,7 +118,7 @@ def _copy(
         )
         if found != image.sha256:
             raise wrong_image(image, disk_path, f"sha256 is {found}, {image.sha256} recorded")
-        publish_or_remove(image.name, temp, directory)
+        publish_file(image.name, directory)
         return os.fstat(temp).st_ino
 
 
@@ -165,7 +165,7 @@ def create_linked(
             raise wrong_image(top, disk_path, f"the overlay lies on {header.backing_name}")
         os.fdatasync(temp)
         size = os.fstat(temp).st_size
-        publish_or_remove(name, temp, directory)
+        publish_file(name, directory)
     return RestoredImage(
         target=step.target,
         path=step.destination,
