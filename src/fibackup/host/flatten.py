@@ -15,7 +15,7 @@ from __future__ import annotations
 import fcntl
 import os
 import stat
-from collections.abc import Generator
+from collections.abc import Callable, Generator
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager, suppress
 from pathlib import PurePosixPath
@@ -46,6 +46,7 @@ __all__ = [
     "opened_image",
     "refuse_header",
     "temporary_destination",
+    "verify_image",
     "wrong_image",
 ]
 
@@ -181,6 +182,37 @@ def _remove_stale(name: str, directory: int) -> None:
             os.close(fd)
 
 
+def verify_image(
+    image: StoredImage,
+    fd: int,
+    disk_path: PurePosixPath,
+    on_bytes: Callable[[int], None],
+    linked: ChildToken,
+) -> None:
+    """
+    Hash a stored image; one that is wrong ends what else runs under the same token.
+
+    Args:
+        image: What its manifest says.
+        fd: The image, open.
+        disk_path: The disk's directory in the store, for errors.
+        on_bytes: Called with the position reached.
+        linked: Asked between two blocks, and cancelled by every failure.
+
+    Raises:
+        VerifyError: It is not what its manifest says.
+    """
+    try:
+        found = hash_file(fd, image.size_bytes, on_bytes=on_bytes, cancel=linked)
+        if found != image.sha256:
+            raise wrong_image(  # noqa: TRY301 - the handler is for every failure, this one too
+                image, disk_path, f"sha256 is {found}, {image.sha256} recorded"
+            )
+    except BaseException:
+        linked.cancel()
+        raise
+
+
 def _convert_and_verify(
     step: FlattenImage,
     files: tuple[tuple[StoredImage, int], ...],
@@ -197,19 +229,11 @@ def _convert_and_verify(
             CopyProgress(step.target, step.destination.name, int(total * percent / 100), total)
         )
 
-    def verify(image: StoredImage, fd: int) -> None:
-        try:
-            found = hash_file(fd, image.size_bytes, on_bytes=lambda _: None, cancel=linked)
-            if found != image.sha256:
-                raise wrong_image(  # noqa: TRY301 - the handler is for every failure, this one too
-                    image, disk_path, f"sha256 is {found}, {image.sha256} recorded"
-                )
-        except BaseException:
-            linked.cancel()
-            raise
-
     with ThreadPoolExecutor(2, "fibackup-verify") as pool:
-        checks: list[Future[None]] = [pool.submit(verify, image, fd) for image, fd in files]
+        checks: list[Future[None]] = [
+            pool.submit(verify_image, image, fd, disk_path, lambda _: None, linked)
+            for image, fd in files
+        ]
         error: BaseException | None = None
         try:
             top = disk_path / step.images[0].name

@@ -26,8 +26,9 @@ from contextlib import contextmanager, suppress
 from pathlib import PurePosixPath
 from struct import Struct
 
-from fibackup.errors import CancelledError, HostError, QemuImgError, RequirementError
+from fibackup.errors import CancelledError, HostError, QemuImgError
 from fibackup.host.events import CancelToken
+from fibackup.host.qemu_img import find_program
 
 __all__ = ["NbdClient", "find_qemu_nbd", "hash_content", "served"]
 
@@ -77,12 +78,7 @@ def find_qemu_nbd() -> str:
     Source:
         docs/verify.md, "In depth".
     """
-    found = os.environ.get("FIBACKUP_QEMU_NBD") or shutil.which("qemu-nbd")
-    if not found:
-        raise RequirementError(
-            reason="qemu-nbd is missing; on Debian it is in the package qemu-utils"
-        )
-    return found
+    return find_program("qemu-nbd", "FIBACKUP_QEMU_NBD")
 
 
 def hash_content(

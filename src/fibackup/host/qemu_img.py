@@ -27,7 +27,15 @@ from fibackup.errors import (
 from fibackup.host.events import CancelToken
 from fibackup.parse.qemu_img_json import CheckResult, parse_check
 
-__all__ = ["check", "commit", "convert", "create_overlay", "find_qemu_img", "qemu_img_version"]
+__all__ = [
+    "check",
+    "commit",
+    "convert",
+    "create_overlay",
+    "find_program",
+    "find_qemu_img",
+    "qemu_img_version",
+]
 
 OnPercent = Callable[[float], None]
 
@@ -53,10 +61,24 @@ def find_qemu_img() -> str:
     Source:
         docs/restore.md, "What it needs".
     """
-    found = os.environ.get("FIBACKUP_QEMU_IMG") or shutil.which("qemu-img")
+    return find_program("qemu-img", "FIBACKUP_QEMU_IMG")
+
+
+def find_program(name: str, variable: str) -> str:
+    """
+    Return the absolute path of a program of QEMU.
+
+    Args:
+        name: The program, of the package qemu-utils.
+        variable: Of the environment; it says another path.
+
+    Raises:
+        RequirementError: There is none.
+    """
+    found = os.environ.get(variable) or shutil.which(name)
     if not found:
         raise RequirementError(
-            reason="qemu-img is missing; on Debian it is in the package qemu-utils"
+            reason=f"{name} is missing; on Debian it is in the package qemu-utils"
         )
     return found
 

@@ -20,7 +20,7 @@ from contextlib import ExitStack, contextmanager, suppress
 from pathlib import PurePosixPath
 
 from fibackup.errors import CancelledError
-from fibackup.host.copy import copy_and_hash, hash_file
+from fibackup.host.copy import copy_and_hash
 from fibackup.host.copy_image import read_qcow2_head
 from fibackup.host.events import CancelToken, CopyProgress, OnEvent
 from fibackup.host.files import TEMP_SUFFIX, os_errors, publish_file, remove_if_same
@@ -30,6 +30,7 @@ from fibackup.host.flatten import (
     opened_image,
     refuse_header,
     temporary_destination,
+    verify_image,
     wrong_image,
 )
 from fibackup.host.lock import refuse_users
@@ -189,14 +190,7 @@ def _verify(
         def progress(position: int) -> None:
             on_event(CopyProgress(step.target, image.name, position, image.size_bytes))
 
-        try:
-            found = hash_file(fd, image.size_bytes, on_bytes=progress, cancel=linked)
-        except BaseException:
-            linked.cancel()
-            raise
-        if found != image.sha256:
-            linked.cancel()
-            raise wrong_image(image, disk_path, f"sha256 is {found}, {image.sha256} recorded")
+        verify_image(image, fd, disk_path, progress, linked)
 
     with ThreadPoolExecutor(2, "fibackup-verify") as pool:
         checks = [pool.submit(verify, image, fd) for image, fd in files]

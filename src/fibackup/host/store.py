@@ -81,6 +81,7 @@ from fibackup.plan.steps import (
     CopyMemory,
     CopyStored,
     CreateLinked,
+    DiskRestore,
     FlattenImage,
     RestoreMemory,
     SaveState,
@@ -382,11 +383,7 @@ class Store:
         threads: int = 4,
     ) -> tuple[FileCheck, ...]:
         """See `PointStore.verify_files`."""
-        with (
-            self._domain(uuid) as (fd, path),
-            os_errors(str(path)),
-            self._recorder(fd, uuid, step.run) as recorder,
-        ):
+        with self._verification(uuid, step.run) as (fd, _, recorder):
             return verify_files(step, fd, recorder, on_event, cancel, threads=threads)
 
     def verify_contents(
@@ -399,21 +396,18 @@ class Store:
         threads: int = 4,
     ) -> tuple[ContentCheck, ...]:
         """See `PointStore.verify_contents`."""
-        with (
-            self._domain(uuid) as (fd, path),
-            os_errors(str(path)),
-            self._recorder(fd, uuid, step.run) as recorder,
-        ):
+        with self._verification(uuid, step.run) as (fd, path, recorder):
             return verify_contents(step, fd, path, recorder, on_event, cancel, threads=threads)
 
     @contextmanager
-    def _recorder(self, fd: int, uuid: str, run: int) -> Generator[Recorder]:
-        """Keep what is found, also when the verification ends early."""
-        recorder = Recorder(fd, run, named_files(self.read_history(uuid)))
-        try:
-            yield recorder
-        finally:
-            recorder.finish()
+    def _verification(self, uuid: str, run: int) -> Generator[tuple[int, PurePosixPath, Recorder]]:
+        """Give a domain's directory; what is found is kept, also when it ends early."""
+        with self._domain(uuid) as (fd, path), os_errors(str(path)):
+            recorder = Recorder(fd, run, named_files(self.read_history(uuid)))
+            try:
+                yield fd, path, recorder
+            finally:
+                recorder.finish()
 
     def free_bytes(self) -> int:
         """See `PointStore.free_bytes`."""
@@ -509,16 +503,16 @@ class Store:
 
     def save_config(self, uuid: str, name: str, text: str) -> StoredFile:
         """See `PointStore.save_config`."""
-        data = text.encode()
-        with self._domain(uuid) as (fd, path), os_errors(f"{path}/{name}"):
-            write_unnamed(name, data, fd)
-        return StoredFile(FileRole.DOMAIN_XML, name, len(data), sha256(data).hexdigest())
+        return self._save(uuid, FileRole.DOMAIN_XML, name, text.encode())
 
     def save_state(self, uuid: str, step: SaveState, data: bytes) -> StoredFile:
         """See `PointStore.save_state`."""
-        with self._domain(uuid) as (fd, path), os_errors(f"{path}/{step.name}"):
-            write_unnamed(step.name, data, fd)
-        return StoredFile(step.role, step.name, len(data), sha256(data).hexdigest())
+        return self._save(uuid, step.role, step.name, data)
+
+    def _save(self, uuid: str, role: FileRole, name: str, data: bytes) -> StoredFile:
+        with self._domain(uuid) as (fd, path), os_errors(f"{path}/{name}"):
+            write_unnamed(name, data, fd)
+        return StoredFile(role, name, len(data), sha256(data).hexdigest())
 
     def copy_memory(
         self, uuid: str, step: CopyMemory, on_event: OnEvent, cancel: CancelToken
@@ -558,34 +552,22 @@ class Store:
         self, uuid: str, step: FlattenImage, on_event: OnEvent, cancel: CancelToken
     ) -> RestoredImage:
         """See `PointStore.flatten`."""
-        with (
-            self._domain(uuid) as (fd, path),
-            os_errors(str(step.destination)),
-            open_directory(step.target, fd) as disk,
-        ):
-            return flatten(step, disk, path / step.target, on_event, cancel)
+        with self._disk(uuid, step) as (disk, path):
+            return flatten(step, disk, path, on_event, cancel)
 
     def copy_chain(
         self, uuid: str, step: CopyStored, on_event: OnEvent, cancel: CancelToken
     ) -> RestoredImage:
         """See `PointStore.copy_chain`."""
-        with (
-            self._domain(uuid) as (fd, path),
-            os_errors(str(step.destination)),
-            open_directory(step.target, fd) as disk,
-        ):
-            return copy_chain(step, disk, path / step.target, on_event, cancel)
+        with self._disk(uuid, step) as (disk, path):
+            return copy_chain(step, disk, path, on_event, cancel)
 
     def create_linked(
         self, uuid: str, step: CreateLinked, on_event: OnEvent, cancel: CancelToken
     ) -> RestoredImage:
         """See `PointStore.create_linked`."""
-        with (
-            self._domain(uuid) as (fd, path),
-            os_errors(str(step.destination)),
-            open_directory(step.target, fd) as disk,
-        ):
-            return create_linked(step, disk, path / step.target, on_event, cancel)
+        with self._disk(uuid, step) as (disk, path):
+            return create_linked(step, disk, path, on_event, cancel)
 
     def inodes(self, paths: tuple[PurePosixPath, ...]) -> tuple[int, ...]:
         """See `PointStore.inodes`."""
@@ -611,6 +593,16 @@ class Store:
             )
         with open_directory(name, self._fd) as fd:
             yield fd, self.path / name
+
+    @contextmanager
+    def _disk(self, uuid: str, step: DiskRestore) -> Generator[tuple[int, PurePosixPath]]:
+        """Give the directory of the disk that a step brings back."""
+        with (
+            self._domain(uuid) as (fd, path),
+            os_errors(str(step.destination)),
+            open_directory(step.target, fd) as disk,
+        ):
+            yield disk, path / step.target
 
     def _find(self, uuid: str) -> str | None:
         return next(iter(self._directories(uuid)), None)

@@ -15,10 +15,11 @@ from __future__ import annotations
 import errno
 import os
 import stat
-from collections.abc import Callable, Generator, Mapping
+from collections.abc import Callable, Generator, Iterable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from datetime import UTC, datetime
+from typing import TypeVar
 
 from attrs import frozen
 
@@ -33,7 +34,10 @@ from fibackup.model.verification import FaultKind, FileCheck
 from fibackup.parse.qcow2_header import stored_header_fault
 from fibackup.plan.verify_steps import FileToVerify, VerifyFiles
 
-__all__ = ["verify_files"]
+__all__ = ["check_all", "verify_files"]
+
+_T = TypeVar("_T")
+_C = TypeVar("_C")
 
 _OPEN = os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC | os.O_NONBLOCK
 _ABSENT = {errno.ENOENT, errno.ENOTDIR}
@@ -85,9 +89,24 @@ def verify_files(
         on_event,
         cancel,
     )
+    return check_all(run.check, step.files, threads)
+
+
+def check_all(check: Callable[[_T], _C], items: Iterable[_T], threads: int) -> tuple[_C, ...]:
+    """
+    Check things side by side; an error ends it, and nothing more is begun.
+
+    Args:
+        check: Makes a check of a thing.
+        items: The things; they are begun in this order.
+        threads: How many at the same time.
+
+    Returns:
+        The checks, in the order of the things.
+    """
     pool = ThreadPoolExecutor(threads, "fibackup-verify")
     try:
-        futures = [pool.submit(run.check, file) for file in step.files]
+        futures = [pool.submit(check, item) for item in items]
         return tuple(future.result() for future in futures)
     finally:
         pool.shutdown(cancel_futures=True)

@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import os
 from collections.abc import Generator
-from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager
 from datetime import UTC, datetime
 from pathlib import PurePosixPath
@@ -32,6 +31,7 @@ from fibackup.host.nbd import find_qemu_nbd, hash_content
 from fibackup.host.pace import Pace
 from fibackup.host.qemu_img import check, find_qemu_img
 from fibackup.host.record import Recorder
+from fibackup.host.verify import check_all
 from fibackup.model.verification import ContentCheck, FaultKind
 from fibackup.plan.verify_steps import ContentToVerify, VerifyContents
 
@@ -73,12 +73,7 @@ def verify_contents(
     find_qemu_img()
     find_qemu_nbd()
     run = _Run(dir_fd, path, Pace(step.rate_bytes, cancel), recorder, on_event, cancel)
-    pool = ThreadPoolExecutor(threads, "fibackup-verify")
-    try:
-        futures = [pool.submit(run.check, content) for content in step.contents]
-        return tuple(future.result() for future in futures)
-    finally:
-        pool.shutdown(cancel_futures=True)
+    return check_all(run.check, step.contents, threads)
 
 
 @frozen
