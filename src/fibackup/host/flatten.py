@@ -36,6 +36,7 @@ from fibackup.host.files import (
 from fibackup.host.lock import hold_image_lock
 from fibackup.host.qemu_img import convert
 from fibackup.model.point import StoredImage
+from fibackup.parse.qcow2_header import stored_header_fault
 from fibackup.plan.report import RestoredImage
 from fibackup.plan.steps import FlattenImage
 
@@ -137,15 +138,16 @@ def opened_image(image: StoredImage, disk_fd: int, path: PurePosixPath) -> Gener
 
 
 def refuse_header(image: StoredImage, fd: int, path: PurePosixPath) -> None:
-    """Refuse a header that leads anywhere but to the file that the manifest names."""
+    """Refuse a header that contradicts the manifest: it could lead to another file."""
     try:
         header, _ = read_qcow2_head(fd, str(path / image.name))
     except ParseError as error:
         raise wrong_image(image, path, error.reason) from error
-    if header.has_data_file or header.backing_name != image.backing:
-        raise wrong_image(
-            image, path, f"its header names {header.backing_name!r}, the manifest {image.backing!r}"
-        )
+    fault = stored_header_fault(
+        header, backing=image.backing, virtual_size_bytes=image.virtual_size_bytes
+    )
+    if fault:
+        raise wrong_image(image, path, fault)
 
 
 @contextmanager
