@@ -18,8 +18,6 @@ import shutil
 import sys
 from collections.abc import Sequence
 from datetime import UTC, datetime
-from importlib.metadata import PackageNotFoundError, version
-from pathlib import PurePosixPath
 
 import fibackup as fb
 from fibackup.cli.exits import FAILED, OK, SOME_FAILED, USAGE, exit_code
@@ -31,9 +29,10 @@ from fibackup.cli.fi_options import (
     parse_options,
     resolve_names,
 )
+from fibackup.cli.parser import own_version
 from fibackup.cli.recovering import recover_first, store_of_unfinished
 from fibackup.cli.signals import Signals
-from fibackup.cli.stores import existing_store, is_store, open_store
+from fibackup.cli.stores import existing_store, open_store
 
 __all__ = ["main"]
 
@@ -90,16 +89,9 @@ def main(argv: Sequence[str] | None = None) -> int:
         print(USAGE_TEXT, end="")
         return OK
     if options.version:
-        print(f"fi-backup {_version()} (fibackup)")
+        print(f"fi-backup {own_version()} (fibackup)")
         return OK
     return _guarded(options)
-
-
-def _version() -> str:
-    try:
-        return version("fibackup")
-    except PackageNotFoundError:  # pragma: no cover - run from a tree that is not installed
-        return "unknown"
 
 
 def _guarded(options: Options) -> int:
@@ -193,12 +185,7 @@ def _back_up(
     )
     path = options.backup_dir or ""
     now = datetime.now(UTC)
-    if not is_store(path):  # a domain that cannot be backed up makes no store
-        nothing = fb.History(
-            store="00000000-0000-0000-0000-000000000000", path=_absolute(path), uuid=domain.uuid
-        )
-        fb.plan_backup(domain, nothing, now=now, policy=policy)
-    with open_store(path, domain) as store:
+    with open_store(path, domain, policy, now=now) as store:
         plan = fb.plan_backup(domain, store.read_history(domain.uuid), now=now, policy=policy)
         report = _execute(fb.Executor(host, store), plan, log, signals)
         if options.state_dir is not None and report.point is not None:
@@ -229,10 +216,6 @@ def _execute(executor: fb.Executor, plan: fb.Plan, log: _Log, signals: Signals) 
     report = executor.run(plan, on_event=log.event, cancel=signals.token)
     log.say("VER", report)
     return report
-
-
-def _absolute(path: str) -> PurePosixPath:
-    return PurePosixPath(os.path.abspath(path))
 
 
 def _keep_state(store: fb.Store, point: fb.RestorePoint, directory: str, log: _Log) -> None:

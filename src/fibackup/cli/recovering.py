@@ -16,7 +16,7 @@ from datetime import UTC, datetime
 from typing import TypeVar
 
 import fibackup as fb
-from fibackup.cli.stores import is_store
+from fibackup.cli.stores import existing_store
 
 __all__ = ["plan_first", "recover_first", "store_of_run", "store_of_unfinished"]
 
@@ -42,10 +42,10 @@ def store_of_run(path: str | None, domain: fb.Domain) -> Generator[fb.Store | No
     run = domain.ledger.run
     places = [each.path for each in domain.ledger.stores if run and each.uuid == run.store]
     where = path or next(iter(places), None)
-    if where is None or (path is None and not is_store(where)):
+    if where is None:
         yield None
         return
-    with fb.Store.open(where) as store:
+    with existing_store(where) if path is None else fb.Store.open(where) as store:
         yield store
 
 

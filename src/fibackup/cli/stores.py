@@ -4,45 +4,23 @@ from __future__ import annotations
 
 import os
 from collections.abc import Generator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
+from datetime import datetime
 from threading import Lock
 from uuid import UUID
 
 import fibackup as fb
+from fibackup.cli.output import absolute
 
 __all__ = [
-    "NO_STORE",
     "existing_store",
     "find_history",
-    "is_store",
+    "no_history",
     "open_store",
     "refuse_lost_store",
 ]
 
-NO_STORE = str(UUID(int=0))
-"""The UUID of a store that is not there yet."""
-
 _opening = Lock()
-
-
-def is_store(path: str) -> bool:
-    """
-    Tell whether a directory is a store.
-
-    Args:
-        path: The directory; it may be missing.
-
-    Raises:
-        StoreError: It is one that cannot be used.
-
-    Source:
-        docs/store-format.md, ``fibackup-store.json``.
-    """
-    try:
-        fb.Store.open(path).close()
-    except fb.NotAStoreError:
-        return False
-    return True
 
 
 @contextmanager
@@ -71,26 +49,45 @@ def existing_store(path: str) -> Generator[fb.Store | None]:
         yield store
 
 
-def open_store(path: str, domain: fb.Domain) -> fb.Store:
+def open_store(path: str, domain: fb.Domain, policy: fb.BackupPolicy, *, now: datetime) -> fb.Store:
     """
     Open the store; an empty directory becomes one, unless the domain has points in it.
+
+    A domain that cannot be backed up makes no store.
 
     Args:
         path: The directory.
         domain: Whose ledger knows where its points are.
+        policy: Of the backup that is going to be planned.
+        now: Its time, aware.
 
     Raises:
+        PlanError: It is no store, and the domain cannot be backed up.
         NotAStoreError: It is neither empty nor a store, or the domain's points are gone from it.
 
     Source:
         docs/design.md, "Command line".
     """
     with _opening:  # one of several domains makes it
-        try:
+        with suppress(fb.NotAStoreError):
             return fb.Store.open(path)
-        except fb.NotAStoreError:
-            refuse_lost_store(path, domain)
-            return fb.Store.create(path)
+        fb.plan_backup(domain, no_history(path, domain), now=now, policy=policy)
+        refuse_lost_store(path, domain)
+        return fb.Store.create(path)
+
+
+def no_history(path: str, domain: fb.Domain) -> fb.History:
+    """
+    Return what a store that is not there yet has of a domain: nothing.
+
+    Args:
+        path: Where the store is going to be.
+        domain: The domain.
+
+    Source:
+        docs/design.md, "Command line".
+    """
+    return fb.History(store=str(UUID(int=0)), path=absolute(path), uuid=domain.uuid)
 
 
 def refuse_lost_store(path: str, domain: fb.Domain) -> None:

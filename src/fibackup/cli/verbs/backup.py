@@ -17,10 +17,9 @@ from fibackup.cli.options import (
     store_option,
     strict_option,
 )
-from fibackup.cli.output import absolute
 from fibackup.cli.runs import Done, run_plan, settle, show_first, show_plan, with_recovery
 from fibackup.cli.signals import Signals
-from fibackup.cli.stores import NO_STORE, existing_store, is_store, open_store, refuse_lost_store
+from fibackup.cli.stores import existing_store, no_history, open_store, refuse_lost_store
 
 __all__ = ["add_arguments", "run"]
 
@@ -163,22 +162,19 @@ def _back_up(
     with existing_store(arguments.store) as found:
         domain, recovery = settle(arguments, host, found, domain, signals, finish=whole)
     now = datetime.now(UTC)
-    nothing = fb.History(store=NO_STORE, path=absolute(arguments.store), uuid=domain.uuid)
-    if not is_store(arguments.store):
-        fb.plan_backup(domain, nothing, now=now, policy=policy)  # a bad domain makes no store
-    with open_store(arguments.store, domain) as store:
+    with open_store(arguments.store, domain, policy, now=now) as store:
         plan = fb.plan_backup(domain, store.read_history(domain.uuid), now=now, policy=policy)
         done = run_plan(arguments, fb.Executor(host, store), plan, signals, hooks)
         return with_recovery(done, recovery)
 
 
 def _history_for_dry_run(path: str, domain: fb.Domain) -> fb.History:
-    if is_store(path):
-        with fb.Store.open(path) as store:
+    with existing_store(path) as store:
+        if store is not None:
             return store.read_history(domain.uuid)
     refuse_lost_store(path, domain)
     if not os.path.isdir(path) or set(os.listdir(path)) - {"lost+found"}:
         raise fb.NotAStoreError(
             reason="the directory is missing, or neither empty nor a store", path=path
         )
-    return fb.History(store=NO_STORE, path=absolute(path), uuid=domain.uuid)
+    return no_history(path, domain)

@@ -102,8 +102,7 @@ def _one(arguments: argparse.Namespace, host: fb.LibvirtHost, name: str, signals
     )
     domain = host.read_domain(name)
     with store_of_unfinished(domain) as store:
-        first = plan_first(domain, store)
-        if arguments.dry_run and first.steps:
+        if arguments.dry_run and (first := plan_first(domain, store)).steps:
             return show_first(arguments, first)
         domain, recovery = settle(arguments, host, store, domain, signals)
     paths = tuple(path for disk in domain.disks if disk.chain for path in disk.chain.paths)
