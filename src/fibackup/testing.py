@@ -51,6 +51,7 @@ from fibackup.errors import (
 from fibackup.host.events import CancelToken, CopyProgress, FileVerified, ImageCopied, OnEvent
 from fibackup.model.chain import BackingChain, FileIdentity, Image
 from fibackup.model.domain import Disk, Domain, DomainState, ImageUse
+from fibackup.model.journal import Removal
 from fibackup.model.ledger import Ledger
 from fibackup.model.point import (
     FileRole,
@@ -76,6 +77,7 @@ from fibackup.model.verification import (
 from fibackup.parse.domain_xml import parse_domain_xml
 from fibackup.parse.ledger_xml import parse_ledger, render_ledger
 from fibackup.parse.manifest import parse_manifest, render_manifest
+from fibackup.plan.prune_steps import DropPoints
 from fibackup.plan.report import RestoredImage
 from fibackup.plan.steps import (
     CommitImages,
@@ -1337,6 +1339,7 @@ class _Shelf:
     manifests: dict[str, str] = field(factory=dict[str, str])
     seals: dict[str, str] = field(factory=dict[str, str])
     record: VerificationRecord = field(factory=VerificationRecord)
+    removal: Removal | None = None
     written: bool = False
 
 
@@ -1537,6 +1540,7 @@ class FakeStore:
         shelf.written = True
         shelf.unnamed.clear()
         try:
+            self._finish_removal(shelf)
             yield
         finally:
             shelf.written = False
@@ -1816,6 +1820,35 @@ class FakeStore:
                 tuple(self._resolve(shelf, disk.target, disk.images[0].name))
             else:
                 _law(disk.parent in shelf.manifests, "a disk without an image has a parent")
+
+    def drop(self, uuid: str, step: DropPoints) -> int:
+        """See `PointStore.drop`."""
+        shelf = self._shelf(uuid)
+        _law(shelf.written, "points are dropped under the exclusive lock")
+        for point in step.heirs:
+            with self._host.call("drop.heir"):
+                shelf.manifests[point.id] = render_manifest(point)
+                shelf.seals[point.id] = _sha256(shelf.manifests[point.id])
+        with self._host.call("drop.intent"):
+            shelf.removal = Removal(step.points, step.files)
+        return self._finish_removal(shelf)
+
+    def _finish_removal(self, shelf: _Shelf) -> int:
+        freed, removal = 0, shelf.removal
+        if removal is None:
+            return 0
+        for point in removal.points:
+            with self._host.call("drop.unpublish"):
+                shelf.manifests.pop(point, None)
+                shelf.seals.pop(point, None)
+        for file in removal.files:
+            with self._host.call("drop.delete"):
+                target, _, name = file.rpartition("/")
+                kept = shelf.images.pop((target, name), None) if target else None
+                freed += kept.record.size_bytes if kept else len(shelf.files.pop(name, ""))
+        with self._host.call("drop.done"):
+            shelf.removal = None
+        return freed
 
     def flatten(
         self, uuid: str, step: FlattenImage, on_event: OnEvent, cancel: CancelToken

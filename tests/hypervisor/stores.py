@@ -35,7 +35,13 @@ class StoreMaker:
     """
 
     def __init__(
-        self, directory: Path, *, uuid: str = UUID, name: str = "web1", size_bytes: int = 4 * MIB
+        self,
+        directory: Path,
+        *,
+        uuid: str = UUID,
+        name: str = "web1",
+        size_bytes: int = 4 * MIB,
+        start: datetime = START,
     ) -> None:
         """Make the store, or open the one of another maker in the same directory."""
         self.root: Path = directory / "store"
@@ -46,6 +52,7 @@ class StoreMaker:
         self.uuid = uuid
         self.name = name
         self.size_bytes = size_bytes
+        self.start = start
         self.references: dict[str, dict[str, Path]] = {}
         self._tops: dict[str, tuple[str, Path]] = {}
         self._count = 0
@@ -83,7 +90,7 @@ class StoreMaker:
         """Take a point of disks, after writing clusters to each; the first one is a full."""
         history = self.history()
         self._count += 1
-        moment = START + timedelta(days=self._count - 1)
+        moment = self.start + timedelta(days=self._count - 1)
         point_id = fb.format_point_id(moment)
         self.references[point_id] = {}
         latest = history.latest

@@ -257,6 +257,9 @@ LYING = {
     f"{ID}.receipt": None,
     f"{ID}.json": "",
     "lock.verified": "",
+    "prune.json": "",
+    f"{ID}.protected": "",
+    f"vda/{ID}.protected": None,
     "verified.json": "",
 }
 

@@ -8,6 +8,7 @@ from fibackup.cli.completion import complete_domains, completed_by
 
 __all__ = [
     "common_options",
+    "count",
     "disk_option",
     "domain_options",
     "dry_run_option",
@@ -118,7 +119,7 @@ def domain_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--jobs",
         metavar="N",
-        type=_count,
+        type=count,
         default=1,
         help="domains that are worked on at the same time (default: 1)",
     )
@@ -126,8 +127,19 @@ def domain_options(parser: argparse.ArgumentParser) -> None:
     completed_by(domains, complete_domains)
 
 
-def _count(text: str) -> int:
-    """Read a number of 1 or more."""
+def count(text: str) -> int:
+    """
+    Read a number of 1 or more.
+
+    Args:
+        text: What the user wrote.
+
+    Raises:
+        ArgumentTypeError: It is none.
+
+    Source:
+        docs/design.md, "Command line".
+    """
     if not text.isdecimal() or int(text) < 1:
         raise argparse.ArgumentTypeError(f"not a number of 1 or more: {text!r}")
     return int(text)

@@ -36,6 +36,7 @@ VERBS: Mapping[str, str] = {
     "list": "list the restore points of a store",
     "restore": "write disks of a restore point as flat images",
     "verify": "compare what a store holds with what was recorded",
+    "prune": "drop the restore points that no rule keeps",
 }
 """Name and help of each verb; ``fibackup.cli.verbs.<name>`` is its module."""
 

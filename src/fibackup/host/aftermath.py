@@ -37,6 +37,8 @@ def state_after(
     """
     if plan.verb == "verify":
         return "the store is unchanged; what was verified before the failure is remembered"
+    if plan.verb == "prune":
+        return "every point that the store lists is whole; the next run finishes what is left"
     if host is None:
         return "the store is unchanged; files that were finished before the failure stand"
     parts = [
@@ -107,6 +109,6 @@ def command_after(plan: Plan, error: FibackupError, store_path: str) -> str:
         return f"fibackup {plan.verb} {plan.uuid}"
     if plan.verb == "verify":
         return f"fibackup verify --store {store} {plan.uuid} --skip-since 1d"
-    if plan.verb == "restore" or isinstance(error, StoreError):
+    if plan.verb in {"restore", "prune"} or isinstance(error, StoreError):
         return f"fibackup list --store {store}"
     return f"fibackup backup --store {store} {plan.uuid}"

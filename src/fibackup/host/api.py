@@ -23,6 +23,7 @@ from fibackup.model.ledger import Ledger
 from fibackup.model.point import FileRole, History, RestorePoint, StoredFile, StoredImage, Versions
 from fibackup.model.snapshot import Snapshot
 from fibackup.model.verification import ContentCheck, FileCheck, Survey
+from fibackup.plan.prune_steps import DropPoints
 from fibackup.plan.report import RestoredImage
 from fibackup.plan.steps import (
     CommitImages,
@@ -382,7 +383,7 @@ class PointStore(Protocol):
             A context manager; the lock is held inside.
 
         Raises:
-            LockedError: Another run holds it.
+            LockedError: Another run holds it; a reader waits some time for a prune first.
             PermissionDeniedError: To write, and others can write the store too.
 
         Source:
@@ -643,6 +644,29 @@ class PointStore(Protocol):
 
         Raises:
             StoreError: A file that it names is missing, or the manifest exists.
+
+        Source:
+            docs/store-format.md, "Writing order".
+        """
+        ...
+
+    def drop(self, uuid: str, step: DropPoints) -> int:
+        """
+        Take points away, and delete what nothing needs any more.
+
+        Those who read are waited for. Whatever happens, every published point is whole; what is
+        not done after a failure is finished under the next exclusive lock.
+
+        Args:
+            uuid: The domain's UUID.
+            step: What to drop, and which points take over images.
+
+        Returns:
+            Bytes that the file system gets back.
+
+        Raises:
+            LockedError: Somebody still reads after the time of the step. Nothing was touched.
+            HostError: A file cannot be written or removed.
 
         Source:
             docs/store-format.md, "Writing order".

@@ -69,6 +69,7 @@ from fibackup.model.point import (
 from fibackup.model.snapshot import NewOverlay, Snapshot
 from fibackup.parse.domain_xml import domain_facts
 from fibackup.plan.continuity import stale_overlays
+from fibackup.plan.prune_steps import DropPoints
 from fibackup.plan.report import Report, StepOutcome
 from fibackup.plan.steps import (
     STATES,
@@ -118,7 +119,7 @@ class Executor:
     the store's lock keeps two runs of one domain apart.
 
     Args:
-        host: The hypervisor; None is enough for a restore.
+        host: The hypervisor; None is enough for a restore and for a prune.
         store: The backup directory; None is enough for a consolidation.
         threads: Disks that are copied at the same time, at most.
     """
@@ -163,10 +164,10 @@ class Executor:
         token = cancel or CancelToken()
         run = _Run(self._host, self._store, plan, on_event, token, gate, self._threads)
         with ExitStack() as held:
-            if self._host is not None and plan.verb != "restore":
+            if self._host is not None and plan.verb not in {"restore", "prune"}:
                 held.enter_context(self._host.locked(plan.uuid))
             if self._store is not None:
-                exclusive = plan.verb in {"backup", "recover"}
+                exclusive = plan.verb in {"backup", "recover", "prune"}
                 held.enter_context(self._store.locked(plan.uuid, plan.domain, exclusive=exclusive))
             return run.execute()
 
@@ -208,6 +209,7 @@ class _Run:
         self._versions = Versions()
         self._stored: dict[tuple[str, str], StoredImage] = {}
         self._copied_bytes = 0
+        self._freed_bytes = 0
         self._history: History | None = None
         self._point: RestorePoint | None = None
         self._written: Ledger | None = None
@@ -247,6 +249,7 @@ class _Run:
             seconds=time.monotonic() - clock,
             steps=tuple(self._outcomes),
             copied_bytes=self._copied_bytes,
+            freed_bytes=self._freed_bytes,
             frozen_seconds=self._frozen_seconds,
             point=self._point,
             restored=tuple(self._restore_run.restored) if self._restore_run else (),
@@ -301,6 +304,10 @@ class _Run:
                 f"{receipt.target}/{receipt.image.name}" for receipt in history.receipts
             }:
                 raise self._stale("an image that the plan counts on is no longer in the store")
+            if self._plan.verb == "prune":
+                if tuple(point.id for point in history.points) != self._plan.expects.points:
+                    raise self._stale("the store has other points than when the plan was made")
+                return
             self._check_domain()
             self._check_space()
 
@@ -394,6 +401,8 @@ class _Run:
                 self._apply_memory(step)
             case SaveDomainConfig() | SaveState():
                 self._save(step)
+            case DropPoints():
+                self._freed_bytes += self._store.drop(self._plan.uuid, step)
             case ConfirmOff():
                 self._confirm_off(step)
             case PublishPoint():

@@ -21,6 +21,7 @@ import socket
 import stat
 import struct
 import sys
+import time
 from collections.abc import Generator
 from contextlib import contextmanager, suppress
 from datetime import UTC, datetime
@@ -33,6 +34,7 @@ __all__ = ["has_writer", "hold_image_lock", "hold_store_lock", "refuse_users"]
 _IN_USE = 100
 _NOT_SHARED = 200
 _CONSISTENT_READ, _WRITE, _RESIZE = 0, 1, 3
+_POLL_SECONDS = 0.05
 _FLOCK = struct.Struct("hhqqi4x")
 _RECORD_BYTES = 4096
 _COMMAND_CHARACTERS = 200
@@ -118,7 +120,9 @@ def refuse_users(fd: int, path: str) -> None:
 
 
 @contextmanager
-def hold_store_lock(name: str, dir_fd: int, *, exclusive: bool) -> Generator[None]:
+def hold_store_lock(
+    name: str, dir_fd: int, *, exclusive: bool, wait_seconds: float = 0.0
+) -> Generator[None]:
     """
     Hold the lock file *name* in an open directory; it is made when missing.
 
@@ -128,6 +132,7 @@ def hold_store_lock(name: str, dir_fd: int, *, exclusive: bool) -> Generator[Non
         name: File name of the lock.
         dir_fd: The directory.
         exclusive: True for a writer, False for a reader beside other readers.
+        wait_seconds: How long to wait while another run holds it.
 
     Yields:
         While the lock is held.
@@ -140,7 +145,7 @@ def hold_store_lock(name: str, dir_fd: int, *, exclusive: bool) -> Generator[Non
     Source:
         flock(2): the kernel ends it with the process, so it is never stale.
     """
-    fd = _lock(name, dir_fd, exclusive=exclusive)
+    fd = _lock(name, dir_fd, exclusive=exclusive, wait_seconds=wait_seconds)
     if fd is None:
         yield
         return
@@ -152,27 +157,38 @@ def hold_store_lock(name: str, dir_fd: int, *, exclusive: bool) -> Generator[Non
         os.close(fd)
 
 
-def _lock(name: str, dir_fd: int, *, exclusive: bool) -> int | None:
+def _lock(name: str, dir_fd: int, *, exclusive: bool, wait_seconds: float) -> int | None:
     """Return the open lock file, locked; None for a reader who needs none."""
+    end = time.monotonic() + wait_seconds
     while True:
         fd = _open_lock(name, dir_fd, exclusive=exclusive)
         if fd is None:
             return None
         try:
             _refuse_strange(fd, name)
-            try:
-                fcntl.flock(fd, (fcntl.LOCK_EX if exclusive else fcntl.LOCK_SH) | fcntl.LOCK_NB)
-            except BlockingIOError:
-                owner = _owner(fd)
-                raise LockedError(
-                    reason=f"another run holds the lock ({owner})", path=name, owner=owner
-                ) from None
+            _flock(fd, name, fcntl.LOCK_EX if exclusive else fcntl.LOCK_SH, end)
             if _has_name(fd, name, dir_fd):
                 return fd
         except BaseException:
             os.close(fd)
             raise
         os.close(fd)
+
+
+def _flock(fd: int, name: str, kind: int, end: float) -> None:
+    """Lock, and try again until the time is over; flock(2) itself waits without end."""
+    while True:
+        try:
+            fcntl.flock(fd, kind | fcntl.LOCK_NB)
+        except BlockingIOError:
+            if time.monotonic() < end:
+                time.sleep(_POLL_SECONDS)
+                continue
+            owner = _owner(fd)
+            raise LockedError(
+                reason=f"another run holds the lock ({owner})", path=name, owner=owner
+            ) from None
+        return
 
 
 def _has_name(fd: int, name: str, dir_fd: int) -> bool:

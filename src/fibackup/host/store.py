@@ -30,6 +30,7 @@ from uuid import uuid4
 
 from fibackup.errors import (
     FibackupError,
+    LockedError,
     ManifestError,
     NotAStoreError,
     ParseError,
@@ -51,6 +52,7 @@ from fibackup.host.flatten import flatten
 from fibackup.host.lock import hold_store_lock, writer_at_work
 from fibackup.host.manifests import Manifests, read_manifests
 from fibackup.host.memory_image import copy_memory, restore_memory
+from fibackup.host.prune import REMOVAL_FILE, drop_points, has_journal, recover_removal
 from fibackup.host.publish import publish_point, sweep
 from fibackup.host.record import Recorder, sound_record
 from fibackup.host.restored import copy_chain, create_linked, discard, inode_of
@@ -75,6 +77,7 @@ from fibackup.parse.manifest import (
     parse_store_file,
     render_store_file,
 )
+from fibackup.plan.prune_steps import DropPoints
 from fibackup.plan.report import RestoredImage
 from fibackup.plan.steps import (
     CopyImage,
@@ -110,9 +113,15 @@ class Store:
     Thread-safe: it keeps one descriptor of its directory and no other state. Locks are held per
     domain, see `locked`.
 
+    Attributes:
+        reader_wait_seconds: How long a reader waits for a prune that puts images in their new
+            places; it does so in moments, or as long as it writes one image in place.
+
     Open one with `Store.open`, `Store.create` or `Store.open_or_create`; use it as a context
     manager, or call `close`.
     """
+
+    reader_wait_seconds: float = 600.0
 
     def __init__(self, path: PurePosixPath, uuid: str, fd: int) -> None:
         """Keep an open directory; callers use the class methods."""
@@ -429,6 +438,7 @@ class Store:
             return
         with self._writing(uuid, name) as (fd, directory):
             sweep(fd, directory, store=self._uuid, uuid=uuid)
+            self._finish(fd, uuid)  # needs the names of the temporary files that were swept
             try:
                 yield
             finally:
@@ -444,7 +454,10 @@ class Store:
                 held.enter_context(os_errors(f"{self.path}/{directory}"))
                 with suppress(FileNotFoundError):  # a run that stored nothing has removed it
                     fd = held.enter_context(open_directory(directory, self._fd))
-                    held.enter_context(hold_store_lock(_READERS_LOCK, fd, exclusive=False))
+                    wait = self.reader_wait_seconds
+                    held.enter_context(
+                        hold_store_lock(_READERS_LOCK, fd, exclusive=False, wait_seconds=wait)
+                    )
             yield
 
     @contextmanager
@@ -491,6 +504,23 @@ class Store:
             with suppress(FileNotFoundError):
                 os.unlink(lock, dir_fd=fd)
         os.rmdir(directory, dir_fd=self._fd)
+
+    def _finish(self, fd: int, uuid: str) -> None:
+        """Finish what a killed prune has left, unless somebody reads: then the next writer does."""
+        if not has_journal(fd):
+            return
+        with suppress(LockedError), hold_store_lock(_READERS_LOCK, fd, exclusive=True):
+            recover_removal(fd, self._read_manifests(fd, uuid)[0].points)
+
+    def drop(self, uuid: str, step: DropPoints) -> int:
+        """See `PointStore.drop`."""
+        with (
+            self._domain(uuid) as (fd, path),
+            os_errors(f"{path}/{REMOVAL_FILE}"),
+            hold_store_lock(_READERS_LOCK, fd, exclusive=True, wait_seconds=step.wait_seconds),
+        ):
+            recover_removal(fd, self._read_manifests(fd, uuid)[0].points)
+            return drop_points(step, fd)
 
     def copy_image(
         self, uuid: str, step: CopyImage, on_event: OnEvent, cancel: CancelToken

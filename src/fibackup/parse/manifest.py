@@ -29,6 +29,7 @@ from fibackup.errors import FormatTooNewError, ManifestError, ParseError
 from fibackup.model import Receipt, RestorePoint
 from fibackup.model.checks import matches
 from fibackup.model.domain import UUID_PATTERN
+from fibackup.model.journal import Removal
 from fibackup.model.verification import VerificationRecord
 
 __all__ = [
@@ -37,10 +38,12 @@ __all__ = [
     "parse_manifest",
     "parse_receipt",
     "parse_record",
+    "parse_removal",
     "parse_store_file",
     "render_manifest",
     "render_receipt",
     "render_record",
+    "render_removal",
     "render_store_file",
 ]
 
@@ -179,6 +182,43 @@ def parse_record(text: str | bytes, *, path: str | None = None) -> VerificationR
         docs/schema/record.schema.json.
     """
     return _parse(VerificationRecord, "record", text, path)
+
+
+def render_removal(removal: Removal) -> str:
+    """
+    Return the journal of a removal.
+
+    Args:
+        removal: What goes.
+
+    Returns:
+        JSON in ASCII, indented, with a newline at the end.
+
+    Source:
+        docs/store-format.md, "Journal".
+    """
+    return _render("removal", encode(removal))
+
+
+def parse_removal(text: str | bytes, *, path: str | None = None) -> Removal:
+    """
+    Return what a prune was about to take away.
+
+    Args:
+        text: The file, whole.
+        path: Where it was read, for errors.
+
+    Returns:
+        The removal, equal to the one that was rendered.
+
+    Raises:
+        FormatTooNewError: Written by a newer fibackup. Nothing was touched.
+        ManifestError: Damaged. Nothing was touched.
+
+    Source:
+        docs/store-format.md, "Journal".
+    """
+    return _parse(Removal, "removal", text, path)
 
 
 def render_store_file(uuid: str, created: datetime) -> str:

@@ -7,6 +7,8 @@ from fibackup.plan.consolidate import ConsolidationPolicy, Method, plan_consolid
 from fibackup.plan.outlook import DiskOutlook, foresee
 from fibackup.plan.pictures import plan_picture, report_picture
 from fibackup.plan.policy import BackupPolicy, Quiesce
+from fibackup.plan.prune import plan_prune
+from fibackup.plan.prune_steps import DropPoints
 from fibackup.plan.recover import plan_recovery
 from fibackup.plan.report import Report, RestoredImage, StepOutcome
 from fibackup.plan.restore import ImageFormat, RestoreForm, plan_restore
@@ -66,6 +68,7 @@ __all__ = [
     "ExpectedHeader",
     "VerifyContents",
     "ContentToVerify",
+    "plan_prune",
     "choose_points",
     "BackupPolicy",
     "ConsolidationPolicy",
@@ -93,6 +96,7 @@ __all__ = [
     "FlattenImage",
     "CopyStored",
     "CreateLinked",
+    "DropPoints",
     "CopyMemory",
     "DeleteMemory",
     "RestoreMemory",

@@ -10,6 +10,8 @@ The stored images of one disk, over all points: who brought them, who lies on wh
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Iterator
+
 from fibackup.model.point import History, PointDisk, RestorePoint, StoredImage
 
 __all__ = ["Forest", "broken_points", "forests"]
@@ -39,6 +41,28 @@ class Forest:
             self.owner.setdefault(image.name, point.id)
         own = disk.images[0].name if disk.images else None
         self.tops[point.id] = own or self.tops.get(disk.parent or "")
+
+    def down(self, name: str | None) -> Iterator[str]:
+        """Yield the names of the images from *name* down to the base, or to where it breaks."""
+        seen: set[str] = set()
+        while name is not None and name in self.images and name not in seen:
+            seen.add(name)
+            yield name
+            name = self.images[name].backing
+
+    def above(self, points: Iterable[str]) -> dict[str, set[str]]:
+        """Return what lies right on each image, of all that these points need."""
+        found: dict[str, set[str]] = {}
+        for point in points:
+            upper: str | None = None
+            for name in self.down(self.tops.get(point)):
+                children = found.setdefault(name, set())
+                if upper in children:  # the rest was walked before
+                    break
+                if upper is not None:
+                    children.add(upper)
+                upper = name
+        return found
 
     def sound(self, damaged: frozenset[str]) -> dict[str, bool]:
         """Tell of each image whether it and all under it are there."""

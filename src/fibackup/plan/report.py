@@ -64,6 +64,7 @@ class Report(Drawable):
         seconds: How long the run took.
         steps: Its steps.
         copied_bytes: Bytes that were written to the store.
+        freed_bytes: Bytes that a prune gave back to the store's file system.
         frozen_seconds: How long the guest was frozen, 0 when it was not.
         point: The point that was published, or None.
         restored: Images that were written, for a restore.
@@ -81,6 +82,7 @@ class Report(Drawable):
     restored: tuple[RestoredImage, ...] = ()
     warnings: tuple[str, ...] = ()
     verification: Verification | None = None
+    freed_bytes: int = 0
 
     def to_json(self) -> str:
         """
@@ -117,6 +119,12 @@ class Report(Drawable):
         if self.point is not None:
             lines.extend(f"  {line}" for line in str(self.point).splitlines())
             lines.append(f"  copied {format_bytes(self.copied_bytes)}")
+        if self.plan.verb == "prune":
+            dropped = sum(not verdict.kept for verdict in self.plan.verdicts)
+            kept = len(self.plan.verdicts) - dropped
+            lines.append(
+                f"  kept {kept}, dropped {dropped}, freed {format_bytes(self.freed_bytes)}"
+            )
         if self.frozen_seconds:
             lines.append(f"  the guest was frozen for {format_seconds(self.frozen_seconds)}")
         lines.extend(

@@ -22,7 +22,7 @@ from attrs import field, frozen
 from fibackup.errors import ModelError, PolicyError, VerifyError
 from fibackup.model.point import History, RestorePoint
 from fibackup.plan.forest import broken_points
-from fibackup.units import printable
+from fibackup.units import format_bytes, printable
 
 __all__ = ["PointVerdict", "RetentionPolicy", "choose_points"]
 
@@ -118,7 +118,8 @@ class PointVerdict:
     def __str__(self) -> str:
         """Return one line."""
         words = ", ".join(printable(reason) for reason in self.reasons)
-        return f"{self.point}  {'keep' if self.kept else 'drop'}: {words}"
+        freed = f", {format_bytes(self.freed_bytes)} freed at once" if self.freed_bytes else ""
+        return f"{self.point}  {'keep' if self.kept else 'drop'}: {words}{freed}"
 
 
 _Period = Callable[[datetime], tuple[object, ...]]

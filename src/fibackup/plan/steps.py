@@ -38,6 +38,7 @@ from fibackup.model.domain import Domain, DomainState
 from fibackup.model.ledger import Ledger
 from fibackup.model.point import DiskKind, FileRole, StoredFile, StoredImage
 from fibackup.model.snapshot import Snapshot
+from fibackup.plan.prune_steps import DropPoints, describe_drop
 from fibackup.plan.restore_steps import (
     CopyStored,
     CreateLinked,
@@ -45,6 +46,7 @@ from fibackup.plan.restore_steps import (
     FlattenImage,
     describe_disk,
 )
+from fibackup.plan.retention import PointVerdict
 from fibackup.plan.verify_steps import VerifyContents, VerifyFiles
 from fibackup.render.drawable import Drawable
 from fibackup.units import format_bytes, printable
@@ -508,6 +510,7 @@ Step: TypeAlias = (
     | ResumeDomain
     | VerifyFiles
     | VerifyContents
+    | DropPoints
 )
 
 
@@ -565,6 +568,7 @@ class Expectation:
         disks: Chains of the chosen disks.
         ledger: The domain's ledger, None when the plan touches no domain.
         sequence: Sequence of the store's newest point of the domain, 0 when it has none.
+        points: Ids of all points of the domain in the store, for a prune.
         receipts: ``"vda/NAME"``: unpublished images that the plan counts on.
         absent: Paths that must not exist.
         space_bytes: Free bytes needed in the store.
@@ -578,6 +582,7 @@ class Expectation:
     absent: tuple[PurePosixPath, ...] = ()
     space_bytes: int = 0
     states: tuple[DomainState, ...] = ()
+    points: tuple[str, ...] = ()
 
     def difference(self, domain: Domain) -> str | None:
         """
@@ -636,7 +641,7 @@ class Plan(Drawable):
     What will be done, in order, and why; printing it is the dry run.
 
     Attributes:
-        verb: ``"backup"``, ``"restore"`` or ``"consolidate"``.
+        verb: ``"backup"``, ``"restore"``, ``"consolidate"``, ``"recover"`` or ``"prune"``.
         domain: The domain's name.
         uuid: The domain's UUID.
         store: UUID of the store, empty when none takes part.
@@ -645,6 +650,7 @@ class Plan(Drawable):
         decisions: Per disk, with reasons.
         steps: The steps, in order.
         warnings: What the user should know.
+        verdicts: On every point, for a prune: kept or dropped, and why.
     """
 
     verb: str
@@ -656,6 +662,7 @@ class Plan(Drawable):
     decisions: tuple[Decision, ...]
     steps: tuple[Step, ...]
     warnings: tuple[str, ...] = field(default=())
+    verdicts: tuple[PointVerdict, ...] = ()
 
     @property
     def cost_bytes(self) -> int:
@@ -717,17 +724,23 @@ class Plan(Drawable):
         where = f", point {self.point}, store {self.store}" if self.point else ""
         lines = [f"{self.verb} of {printable(self.domain)}{where}"]
         lines.extend(f"  {decision}" for decision in self.decisions)
+        lines.extend(f"  {verdict}" for verdict in self.verdicts)
         lines.append("steps")
         for number, step in enumerate(self.steps, 1):
             first, *rest = describe(step)
             lines.append(f"  {number}. {first}")
             lines.extend(f"     {line}" for line in rest)
-        if self.verb == "verify":
-            lines.append(f"cost: {format_bytes(self.read_bytes)} to read")
-        else:
-            lines.append(f"cost: {format_bytes(self.cost_bytes)} to copy")
+        lines.append(self._cost())
         lines.extend(f"warning: {printable(warning)}" for warning in self.warnings)
         return "\n".join(lines)
+
+    def _cost(self) -> str:
+        freed = sum(s.freed_bytes for s in self.steps if isinstance(s, DropPoints))
+        if self.verb == "verify":
+            return f"cost: {format_bytes(self.read_bytes)} to read"
+        if self.verb == "prune":
+            return f"cost: {format_bytes(self.cost_bytes)} to write; frees {format_bytes(freed)}"
+        return f"cost: {format_bytes(self.cost_bytes)} to copy"
 
 
 def open_document(text: str, key: str) -> object:
@@ -793,6 +806,8 @@ def describe(step: Step) -> tuple[str, ...]:
             return _describe_memory(step)
         case SaveDomainConfig() | SaveState():
             return (_describe_saved(step),)
+        case DropPoints():
+            return describe_drop(step)
         case ConfirmOff():
             return ("make sure that the domain is still off and its images unchanged",)
         case PublishPoint():

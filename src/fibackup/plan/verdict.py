@@ -37,12 +37,13 @@ from fibackup.model.verification import (
 __all__ = ["Verified", "judge", "last_verified"]
 
 _OF_THE_STORE = frozenset(
-    {"lock", "lock.readers", "lock.verified", "points.sha256", "verified.json"}
+    {"lock", "lock.readers", "lock.verified", "points.sha256", "prune.json", "verified.json"}
 )
 _RECEIPT = ".receipt"
 _MANIFEST = ".json"
 _IMAGE = re.compile(r"([0-9]{8}T[0-9]{6}Z)(?:-[0-9]+)?\.qcow2(?:\.receipt)?", re.ASCII)
 _OTHER = re.compile(r"([0-9]{8}T[0-9]{6}Z)\.(?:json|xml|nvram|tpm|mem)", re.ASCII)
+_PROTECTED = re.compile(r"[0-9]{8}T[0-9]{6}Z\.protected", re.ASCII)
 _TEMPORARY = re.compile(r"\..+\.tmp", re.DOTALL)
 
 
@@ -320,7 +321,7 @@ def _why_left(file: FoundFile, gone: set[str], complete: set[str]) -> str | None
         return None
     if _TEMPORARY.fullmatch(name):
         return "left half-written by a killed run; the next backup removes it"
-    if not target and name in _OF_THE_STORE:
+    if not target and (name in _OF_THE_STORE or _PROTECTED.fullmatch(name)):
         return ""
     match = (_IMAGE if target else _OTHER).fullmatch(name)
     if match is None:

@@ -1,0 +1,171 @@
+"""``fibackup prune``: drop the points that no rule keeps."""
+
+from __future__ import annotations
+
+import argparse
+import re
+from collections.abc import Iterator
+from datetime import UTC, datetime, timedelta
+
+import fibackup as fb
+from fibackup.cli.exits import OK, SOME_FAILED
+from fibackup.cli.options import count, dry_run_option, store_option
+from fibackup.cli.output import Failure, complain, print_items
+from fibackup.cli.progress import aside
+from fibackup.cli.runs import Done, run_plan, show_plan
+from fibackup.cli.signals import Signals
+from fibackup.cli.stores import find_history
+
+__all__ = ["add_arguments", "run"]
+
+_EXAMPLES = """\
+examples:
+  fibackup prune --store /backup --keep-daily 7 --keep-weekly 5 --keep-monthly 12 --dry-run
+  fibackup prune --store /backup --keep-last 30 --protect 20261124T040407Z web1
+  fibackup prune --store /backup --keep-within 14d --time-zone Europe/Berlin --keep-yearly 10
+
+A point is kept when any rule keeps it. Kept points read the same as before, whatever happens.
+"""
+
+_RULES = ("last", "hourly", "daily", "weekly", "monthly", "yearly")
+_SPAN = re.compile(r"([0-9]+)([hdw])", re.ASCII)
+_HOURS = {"h": 1, "d": 24, "w": 168}
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """
+    Add the options of ``prune``.
+
+    Args:
+        parser: Of the verb.
+
+    Source:
+        docs/design.md, "Command line".
+    """
+    parser.epilog = _EXAMPLES
+    store_option(parser)
+    for rule in _RULES:
+        what = "the newest N points" if rule == "last" else f"the newest of each of N {_noun(rule)}"
+        parser.add_argument(
+            f"--keep-{rule}", metavar="N", type=count, default=0, help=f"keep {what}"
+        )
+    parser.add_argument(
+        "--keep-within",
+        metavar="SPAN",
+        type=_span,
+        help="keep all that are younger than the newest by less: 36h, 14d, 8w",
+    )
+    parser.add_argument(
+        "--protect",
+        metavar="POINT",
+        action="append",
+        default=[],
+        help="keep this point (for good: touch <id>.protected beside its manifest)",
+    )
+    parser.add_argument(
+        "--time-zone",
+        metavar="ZONE",
+        default="UTC",
+        help="where hours, days and longer periods begin, such as Europe/Berlin (default: UTC)",
+    )
+    parser.add_argument(
+        "--wait",
+        metavar="SECONDS",
+        type=float,
+        default=600.0,
+        help="how long to wait for those who read the store (default: 600)",
+    )
+    dry_run_option(parser)
+    parser.add_argument(
+        "domains", metavar="DOMAIN", nargs="*", help="name or UUID (default: every domain)"
+    )
+
+
+def run(arguments: argparse.Namespace, signals: Signals) -> int:
+    """
+    Prune the points of one domain after the other.
+
+    Args:
+        arguments: Parsed.
+        signals: Whose token ends a run early.
+
+    Returns:
+        The exit code.
+
+    Raises:
+        FibackupError: The policy makes no sense, or the store cannot be read.
+
+    Source:
+        docs/prune.md.
+    """
+    policy = fb.RetentionPolicy(
+        keep_last=arguments.keep_last,
+        keep_hourly=arguments.keep_hourly,
+        keep_daily=arguments.keep_daily,
+        keep_weekly=arguments.keep_weekly,
+        keep_monthly=arguments.keep_monthly,
+        keep_yearly=arguments.keep_yearly,
+        keep_within=arguments.keep_within,
+        time_zone=arguments.time_zone,
+        protect=tuple(arguments.protect),
+    )
+    results: list[dict[str, object]] = []
+    codes: list[int] = []
+    with fb.Store.open(arguments.store) as store:
+        for name in arguments.domains or tuple(_with_points(store)):
+            found: dict[str, object] = {"domain": name, "uuid": ""}
+            try:
+                signals.token.check()
+                history = find_history(store, name)
+                found = {"domain": history.points[-1].domain, "uuid": history.uuid}
+                done, _ = _prune(arguments, store, history, policy, signals)
+                results.append({**found, "ok": True, **done})
+                codes.append(OK)
+            except fb.FibackupError as error:
+                failure = Failure(error, arguments, str(found["domain"]), str(found["uuid"]))
+                with aside(arguments):
+                    complain(failure)
+                results.append(failure.document())
+                codes.append(failure.code)
+    print_items(arguments, "results", results)
+    failed = [code for code in codes if code != OK]
+    if not failed:
+        return OK
+    return failed[0] if len(failed) == len(codes) else SOME_FAILED
+
+
+def _with_points(store: fb.Store) -> Iterator[str]:
+    for uuid in store.domains():
+        history = store.read_history(uuid)
+        if history.points or history.unreadable or history.lost:
+            yield uuid
+
+
+def _prune(
+    arguments: argparse.Namespace,
+    store: fb.Store,
+    history: fb.History,
+    policy: fb.RetentionPolicy,
+    signals: Signals,
+) -> Done:
+    if not arguments.dry_run:
+        with store.locked(history.uuid, history.points[-1].domain, exclusive=True):
+            history = store.read_history(history.uuid)  # what a killed run had left is done now
+    plan = fb.plan_prune(
+        history, policy, now=datetime.now(UTC), wait_seconds=max(arguments.wait, 0.0)
+    )
+    if arguments.dry_run:
+        return show_plan(arguments, plan)
+    return run_plan(arguments, fb.Executor(None, store), plan, signals)
+
+
+def _noun(rule: str) -> str:
+    return {"daily": "days"}.get(rule, f"{rule.removesuffix('ly')}s")
+
+
+def _span(text: str) -> timedelta:
+    """Read a span of time."""
+    found = _SPAN.fullmatch(text)
+    if found is None or int(found[1]) < 1:
+        raise argparse.ArgumentTypeError(f"not a span such as 36h, 14d or 8w: {text!r}")
+    return timedelta(hours=int(found[1]) * _HOURS[found[2]])

@@ -1,0 +1,143 @@
+"""
+Take points away: first what kept points need becomes theirs, then the others go.
+
+::
+
+    heirs       each manifest is replaced by one that names the inherited images too
+    prune.json  from here on it will be finished, by whoever writes next
+    manifests   of the dropped points; now they are gone
+    files       that nothing names
+    prune.json  removed
+
+At each moment every published point names what it needs, and that is there. Seals go before the
+manifests they are about, and come back at the end.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterable
+from contextlib import suppress
+
+from fibackup.errors import ManifestError
+from fibackup.host.files import (
+    fsync_directory,
+    open_directory,
+    read_small,
+    replace_file,
+    write_once,
+)
+from fibackup.host.seals import MANIFEST_SUFFIX, seal_points, unseal_points
+from fibackup.model.journal import Removal
+from fibackup.model.point import RestorePoint
+from fibackup.parse.manifest import parse_removal, render_manifest, render_removal
+from fibackup.plan.prune_steps import DropPoints
+
+__all__ = ["REMOVAL_FILE", "drop_points", "has_journal", "recover_removal"]
+
+REMOVAL_FILE = "prune.json"
+"""Name of the journal of a removal, in the domain's directory."""
+
+_BLOCK_BYTES = 512
+
+
+def drop_points(step: DropPoints, dir_fd: int) -> int:
+    """
+    Run a step on a domain's directory, whose locks the caller holds: writer's and readers'.
+
+    Args:
+        step: What to drop.
+        dir_fd: The domain's directory.
+
+    Returns:
+        Bytes that the file system gets back.
+    """
+    removal = Removal(step.points, step.files)
+    unseal_points((*(point.id for point in step.heirs), *step.points), dir_fd)
+    for point in step.heirs:
+        replace_file(point.id + MANIFEST_SUFFIX, render_manifest(point).encode(), dir_fd)
+    write_once(REMOVAL_FILE, render_removal(removal).encode(), dir_fd)
+    return _finish(removal, dir_fd)
+
+
+def has_journal(dir_fd: int) -> bool:
+    """Tell whether a killed run has left something to be removed."""
+    return os.path.lexists(f"/proc/self/fd/{dir_fd}/{REMOVAL_FILE}")
+
+
+def _is_needed(removal: Removal, points: Iterable[RestorePoint]) -> bool:
+    """Tell whether another point needs what a removal would take: it is then out of date."""
+    gone = {*removal.files}
+    return any(
+        f"{disk.target}/{name}" in gone
+        for point in points
+        if point.id not in removal.points
+        for disk in point.disks
+        for image in disk.images
+        for name in (image.name, image.backing)
+    )
+
+
+def _finish(removal: Removal, dir_fd: int) -> int:
+    """
+    Remove manifests, then files, then the journal; what is gone already is fine.
+
+    Args:
+        removal: What goes.
+        dir_fd: The domain's directory, under both locks.
+
+    Returns:
+        Bytes that the file system gets back.
+    """
+    unseal_points(removal.points, dir_fd)
+    for point in removal.points:
+        _unlink(point + MANIFEST_SUFFIX, dir_fd)
+    fsync_directory(dir_fd)
+    freed = 0
+    folders: dict[str, list[str]] = {}
+    for file in removal.files:
+        folder, _, name = file.rpartition("/")
+        folders.setdefault(folder, []).append(name)
+    for folder, names in folders.items():
+        with open_directory(folder or ".", dir_fd) as fd:
+            freed += sum(_unlink(name, fd) for name in names)
+            fsync_directory(fd)
+    _abandon(dir_fd)
+    seal_points("", dir_fd)
+    return freed
+
+
+def _abandon(dir_fd: int) -> None:
+    """Remove the journal."""
+    _unlink(REMOVAL_FILE, dir_fd)
+    fsync_directory(dir_fd)
+
+
+def _unlink(name: str, dir_fd: int) -> int:
+    """Remove a file; return what the file system gets back."""
+    with suppress(FileNotFoundError):
+        found = os.stat(name, dir_fd=dir_fd, follow_symlinks=False)
+        os.unlink(name, dir_fd=dir_fd)
+        return found.st_blocks * _BLOCK_BYTES if found.st_nlink == 1 else 0
+    return 0
+
+
+def recover_removal(dir_fd: int, points: Iterable[RestorePoint]) -> None:
+    """
+    Finish what a killed run has left; a journal that is damaged or out of date only goes.
+
+    Args:
+        dir_fd: The domain's directory, under both locks.
+        points: What is published.
+    """
+    if not has_journal(dir_fd):
+        return
+    try:
+        removal = parse_removal(read_small(REMOVAL_FILE, dir_fd), path=REMOVAL_FILE)
+    except ManifestError:
+        _abandon(dir_fd)
+        return
+    if _is_needed(removal, points):
+        _abandon(dir_fd)
+    else:
+        _finish(removal, dir_fd)

@@ -1,0 +1,293 @@
+"""
+Plan a prune: drop what the policy does not keep, and keep what kept points need.
+
+::
+
+    store         20. <- 21. <- 22. <- 23. <- 24. <- 25.
+    kept                        22.    23.           25.
+    handed over   20., 21. to 22., 24. to 25.
+
+A dropped point loses its manifest at once. Its images go with it when nothing lies on them; else
+the kept point above takes them over, so that no byte of it is read from elsewhere than before.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from datetime import datetime
+
+from attrs import evolve
+
+from fibackup.errors import ManifestError, NoSuchPointError
+from fibackup.model.point import Consistency, DiskKind, History, PointDisk, RestorePoint
+from fibackup.plan.forest import Forest, forests
+from fibackup.plan.prune_steps import READERS_SECONDS, DropPoints
+from fibackup.plan.retention import NOTHING_KEEPS_IT, PointVerdict, RetentionPolicy, choose_points
+from fibackup.plan.steps import Expectation, Plan, Step
+
+__all__ = ["plan_prune"]
+
+
+def plan_prune(
+    history: History,
+    policy: RetentionPolicy,
+    *,
+    now: datetime,
+    wait_seconds: float = READERS_SECONDS,
+) -> Plan:
+    """
+    Plan to drop the points that a policy does not keep.
+
+    Args:
+        history: What the store holds of the domain, just read.
+        policy: What is kept.
+        now: The time, aware; points from the future are not touched.
+        wait_seconds: How long the run waits for those who read the domain's points.
+
+    Returns:
+        The plan, with a verdict on every point; without steps when there is nothing to do. Every
+        kept point reads the same before, while and after it is run, also when the run is killed.
+
+    Raises:
+        NoSuchPointError: The store has no point of the domain, or not one that is protected.
+        ManifestError: A manifest is damaged or gone, so it cannot be told what it needs. Nothing
+            was touched.
+        VerifyError: No point is whole. Nothing was touched.
+        ModelError: *now* is naive. Nothing was touched.
+
+    Source:
+        docs/prune.md; docs/design.md, "Store".
+    """
+    if not history.points:
+        raise NoSuchPointError(
+            reason=f"the store has no point of domain {history.uuid}", path=str(history.path)
+        )
+    _refuse_unknown(history)
+    woods = forests(history)
+    reasons = {
+        verdict.point: [*verdict.reasons] if verdict.kept else []
+        for verdict in choose_points(history, policy, now=now)
+    }
+    _keep_what_carries(history, woods, reasons)
+    kept = [point for point in history.points if reasons[point.id]]
+    dropped = [point for point in history.points if not reasons[point.id]]
+    after = {
+        target: _hand_over(forest, [point.id for point in kept]) for target, forest in woods.items()
+    }
+    heirs = tuple(_heir(point, after) for point in kept)
+    gone = _files(dropped, heirs)
+    steps: tuple[Step, ...] = ()
+    if dropped:
+        steps = (
+            DropPoints(
+                points=tuple(point.id for point in dropped),
+                heirs=tuple(new for new, old in zip(heirs, kept, strict=True) if new != old),
+                files=tuple(name for files in gone.values() for name in files),
+                freed_bytes=sum(size for files in gone.values() for size in files.values()),
+                wait_seconds=wait_seconds,
+            ),
+        )
+    newest = history.points[-1]
+    return Plan(
+        verb="prune",
+        domain=newest.domain,
+        uuid=history.uuid,
+        store=history.store,
+        point="",
+        expects=Expectation(
+            sequence=newest.sequence, points=tuple(point.id for point in history.points)
+        ),
+        decisions=(),
+        steps=steps,
+        verdicts=tuple(
+            PointVerdict(
+                point.id,
+                bool(reasons[point.id]),
+                tuple(reasons[point.id]) or (NOTHING_KEEPS_IT,),
+                sum(gone.get(point.id, {}).values()),
+            )
+            for point in history.points
+        ),
+    )
+
+
+def _refuse_unknown(history: History) -> None:
+    """Refuse to judge what is needed while a point's needs are unknown."""
+    unknown = (*(file for file, _ in history.unreadable), *(f"{p}.json" for p in history.lost))
+    if unknown:
+        raise ManifestError(
+            reason=f"{unknown[0]} is damaged or gone, and it cannot be told which images its point "
+            "needs: nothing is dropped until it is back, or taken away together with its line in "
+            "points.sha256",
+            domain=history.points[-1].domain,
+            path=str(history.path),
+        )
+
+
+# --- points that are kept for what lies on them -------------------------------------------------
+
+
+def _keep_what_carries(
+    history: History, woods: Mapping[str, Forest], reasons: dict[str, list[str]]
+) -> None:
+    """Add reasons to the points that must stay for others' sake."""
+    points = {point.id: point for point in history.points}
+    for forest in woods.values():
+        for point_id in live_points(forest, points, [p for p in points if reasons[p]]):
+            if not reasons[point_id]:
+                reasons[point_id].append("the next point may lie on it")
+    found = True
+    while found:
+        found = False
+        for forest in woods.values():
+            for point_id, count in _forks(forest, [p for p in points if reasons[p]]).items():
+                reasons[point_id].append(f"{count} branches of {forest.target} lie on it")
+                found = True
+
+
+def live_points(
+    forest: Forest, points: Mapping[str, RestorePoint], kept: Sequence[str]
+) -> tuple[str, ...]:
+    """
+    Return the points that the live chain of a disk may sit on.
+
+    That is the newest one. A point of a domain that was off is a copy beside the live chain, which
+    sits where it sat before: on its parent.
+
+    Args:
+        forest: The disk.
+        points: All points by id.
+        kept: Ids of points that are kept, by sequence.
+    """
+    found = [point_id for point_id in kept if point_id in forest.disks][-1:]
+    while found and points[found[-1]].consistency is Consistency.OFFLINE:
+        parent = forest.disks[found[-1]].parent
+        if parent not in forest.disks or parent in found:
+            break
+        found.append(parent)
+    return tuple(found)
+
+
+def _forks(forest: Forest, kept: Sequence[str]) -> dict[str, int]:
+    """Return dropped points on whose images branches lie that are both needed."""
+    kept_ids = set(kept)
+    shown = {forest.tops.get(point_id) for point_id in kept}
+    above = forest.above(kept)
+    return {
+        forest.owner[name]: len(children)
+        for name, children in above.items()
+        if len(children) > 1 and name not in shown and forest.owner[name] not in kept_ids
+    }
+
+
+# --- whose image it is --------------------------------------------------------------------------
+
+
+def _hand_over(forest: Forest, kept: Sequence[str]) -> dict[str, PointDisk]:
+    """
+    Return the disk in each kept point, with the images that are its own from now on.
+
+    An image stays with its point. That of a dropped one goes to the oldest point that shows it,
+    or else to the point above.
+    """
+    owners = _owners(forest, kept)
+    kept_ids = set(kept)
+    return {
+        point_id: _disk_after(forest, point_id, owners, kept_ids)
+        for point_id in kept
+        if point_id in forest.disks
+    }
+
+
+def _owners(forest: Forest, kept: Sequence[str]) -> dict[str, str]:
+    """Return the point that has each needed image."""
+    kept_ids = set(kept)
+    owners: dict[str, str] = {}
+    tops = {each: top for each in kept if (top := forest.tops.get(each)) is not None}
+    for point_id, top in tops.items():
+        first = forest.owner[top]
+        owners.setdefault(top, first if first in kept_ids else point_id)
+    walked: set[str] = set()
+    for top in tops.values():
+        holder = owners[top]
+        for name in forest.down(top):
+            if name in walked:
+                break
+            walked.add(name)
+            first = forest.owner[name]
+            holder = owners.setdefault(name, first if first in kept_ids else holder)
+    return owners
+
+
+def _disk_after(
+    forest: Forest, point_id: str, owners: Mapping[str, str], kept: set[str]
+) -> PointDisk:
+    disk, top = forest.disks[point_id], forest.tops[point_id]
+    if top is None:  # it lies on a point that is not there
+        return disk
+    own: list[str] = []
+    below: str | None = top
+    for name in forest.down(top):
+        if owners[name] != point_id:
+            break
+        own.append(name)
+        below = forest.images[name].backing
+    parent = _parent(forest, disk, own, below, owners, kept)
+    images = tuple(forest.images[name] for name in own)
+    if (images, parent) == (disk.images, disk.parent):
+        return disk
+    return evolve(
+        disk,
+        kind=DiskKind.FULL if parent is None else DiskKind.INCREMENT,
+        reason="what it lay on was pruned, and it took over what it needs",
+        parent=parent,
+        images=images,
+    )
+
+
+def _parent(
+    forest: Forest,
+    disk: PointDisk,
+    own: Sequence[str],
+    below: str | None,
+    owners: Mapping[str, str],
+    kept: set[str],
+) -> str | None:
+    """Return the point that has the image under a point's own ones."""
+    if below is None:
+        return None
+    if below not in owners:  # the chain ends in nothing: leave it as it was told
+        return forest.disks[forest.owner[own[-1]]].parent
+    stays = disk.parent in kept and forest.tops.get(disk.parent or "") == below
+    return disk.parent if stays else owners[below]
+
+
+def _heir(point: RestorePoint, after: Mapping[str, Mapping[str, PointDisk]]) -> RestorePoint:
+    disks = tuple(after[disk.target][point.id] for disk in point.disks)
+    return point if disks == point.disks else evolve(point, disks=disks)
+
+
+# --- what is deleted ----------------------------------------------------------------------------
+
+
+def _files(
+    dropped: Iterable[RestorePoint], heirs: Iterable[RestorePoint]
+) -> dict[str, dict[str, int]]:
+    """Return, for each dropped point, the files that go with it, and their sizes."""
+    needed = {
+        f"{disk.target}/{image.name}"
+        for point in heirs
+        for disk in point.disks
+        for image in disk.images
+    } | {file.name for point in heirs for file in point.files}
+    found: dict[str, dict[str, int]] = {}
+    for point in dropped:
+        sizes = {file.name: file.size_bytes for file in point.files}
+        sizes |= {
+            f"{disk.target}/{image.name}": image.size_bytes
+            for disk in point.disks
+            for image in disk.images
+        }
+        found[point.id] = {name: size for name, size in sizes.items() if name not in needed}
+        needed.update(sizes)  # one file is deleted once
+    return found

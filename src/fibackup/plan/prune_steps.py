@@ -1,0 +1,60 @@
+"""
+The steps of a prune: values, as all steps are.
+
+::
+
+    DropPoints     what kept points need becomes theirs, manifests go, then files that nothing names
+    MergeImages    images of one point become one image
+"""
+
+from __future__ import annotations
+
+from attrs import frozen
+
+from fibackup.model.point import RestorePoint
+from fibackup.units import format_bytes
+
+__all__ = ["READERS_SECONDS", "DropPoints", "describe_drop"]
+
+READERS_SECONDS = 600.0
+"""How long a prune waits for those who read, before it leaves things as they are."""
+
+
+@frozen
+class DropPoints:
+    """
+    Unpublish points, and delete what no other point needs.
+
+    Kept points that lie on dropped ones get new manifests first, in which the images they need are
+    theirs. So at each moment every published point is whole.
+
+    Attributes:
+        points: Ids of the points, oldest first.
+        heirs: Kept points as they are from now on, oldest first.
+        files: ``"vda/20261124T040407Z.qcow2"`` or ``"20261124T040407Z.xml"``: what is deleted.
+        freed_bytes: Bytes of these files.
+        wait_seconds: How long to wait for those who read the domain's points.
+    """
+
+    points: tuple[str, ...]
+    heirs: tuple[RestorePoint, ...]
+    files: tuple[str, ...]
+    freed_bytes: int
+    wait_seconds: float = READERS_SECONDS
+
+
+def describe_drop(step: DropPoints) -> tuple[str, ...]:
+    """Return the headline of a step, then its details, one a line."""
+    points, files = _count(len(step.points), "point"), _count(len(step.files), "file")
+    frees = format_bytes(step.freed_bytes)
+    heirs = tuple(
+        f"   point {point.id} takes over {_count(len(disk.images), 'image')} of {disk.target}"
+        for point in step.heirs
+        for disk in point.disks
+        if any(not image.name.startswith(point.id) for image in disk.images)
+    )
+    return (f"drop {points}, delete {files} ({frees}):", *heirs)
+
+
+def _count(number: int, word: str) -> str:
+    return f"{number} {word}" if number == 1 else f"{number} {word}s"

@@ -1,0 +1,94 @@
+"""What `PointStore` promises about a prune."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime, timedelta
+from typing import TYPE_CHECKING
+
+import pytest
+
+from fibackup.errors import NoSuchPointError, StalePlanError
+from fibackup.host.executor import Executor
+from fibackup.model import DiskKind
+from fibackup.plan import Plan, Report, RetentionPolicy, plan_prune
+
+if TYPE_CHECKING:
+    from contract.conftest import Content, Points, World
+
+
+def take(world: World, points: Points, count: int) -> dict[str, Content]:
+    """Take points, each after a write of its own; return what the guest had at each."""
+    had: dict[str, Content] = {}
+    for number in range(1, count + 1):
+        world.write("vda", number % 3, number)
+        content = world.guest_content("vda")
+        report = points.take()
+        assert report.point is not None
+        had[report.point.id] = content
+    return had
+
+
+def plan(world: World, policy: RetentionPolicy) -> Plan:
+    """Plan a prune, tomorrow."""
+    now = datetime.now(UTC) + timedelta(days=1)
+    return plan_prune(world.store.read_history(world.uuid), policy, now=now)
+
+
+def prune(world: World, policy: RetentionPolicy) -> Report:
+    """Plan and run; no host is needed."""
+    return Executor(None, world.store).run(plan(world, policy))
+
+
+def test_kept_points_read_the_same_and_dropped_ones_are_gone(world: World, points: Points) -> None:
+    """Also the ones whose images lay under kept points."""
+    had = take(world, points, 4)
+    ids = list(had)
+    report = prune(world, RetentionPolicy(keep_last=1, protect=(ids[1],)))
+    history = world.store.read_history(world.uuid)
+    assert [point.id for point in history.points] == [ids[1], ids[3]]
+    assert history.damaged == history.unclaimed == frozenset()
+    for point in history.points:
+        assert world.restore_content(point.id, "vda") == had[point.id]
+    with pytest.raises(NoSuchPointError):
+        history.point(ids[0])
+    assert sum(not verdict.kept for verdict in report.plan.verdicts) == 2
+
+
+def test_the_next_backup_is_an_increment_on_the_newest_point(world: World, points: Points) -> None:
+    """A prune takes nothing away that the proof of continuity needs."""
+    had = take(world, points, 3)
+    prune(world, RetentionPolicy(keep_last=1))
+    world.write("vda", 5, 77)
+    content = world.guest_content("vda")
+    report = points.take()
+    assert report.point is not None
+    disk = report.point.disk("vda")
+    assert (disk.kind, disk.parent) == (DiskKind.INCREMENT, list(had)[-1])
+    assert world.restore_content(report.point.id, "vda") == content
+
+
+def test_a_second_prune_has_nothing_to_do(world: World, points: Points) -> None:
+    """The same policy, the same points: no step."""
+    take(world, points, 3)
+    policy = RetentionPolicy(keep_last=2)
+    prune(world, policy)
+    assert plan(world, policy).steps == ()
+
+
+def test_a_plan_made_before_another_point_is_stale(world: World, points: Points) -> None:
+    """What was right to drop may be needed now."""
+    take(world, points, 2)
+    old = plan(world, RetentionPolicy(keep_last=1))
+    take(world, points, 1)
+    with pytest.raises(StalePlanError, match="other points"):
+        Executor(None, world.store).run(old)
+    assert len(world.store.read_history(world.uuid).points) == 3
+
+
+def test_a_plan_made_before_another_prune_is_stale(world: World, points: Points) -> None:
+    """The points that it would drop are gone."""
+    take(world, points, 2)
+    old = plan(world, RetentionPolicy(keep_last=1))
+    prune(world, RetentionPolicy(keep_last=1))
+    with pytest.raises(StalePlanError, match="other points"):
+        Executor(None, world.store).run(old)

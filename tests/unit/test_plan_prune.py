@@ -1,0 +1,421 @@
+"""Facts about the plan of a prune: what is dropped, who takes over which image, what is deleted."""
+
+import sys
+from datetime import UTC, datetime, timedelta
+from pathlib import PurePosixPath
+
+import pytest
+from attrs import evolve
+
+from fibackup.errors import ManifestError, ModelError, NoSuchPointError
+from fibackup.model.chain import FileIdentity
+from fibackup.model.journal import Removal
+from fibackup.model.point import (
+    Consistency,
+    DiskKind,
+    FileRole,
+    History,
+    PointDisk,
+    RestorePoint,
+    SourceImage,
+    StoredFile,
+    StoredImage,
+    format_point_id,
+)
+from fibackup.plan import DropPoints, Plan, RetentionPolicy, plan_prune
+from fibackup.plan.steps import headline
+
+UUID = "0f6b2b2e-5b1f-4a5c-9d5e-000000000001"
+STORE = "5702e000-0000-4000-8000-000000000001"
+START = datetime(2026, 11, 1, 4, tzinfo=UTC)
+NOW = START + timedelta(days=1000)
+SOURCE = SourceImage("/i/disk.qcow2", "qcow2", FileIdentity(1, 65536, 1))
+MIB = 1 << 20
+LAST = RetentionPolicy(keep_last=1)
+
+
+def pid(number: int) -> str:
+    """Return the id of a point by its number, which is its sequence too."""
+    return format_point_id(START + timedelta(hours=number))
+
+
+class Builder:
+    """Builds histories point by point."""
+
+    def __init__(self) -> None:
+        """Begin without points."""
+        self.points: list[RestorePoint] = []
+
+    def add(
+        self,
+        disks: dict[str, int | None] | None = None,
+        *,
+        same: tuple[str, ...] = (),
+        layers: int = 1,
+        consistency: Consistency = Consistency.CRASH,
+    ) -> str:
+        """
+        Add a point whose disks lie on the points with these numbers; None makes a full.
+
+        Disks in *same* are as at their parent; *layers* is the number of images of each other disk.
+        """
+        number = len(self.points) + 1
+        wanted = disks if disks is not None else {"vda": number - 1 or None}
+        made = tuple(
+            self._disk(target, number, parent, same=target in same, layers=layers)
+            for target, parent in wanted.items()
+        )
+        name = pid(number)
+        self.points.append(
+            RestorePoint(
+                id=name,
+                sequence=number,
+                parent=pid(number - 1) if number > 1 else None,
+                store=STORE,
+                time=START + timedelta(hours=number),
+                domain="web1",
+                uuid=UUID,
+                consistency=consistency,
+                consistency_detail="",
+                files=(StoredFile(FileRole.DOMAIN_XML, f"{name}.xml", 100, "b" * 64),),
+                disks=made,
+            )
+        )
+        return name
+
+    def _disk(
+        self, target: str, number: int, parent: int | None, *, same: bool, layers: int
+    ) -> PointDisk:
+        kind = DiskKind.FULL if parent is None else DiskKind.INCREMENT
+        on = pid(parent) if parent is not None else None
+        names = [f"{pid(number)}{f'-{layer}' if layer else ''}.qcow2" for layer in range(layers)]
+        below = [*names[1:], self._top(target, on)]
+        images = tuple(
+            StoredImage(name, "qcow2", MIB * (number + layer), "a" * 64, 9 * MIB, under, SOURCE)
+            for layer, (name, under) in enumerate(zip(names, below, strict=True))
+        )
+        return PointDisk(target, kind, "why", on, 9 * MIB, () if same else images)
+
+    def _top(self, target: str, parent: str | None) -> str | None:
+        while parent is not None:
+            found = next(point for point in self.points if point.id == parent)
+            if found.disk(target).images:
+                return found.disk(target).images[0].name
+            parent = found.disk(target).parent
+        return None
+
+    def history(self) -> History:
+        """Return what was built."""
+        return History(STORE, PurePosixPath("/backup"), UUID, tuple(self.points))
+
+
+def chain(count: int) -> History:
+    """Return a full and its increments, each on the one before."""
+    made = Builder()
+    for _ in range(count):
+        made.add()
+    return made.history()
+
+
+def plan(history: History, policy: RetentionPolicy = LAST) -> Plan:
+    """Plan, and hold the plan to what every plan of a prune must be."""
+    found = plan_prune(history, policy, now=NOW)
+    assert Plan.from_json(found.to_json()) == found
+    after = pruned(history, found)
+    for point in after.points:
+        for disk in point.disks:
+            images = history.images(point.id, disk.target)
+            assert after.images(point.id, disk.target) == images
+            assert after.top(point.id, disk.target) == images[0]
+            assert disk.parent is None or after.find(disk.parent)
+            if disk.parent is not None:  # it lies on an image that the parent shows
+                assert after.images(disk.parent, disk.target)
+    return found
+
+
+def drop_of(found: Plan) -> DropPoints:
+    """Return the step that drops."""
+    (step,) = (step for step in found.steps if isinstance(step, DropPoints))
+    return step
+
+
+def pruned(history: History, found: Plan) -> History:
+    """Return what the store holds after the step, and see that no needed file goes."""
+    steps = [step for step in found.steps if isinstance(step, DropPoints)]
+    if not steps:
+        return history
+    (step,) = steps
+    heirs = {point.id: point for point in step.heirs}
+    kept = tuple(
+        heirs.get(point.id, point) for point in history.points if point.id not in step.points
+    )
+    named = {f"{d.target}/{i.name}" for p in kept for d in p.disks for i in d.images}
+    named |= {file.name for p in kept for file in p.files}
+    assert not named & set(step.files)
+    Removal(step.points, step.files)  # nothing but files of points
+    return evolve(history, points=kept)
+
+
+def images(history: History, number: int, target: str = "vda") -> list[str]:
+    """Return the names of the images that are a point's own, without their suffix."""
+    disk = history.point(pid(number)).disk(target)
+    return [image.name.removesuffix(".qcow2") for image in disk.images]
+
+
+def test_the_top_of_a_chain_goes_with_its_files() -> None:
+    """Nothing lies on the branch beside: its manifest, XML and image are deleted."""
+    made = Builder()
+    made.add()
+    made.add({"vda": 1})
+    made.add({"vda": 1})
+    made.add({"vda": 3})
+    found = plan(made.history(), RetentionPolicy(keep_last=1, protect=(pid(1), pid(3))))
+    assert drop_of(found) == DropPoints(
+        points=(pid(2),),
+        heirs=(),
+        files=(f"{pid(2)}.xml", f"vda/{pid(2)}.qcow2"),
+        freed_bytes=2 * MIB + 100,
+    )
+    assert [verdict.kept for verdict in found.verdicts] == [True, False, True, True]
+    assert found.verdicts[1].freed_bytes == 2 * MIB + 100
+    assert "2 MiB freed at once" in str(found)
+    assert "steps\n  1. drop 1 point, delete 2 files (2 MiB):" in str(found)
+    assert str(found).endswith("cost: 0 B to write; frees 2 MiB")
+
+
+def test_a_whole_chain_goes_when_nothing_of_it_is_kept() -> None:
+    """A new full is the beginning of another chain."""
+    made = Builder()
+    for parent in (None, 1, 2, None, 4):
+        made.add({"vda": parent})
+    found = plan(made.history(), RetentionPolicy(keep_last=2))
+    step = drop_of(found)
+    assert (step.points, step.heirs) == (tuple(pid(n) for n in (1, 2, 3)), ())
+    assert len(step.files) == 6
+    assert step.freed_bytes == 6 * MIB + 300
+
+
+def test_what_a_kept_point_needs_becomes_its_own() -> None:
+    """Dropping the base under an increment makes that a full of several images."""
+    history = chain(3)
+    found = plan(history)
+    after = pruned(history, found)
+    (point,) = after.points
+    disk = point.disks[0]
+    assert (point.id, disk.kind, disk.parent) == (pid(3), DiskKind.FULL, None)
+    assert images(after, 3) == [pid(3), pid(2), pid(1)]
+    assert "pruned" in disk.reason
+    assert drop_of(found).files == (f"{pid(1)}.xml", f"{pid(2)}.xml")
+    assert f"point {pid(3)} takes over 3 images of vda" in str(found)
+
+
+def test_a_point_between_kept_ones_goes_to_the_one_above() -> None:
+    """The kept point below stays as it is; the next one is an increment on it."""
+    history = chain(5)
+    found = plan(history, RetentionPolicy(keep_last=1, protect=(pid(2),)))
+    after = pruned(history, found)
+    assert images(after, 2) == [pid(2), pid(1)]
+    assert images(after, 5) == [pid(5), pid(4), pid(3)]
+    assert after.points[1].disks[0].parent == pid(2)
+    assert after.points[1].disks[0].kind is DiskKind.INCREMENT
+
+
+def test_a_point_that_is_not_touched_keeps_its_manifest() -> None:
+    """Only heirs are written anew."""
+    history = chain(5)
+    found = plan(history, RetentionPolicy(keep_last=3))
+    assert [point.id for point in drop_of(found).heirs] == [pid(3)]
+
+
+def test_each_disk_is_handed_over_on_its_own() -> None:
+    """A disk that was not in every point goes to another heir."""
+    made = Builder()
+    made.add({"vda": None, "vdb": None})
+    made.add({"vda": 1})
+    made.add({"vda": 2, "vdb": 1})
+    history = made.history()
+    after = pruned(history, plan(history, RetentionPolicy(keep_last=2)))
+    assert images(after, 2) == [pid(2), pid(1)]
+    assert images(after, 3) == [pid(3)]
+    assert images(after, 3, "vdb") == [pid(3), pid(1)]
+
+
+def test_a_disk_that_left_the_domain_is_deleted() -> None:
+    """No kept point has it."""
+    made = Builder()
+    made.add({"vda": None, "vdb": None})
+    made.add({"vda": 1})
+    assert f"vdb/{pid(1)}.qcow2" in drop_of(plan(made.history())).files
+
+
+def test_images_of_one_point_go_together() -> None:
+    """A point may have brought several."""
+    made = Builder()
+    made.add(layers=2)
+    made.add(layers=2)
+    made.add()
+    after = pruned(made.history(), plan(made.history()))
+    assert images(after, 3) == [pid(3), pid(2), f"{pid(2)}-1", pid(1), f"{pid(1)}-1"]
+
+
+def test_a_point_that_is_as_its_dropped_parent_takes_its_place() -> None:
+    """The oldest point that shows an image has it; the others lie on that point."""
+    made = Builder()
+    made.add()
+    made.add(same=("vda",))
+    made.add({"vda": 2}, same=("vda",))
+    made.add({"vda": 1})
+    history = made.history()
+    after = pruned(history, plan(history, RetentionPolicy(keep_last=3)))
+    assert images(after, 2) == [pid(1)]
+    assert [point.disks[0].parent for point in after.points] == [None, pid(2), pid(2)]
+    assert after.points[0].disks[0].kind is DiskKind.FULL
+
+
+def test_a_point_under_two_branches_stays() -> None:
+    """Its images cannot become those of both; the reason says so."""
+    made = Builder()
+    made.add()
+    made.add({"vda": 1})
+    made.add({"vda": 1})
+    found = plan(made.history(), RetentionPolicy(keep_last=2))
+    assert found.steps == ()
+    assert found.verdicts[0].reasons == ("2 branches of vda lie on it",)
+
+
+def test_a_point_that_stays_for_one_disk_may_make_another_stay() -> None:
+    """Its other disk is needed then, and may fork in its turn."""
+    made = Builder()
+    made.add({"vda": None, "vdb": None})
+    made.add({"vda": 1, "vdb": 1})
+    made.add({"vda": 2, "vdb": 1})
+    made.add({"vda": 2, "vdb": None})
+    found = plan(made.history(), RetentionPolicy(keep_last=2))
+    assert [verdict.kept for verdict in found.verdicts] == [True] * 4
+    assert found.verdicts[0].reasons == ("2 branches of vdb lie on it",)
+
+
+def test_what_the_live_chain_may_sit_on_stays() -> None:
+    """A point of a domain that was off is a copy beside: the next one lies on its parent."""
+    made = Builder()
+    made.add()
+    made.add()
+    made.add({"vda": 2}, consistency=Consistency.OFFLINE)
+    made.add({"vda": 3}, same=("vda",), consistency=Consistency.OFFLINE)
+    found = plan(made.history())
+    assert [verdict.kept for verdict in found.verdicts] == [False, True, True, True]
+    assert found.verdicts[1].reasons == ("the next point may lie on it",)
+
+
+@pytest.mark.parametrize("parent", [None, 7])
+def test_an_offline_full_lies_on_nothing(parent: int | None) -> None:
+    """Neither does a point whose parent is gone."""
+    made = Builder()
+    made.add()
+    made.add({"vda": None}, consistency=Consistency.OFFLINE)
+    history = made.history()
+    if parent is not None:
+        disk = evolve(history.points[1].disks[0], kind=DiskKind.INCREMENT, parent=pid(7), images=())
+        newest = evolve(history.points[1], disks=(disk,))
+        history = evolve(history, points=(history.points[0], newest))
+    found = plan_prune(history, LAST, now=NOW)
+    assert [v.kept for v in found.verdicts] == [parent is not None, True]
+
+
+def test_a_chain_that_ends_in_nothing_is_left_as_it_is() -> None:
+    """A point that is not whole is handed what there is; its kind does not get better by that."""
+    made = Builder()
+    for _ in range(3):
+        made.add()
+    made.add({"vda": None})
+    history = made.history()
+    broken = evolve(history, points=history.points[1:])
+    step = drop_of(plan_prune(broken, RetentionPolicy(keep_last=2), now=NOW))
+    (heir,) = step.heirs
+    assert (heir.id, heir.disks[0].kind, heir.disks[0].parent) == (
+        pid(3),
+        DiskKind.INCREMENT,
+        pid(1),
+    )
+
+
+def test_an_interrupted_hand_over_is_taken_up_either_way() -> None:
+    """Two manifests name one image: whoever is kept has it, and its file is safe."""
+    history = chain(3)
+    after = pruned(history, plan(history, RetentionPolicy(keep_last=2)))
+    both = evolve(history, points=(history.points[0], *after.points))
+    again = plan(both, RetentionPolicy(keep_last=2))
+    assert (drop_of(again).points, drop_of(again).heirs) == ((pid(1),), ())
+    assert drop_of(again).files == (f"{pid(1)}.xml",)
+    other = plan(both, RetentionPolicy(keep_last=2, protect=(pid(1),)))
+    assert other.steps == ()
+
+
+def test_when_all_is_kept_nothing_is_done() -> None:
+    """The plan has verdicts, and no step."""
+    found = plan(chain(3), RetentionPolicy(keep_last=9))
+    assert found.steps == ()
+    assert found.expects.sequence == 3
+    assert found.expects.points == (pid(1), pid(2), pid(3))
+
+
+def test_a_manifest_that_cannot_be_read_stops_the_prune() -> None:
+    """Nobody knows what its point needs; the same when it is gone."""
+    history = chain(3)
+    for each in (
+        evolve(history, unreadable=(("20261101T000000Z.json", "cut"),)),
+        evolve(history, lost=("20261101T000000Z",)),
+    ):
+        with pytest.raises(ManifestError, match=r"20261101T000000Z\.json is damaged or gone"):
+            plan_prune(each, LAST, now=NOW)
+
+
+def test_a_domain_without_points_has_nothing_to_prune() -> None:
+    """It is most likely a misspelled name."""
+    with pytest.raises(NoSuchPointError, match="no point of domain"):
+        plan_prune(chain(0), LAST, now=NOW)
+
+
+@pytest.mark.parametrize(
+    ("points", "files"),
+    [
+        (("../20261101T000000Z",), ()),
+        ((), ("../20261101T000000Z.xml",)),
+        ((), ("vda/../20261101T000000Z.qcow2",)),
+        ((), ("lock",)),
+        ((), ("vda/20261101",)),
+    ],
+)
+def test_a_journal_deletes_files_of_points_only(
+    points: tuple[str, ...], files: tuple[str, ...]
+) -> None:
+    """Whatever a file says, nothing else in the store or outside is removed."""
+    with pytest.raises(ModelError, match="restore point"):
+        Removal(points, files)
+
+
+def test_a_step_counts_in_words() -> None:
+    """One point, two points."""
+    found = plan(chain(3))
+    assert headline(found.steps[0]) == "drop 2 points, delete 2 files (200 B)"
+
+
+def _calls(history: History) -> int:
+    count = 0
+
+    def tracer(*_: object) -> None:
+        nonlocal count
+        count += 1
+
+    sys.setprofile(tracer)
+    try:
+        plan_prune(history, RetentionPolicy(keep_last=20, keep_daily=30), now=NOW)
+    finally:
+        sys.setprofile(None)
+    return count
+
+
+def test_the_work_grows_with_the_points_and_no_faster() -> None:
+    """Four times the points in one chain take four times the calls."""
+    few, many = _calls(chain(300)), _calls(chain(1200))
+    assert many < 4.6 * few
