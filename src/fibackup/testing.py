@@ -51,7 +51,7 @@ from fibackup.errors import (
 from fibackup.host.events import CancelToken, CopyProgress, FileVerified, ImageCopied, OnEvent
 from fibackup.model.chain import BackingChain, FileIdentity, Image
 from fibackup.model.domain import Disk, Domain, DomainState, ImageUse
-from fibackup.model.journal import Removal
+from fibackup.model.journal import Merge, Removal, as_merged
 from fibackup.model.ledger import Ledger
 from fibackup.model.point import (
     FileRole,
@@ -77,7 +77,7 @@ from fibackup.model.verification import (
 from fibackup.parse.domain_xml import parse_domain_xml
 from fibackup.parse.ledger_xml import parse_ledger, render_ledger
 from fibackup.parse.manifest import parse_manifest, render_manifest
-from fibackup.plan.prune_steps import DropPoints
+from fibackup.plan.prune_steps import DropPoints, MergeImages
 from fibackup.plan.report import RestoredImage
 from fibackup.plan.steps import (
     CommitImages,
@@ -1340,6 +1340,7 @@ class _Shelf:
     seals: dict[str, str] = field(factory=dict[str, str])
     record: VerificationRecord = field(factory=VerificationRecord)
     removal: Removal | None = None
+    merge: tuple[Merge, _Kept] | None = None
     written: bool = False
 
 
@@ -1540,6 +1541,7 @@ class FakeStore:
         shelf.written = True
         shelf.unnamed.clear()
         try:
+            self._finish_merge(shelf)
             self._finish_removal(shelf)
             yield
         finally:
@@ -1555,6 +1557,10 @@ class FakeStore:
         with self._host.call("read_history"):
             shelf = self._shelf(uuid)
             points, unreadable = _read_manifests(shelf)
+            if shelf.merge is not None:
+                merge, new = shelf.merge
+                placed = shelf.images.get((merge.target, merge.name)) is new
+                points = as_merged(tuple(points), merge, {} if placed else {merge.file: 0})
             names = [*(name for _, name in shelf.images), *shelf.files, *shelf.manifests]
             return History(
                 store=self._uuid,
@@ -1849,6 +1855,65 @@ class FakeStore:
         with self._host.call("drop.done"):
             shelf.removal = None
         return freed
+
+    def merge(
+        self, uuid: str, step: MergeImages, on_event: OnEvent, cancel: CancelToken
+    ) -> tuple[StoredImage, int]:
+        """See `PointStore.merge`."""
+        shelf = self._shelf(uuid)
+        _law(shelf.written, "images are merged under the exclusive lock")
+        with self._host.call("merge.write"):
+            cancel.check()
+            point = parse_manifest(shelf.manifests[step.point])
+            own = point.disk(step.target).images
+            start = own.index(step.images[0]) if step.images[0] in own else 0
+            if own[start : start + len(step.images)] != step.images:
+                raise StoreError(reason="the point has other images", path=step.images[0].name)
+            for image in step.images:
+                _verify(image, shelf.images.get((step.target, image.name)))
+            new = self._gathered(shelf, step)
+            on_event(ImageCopied(step.target, new.record.name, new.record.size_bytes, "0" * 64))
+        with self._host.call("merge.intent"):
+            images = (*own[:start], new.record, *own[start + len(step.images) :])
+            merged = evolve(
+                point,
+                disks=tuple(
+                    evolve(disk, images=images) if disk.target == step.target else disk
+                    for disk in point.disks
+                ),
+            )
+            name = new.record.name
+            gone = tuple(image.name for image in step.images[1:])
+            shelf.merge = Merge(step.target, f"{name}.merged", name, merged, gone), new
+        self._finish_merge(shelf)
+        return new.record, sum(i.size_bytes for i in step.images) - new.record.size_bytes
+
+    def _gathered(self, shelf: _Shelf, step: MergeImages) -> _Kept:
+        clusters: dict[int, int] = {}
+        for image in reversed(step.images):
+            clusters |= shelf.images[step.target, image.name].clusters
+        top = shelf.images[step.target, step.images[0].name]
+        record = evolve(
+            top.record,
+            backing=step.backing,
+            size_bytes=(len(clusters) + 1) * CLUSTER_BYTES,
+            sha256=_fingerprint(top.clusters_in_size, step.backing, clusters),
+        )
+        return _Kept(record, top.clusters_in_size, clusters)
+
+    def _finish_merge(self, shelf: _Shelf) -> None:
+        if shelf.merge is None:
+            return
+        merge, new = shelf.merge
+        with self._host.call("merge.place"):
+            shelf.images[merge.target, merge.name] = new
+        with self._host.call("merge.manifest"):
+            shelf.manifests[merge.point.id] = render_manifest(merge.point)
+            shelf.seals[merge.point.id] = _sha256(shelf.manifests[merge.point.id])
+        with self._host.call("merge.delete"):
+            for name in merge.gone:
+                shelf.images.pop((merge.target, name), None)
+            shelf.merge = None
 
     def flatten(
         self, uuid: str, step: FlattenImage, on_event: OnEvent, cancel: CancelToken

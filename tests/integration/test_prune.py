@@ -13,11 +13,15 @@ import time
 from collections.abc import Iterator
 from contextlib import ExitStack
 from hashlib import sha256
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 
 import pytest
 
 import fibackup as fb
+from fibackup.host import qemu_img
+from fibackup.host.lock import hold_image_lock
+from hypervisor.host import run
+from hypervisor.images import MIB
 from hypervisor.killing import Killer
 from hypervisor.qcow2_reader import read_qcow2
 from hypervisor.stores import START, StoreMaker
@@ -142,6 +146,145 @@ def test_a_reader_waits_for_a_prune(tmp_path: Path) -> None:
         maker.store.reader_wait_seconds = 20.0
         threading.Timer(0.3, os.close, (lock,)).start()
         check(maker, tmp_path / "out")
+
+
+def kept_base(directory: Path) -> StoreMaker:
+    """Make a store with a full of 12 MiB and increments of one cluster."""
+    maker = StoreMaker(directory, size_bytes=16 * MIB)
+    maker.point({"vda": dict.fromkeys(range(192), 1)})
+    for number in range(5):
+        maker.point({"vda": {number: number + 2}})
+    return maker
+
+
+def test_a_merge_costs_the_increments_and_not_the_disk(tmp_path: Path) -> None:
+    """The large image under them is not written, nor is the newest one, and all read the same."""
+    with kept_base(tmp_path) as maker:
+        points = ids(maker)
+        had = content(maker.root)
+        base, newest = (maker.path(f"vda/{points[n]}.qcow2") for n in (0, 5))
+        before = [(path.stat().st_ino, path.stat().st_mtime_ns) for path in (base, newest)]
+        report = prune(maker, fb.RetentionPolicy(keep_last=1, protect=(points[4],)))
+        assert [(p.stat().st_ino, p.stat().st_mtime_ns) for p in (base, newest)] == before
+        assert 0 < report.copied_bytes < MIB < base.stat().st_size
+        assert report.freed_bytes > 0
+        point = maker.history().point(points[4])
+        assert [image.name[:16] for image in point.disks[0].images] == [points[4], points[0]]
+        assert content(maker.root) == {point: had[point] for point in (points[4], points[5])}
+        nothing_is_left_over(maker.root, maker.uuid)
+        assert maker.point({"vda": {3: 99}}).disks[0].parent == points[5]
+        check(maker, tmp_path / "out")
+
+
+def test_merged_images_are_sound_for_qemu(tmp_path: Path) -> None:
+    """Also where zeros lie over data."""
+    with StoreMaker(tmp_path) as maker:
+        maker.point({"vda": dict.fromkeys(range(8), 1)})
+        for number in range(3):
+            maker.point({"vda": {number: 0, number + 8: 5, 20: number + 1}})
+        had = content(maker.root)
+        prune(maker, fb.RetentionPolicy(keep_last=1, protect=(ids(maker)[2],)))
+        assert content(maker.root) == {point: had[point] for point in ids(maker)}
+        for path in maker.home.glob("vda/*.qcow2"):
+            run("qemu-img", "check", "-q", "-f", "qcow2", path)
+
+
+def test_an_image_that_a_domain_runs_on_is_not_deleted(tmp_path: Path) -> None:
+    """Nor is anything else of that step."""
+    with StoreMaker(tmp_path) as maker:
+        maker.point({"vda": {1: 1}})
+        maker.point({"vda": {2: 2}}, full=True)
+        before = files(maker)
+        with maker.path(f"vda/{ids(maker)[0]}.qcow2").open("rb") as image:
+            hold_image_lock(image.fileno(), "")
+            with pytest.raises(fb.StepError, match="a process has the image open") as caught:
+                prune(maker, fb.RetentionPolicy(keep_last=1))
+            assert isinstance(caught.value.__cause__, fb.DomainBusyError)
+            assert files(maker) == before
+        prune(maker, fb.RetentionPolicy(keep_last=1))
+        assert len(ids(maker)) == 1
+
+
+def test_what_is_merged_is_only_read(tmp_path: Path) -> None:
+    """An image with a bitmap changes when QEMU opens it for writing; readers hold their locks."""
+    base, low, top, into, scratch = (tmp_path / f"{name}.qcow2" for name in "blnis")
+    run("qemu-img", "create", "-q", "-f", "qcow2", base, "4M")
+    for path, under, byte in ((low, base, 1), (top, low, 2)):
+        run("qemu-img", "create", "-q", "-f", "qcow2", "-b", under.name, "-F", "qcow2", path)
+        run("qemu-io", "-f", "qcow2", "-c", f"write -q -P {byte} {byte}M 1M", path)
+        run("qemu-img", "bitmap", "-f", "qcow2", "--add", path, "b0")
+    before = [path.read_bytes() for path in (base, low, top)]
+    token = fb.CancelToken()
+    paths = [PurePosixPath(path) for path in (into, scratch, top, low)]
+    for made, backing in ((paths[0], base.name), (paths[1], None)):
+        qemu_img.create_empty(made, 4 * MIB, cluster_bytes=65536, backing=backing, cancel=token)
+    with ExitStack() as reading:
+        for path in (base, low, top):
+            hold_image_lock(reading.enter_context(path.open("rb")).fileno(), str(path))
+        qemu_img.gather(
+            paths[2:], paths[0], paths[1], on_percent=lambda _: None, cancel=fb.CancelToken()
+        )
+    assert [path.read_bytes() for path in (base, low, top)] == before
+    assert read_qcow2(into) == read_qcow2(top)
+    with pytest.raises(fb.QemuImgError):
+        qemu_img.gather(
+            paths[2:], PurePosixPath("/none"), paths[1], on_percent=lambda _: None, cancel=token
+        )
+
+
+def test_a_wrong_byte_is_not_merged(tmp_path: Path) -> None:
+    """It would get a right hash; the images stay as they are, and the others are merged later."""
+    with StoreMaker(tmp_path) as maker:
+        for number in range(4):
+            maker.point({"vda": {number: number + 1}})
+        points = ids(maker)
+        path = maker.path(f"vda/{points[1]}.qcow2")
+        data = bytearray(path.read_bytes())
+        data[-1] ^= 1
+        path.write_bytes(data)
+        with pytest.raises(fb.StepError, match="sha256 is") as caught:
+            prune(maker, fb.RetentionPolicy(keep_last=1, protect=(points[2],)))
+        assert isinstance(caught.value.__cause__, fb.VerifyError)
+        assert ids(maker) == points[2:]
+        assert path.read_bytes() == data
+        nothing_is_left_over(maker.root, maker.uuid)
+
+
+def test_those_who_restore_and_verify_see_nothing_of_a_prune(tmp_path: Path) -> None:
+    """Processes that run all the time, while points go and images are merged."""
+    with StoreMaker(tmp_path, start=PAST) as maker:
+        for number in range(12):
+            maker.point({"vda": {number: number + 1, 30: number}, "vdb": {number: 3}})
+        points = ids(maker)
+        newest = points[-1]
+        script = (
+            "import itertools, subprocess, sys, pathlib\n"
+            "store, point, stop = sys.argv[1:]\n"
+            "for number in itertools.count():\n"
+            "    if pathlib.Path(stop).exists(): break\n"
+            "    for words in (['restore', 'web1', '--point', point, '--format', 'raw', '--into',\n"
+            "                   f'{stop}-{number}'], ['verify', 'web1']):\n"
+            "        subprocess.run([sys.executable, '-m', 'fibackup', words[0], '-s', store,\n"
+            "                        *words[1:]], check=True, capture_output=True)\n"
+            "print(number)\n"
+        )
+        stop = tmp_path / "stop"
+        reading = subprocess.Popen(
+            [sys.executable, "-c", script, str(maker.root), newest, str(stop)],
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+        try:
+            for last in range(11, 0, -1):
+                prune(maker, fb.RetentionPolicy(keep_last=last), wait_seconds=60.0)
+        finally:
+            stop.touch()
+            said, errors = reading.communicate(timeout=60)
+        assert reading.returncode == 0, errors
+        assert int(said) > 0
+        for restored in tmp_path.glob("stop-*/vda.raw"):
+            assert restored.read_bytes() == maker.references[newest]["vda"].read_bytes()
 
 
 @pytest.fixture(scope="module")

@@ -217,6 +217,7 @@ class World:
         assert set(shelf.files) == named
         assert shelf.removal is None
         assert set(shelf.seals) == set(shelf.manifests)
+        assert shelf.merge is None
         assert plan_prune(history, policy, now=self.host.now).steps == ()
 
 

@@ -25,15 +25,20 @@ from fibackup.model import (
     StoredImage,
     VerificationRecord,
 )
+from fibackup.model.journal import Merge, Removal
 from fibackup.parse import (
     StoreFile,
     parse_manifest,
+    parse_merge,
     parse_receipt,
     parse_record,
+    parse_removal,
     parse_store_file,
     render_manifest,
+    render_merge,
     render_receipt,
     render_record,
+    render_removal,
     render_store_file,
 )
 
@@ -142,6 +147,19 @@ def test_a_point_that_cannot_be_is_refused() -> None:
     point = json.loads(render_manifest(POINT))["point"]
     with pytest.raises(ManifestError, match="a point of the disks"):
         parse_manifest(manifest(point={**point, "disks": []}))
+
+
+def test_journals_read_back() -> None:
+    """What a prune was about to do, to the last field; a damaged one is refused."""
+    removal = Removal((POINT.id,), (f"{POINT.id}.xml", f"vda/{POINT.id}.qcow2"))
+    assert parse_removal(render_removal(removal)) == removal
+    name = POINT.disks[0].images[0].name
+    merge = Merge(POINT.disks[0].target, f"{name}.merged", name, POINT, ())
+    assert parse_merge(render_merge(merge)) == merge
+    with pytest.raises(ManifestError):
+        parse_merge(render_removal(removal))
+    with pytest.raises(ManifestError):
+        parse_removal(render_merge(merge))
 
 
 def test_a_receipt_reads_back() -> None:

@@ -9,7 +9,7 @@ from attrs import evolve
 
 from fibackup.errors import ManifestError, ModelError, NoSuchPointError
 from fibackup.model.chain import FileIdentity
-from fibackup.model.journal import Removal
+from fibackup.model.journal import Merge, Removal, as_merged
 from fibackup.model.point import (
     Consistency,
     DiskKind,
@@ -22,7 +22,8 @@ from fibackup.model.point import (
     StoredImage,
     format_point_id,
 )
-from fibackup.plan import DropPoints, Plan, RetentionPolicy, plan_prune
+from fibackup.plan import DropPoints, MergeImages, Plan, Report, RetentionPolicy, plan_prune
+from fibackup.plan.merge import MAX_OWN
 from fibackup.plan.steps import headline
 
 UUID = "0f6b2b2e-5b1f-4a5c-9d5e-000000000001"
@@ -120,6 +121,9 @@ def chain(count: int) -> History:
 def plan(history: History, policy: RetentionPolicy = LAST) -> Plan:
     """Plan, and hold the plan to what every plan of a prune must be."""
     found = plan_prune(history, policy, now=NOW)
+    assert [type(step).__name__ for step in found.steps] == sorted(
+        type(step).__name__ for step in found.steps
+    )  # drops, then merges
     assert Plan.from_json(found.to_json()) == found
     after = pruned(history, found)
     for point in after.points:
@@ -180,7 +184,7 @@ def test_the_top_of_a_chain_goes_with_its_files() -> None:
     assert found.verdicts[1].freed_bytes == 2 * MIB + 100
     assert "2 MiB freed at once" in str(found)
     assert "steps\n  1. drop 1 point, delete 2 files (2 MiB):" in str(found)
-    assert str(found).endswith("cost: 0 B to write; frees 2 MiB")
+    assert str(found).endswith("cost: 0 B to write and 0 B to read, at most; frees 2 MiB at once")
 
 
 def test_a_whole_chain_goes_when_nothing_of_it_is_kept() -> None:
@@ -376,6 +380,156 @@ def test_a_domain_without_points_has_nothing_to_prune() -> None:
         plan_prune(chain(0), LAST, now=NOW)
 
 
+def sized(history: History, *sizes: int) -> History:
+    """Return the history with images of these sizes, oldest first."""
+    points = tuple(
+        evolve(
+            point,
+            disks=tuple(
+                evolve(disk, images=tuple(evolve(image, size_bytes=size) for image in disk.images))
+                for disk in point.disks
+            ),
+        )
+        for point, size in zip(history.points, sizes, strict=True)
+    )
+    return evolve(history, points=points)
+
+
+def merges(found: Plan) -> list[list[str]]:
+    """Return the points whose images each merge takes, top first."""
+    return [
+        [image.name.removesuffix(".qcow2") for image in step.images]
+        for step in found.steps
+        if isinstance(step, MergeImages)
+    ]
+
+
+def keep(*numbers: int) -> RetentionPolicy:
+    """Keep these points, and the newest."""
+    return RetentionPolicy(keep_last=1, protect=tuple(pid(number) for number in numbers))
+
+
+def test_images_of_like_sizes_are_merged_into_the_name_of_the_top() -> None:
+    """What lies on the kept point goes on lying on an image of that name."""
+    found = plan(sized(chain(5), 1000, 30, 20, 10, 10), keep(4))
+    assert merges(found) == [[pid(4), pid(3), pid(2)]]
+    step = next(step for step in found.steps if isinstance(step, MergeImages))
+    assert (step.point, step.target, step.backing) == (pid(4), "vda", f"{pid(1)}.qcow2")
+    assert (step.write_bytes, step.read_bytes) == (60, 120)
+    assert f"vda: merge 3 images of point {pid(4)} into one on {pid(1)}.qcow2" in str(found)
+    assert "cost: 60 B to write and 120 B to read, at most" in str(found)
+
+
+def test_a_large_image_waits_until_enough_lies_on_it() -> None:
+    """Each byte of a dropped point is written a few times, however large the disk is."""
+    assert merges(plan(sized(chain(3), 1000, 10, 10), keep(2))) == []
+    assert merges(plan(sized(chain(3), 1000, 250, 10), keep(2))) == [[pid(2), pid(1)]]
+    assert "into one (" in str(plan(sized(chain(3), 1000, 250, 10), keep(2)))
+
+
+def test_images_under_one_that_is_much_smaller_are_merged_with_each_other() -> None:
+    """The result has the name of the upper of them."""
+    assert merges(plan(sized(chain(4), 90, 90, 1, 1), keep(3))) == [[pid(2), pid(1)]]
+
+
+def test_the_newest_image_is_never_written_anew() -> None:
+    """Its hash is in the ledger, and proves the next increment."""
+    assert merges(plan(sized(chain(4), 10, 10, 10, 10))) == [[pid(3), pid(2), pid(1)]]
+    assert merges(plan(sized(chain(2), 10, 10))) == []
+
+
+def test_a_point_is_left_as_it_was_taken() -> None:
+    """Several images that it brought are no business of a prune."""
+    made = Builder()
+    made.add(layers=3)
+    made.add()
+    assert plan(made.history(), RetentionPolicy(keep_last=9)).steps == ()
+
+
+def test_too_many_images_are_merged_whatever_their_sizes() -> None:
+    """A chain that is too deep cannot be opened."""
+    count = MAX_OWN + 4
+    history = sized(chain(count), *(5 ** (count - number) for number in range(count)))
+    (run,) = merges(plan(history, keep(count - 1)))
+    assert len(run) == 4
+
+
+def test_an_image_on_which_another_lies_is_not_merged_away() -> None:
+    """Only the topmost of a merge may carry others."""
+    made = Builder()
+    for parent in (None, 1, 2, 2, 4):
+        made.add({"vda": parent})
+    history = made.history()
+    # an older prune handed 2 and 1 to point 3, although point 4 lies on 2 as well
+    heir = evolve(
+        history.points[2],
+        disks=(
+            evolve(
+                history.points[2].disks[0],
+                kind=DiskKind.FULL,
+                parent=None,
+                images=history.images(pid(3), "vda"),
+            ),
+        ),
+    )
+    odd = sized(evolve(history, points=(heir, *history.points[3:])), 9, 9, 9)
+    found = plan_prune(odd, RetentionPolicy(keep_last=9), now=NOW)
+    assert merges(found) == [[pid(2), pid(1)]]
+
+
+def test_images_of_different_sizes_or_with_damage_are_not_merged() -> None:
+    """The end of a smaller one would show what lies under it; what is damaged stays as it is."""
+    history = sized(chain(4), 10, 10, 10, 10)
+    old = history.points[0]
+    small = evolve(old.disks[0].images[0], virtual_size_bytes=MIB)
+    grown = evolve(
+        history,
+        points=(
+            evolve(old, disks=(evolve(old.disks[0], images=(small,)),)),
+            *history.points[1:],
+        ),
+    )
+    assert merges(plan(grown)) == []
+    assert merges(plan(grown, keep(1, 3))) == []
+    damaged = evolve(history, damaged=frozenset({f"vda/{pid(1)}.qcow2"}))
+    whole = Builder()
+    whole.points = list(damaged.points)
+    whole.add({"vda": None})
+    both = evolve(damaged, points=whole.history().points)
+    assert merges(plan_prune(both, keep(4), now=NOW)) == []
+
+
+def test_a_merge_counts_once_its_image_has_its_place() -> None:
+    """Before, the manifest is right; after, the journal is."""
+    history = sized(chain(3), 10, 10, 10)
+    after = pruned(history, plan(history, keep(2)))
+    point = after.points[0]
+    disk = point.disks[0]
+    merged = evolve(point, disks=(evolve(disk, images=(evolve(disk.images[0], backing=None),)),))
+    merge = Merge("vda", f"{pid(2)}.qcow2.merged", f"{pid(2)}.qcow2", merged, (f"{pid(1)}.qcow2",))
+    assert as_merged(after.points, merge, {merge.file: 1}) == after.points
+    assert as_merged(after.points, merge, {merge.name: 1}) == (merged, after.points[1])
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"name": "20261101T050000Z-9.qcow2"},
+        {"gone": ("20261101T060000Z.qcow2",)},
+        {"file": "20261101T060000Z.qcow2"},
+        {"file": "lock"},
+        {"gone": ("points.sha256",)},
+    ],
+)
+def test_a_merge_touches_images_of_its_point_only(changes: dict[str, str]) -> None:
+    """Whatever a file says."""
+    history = chain(2)
+    merge = Merge("vda", f"{pid(2)}.qcow2.merged", f"{pid(2)}.qcow2", history.points[1], ())
+    assert merge.point.id == pid(2) == "20261101T060000Z"
+    with pytest.raises(ModelError):
+        evolve(merge, **changes)  # type: ignore[arg-type, unused-ignore]
+
+
 @pytest.mark.parametrize(
     ("points", "files"),
     [
@@ -392,6 +546,14 @@ def test_a_journal_deletes_files_of_points_only(
     """Whatever a file says, nothing else in the store or outside is removed."""
     with pytest.raises(ModelError, match="restore point"):
         Removal(points, files)
+
+
+def test_the_report_counts_points_and_bytes() -> None:
+    """What was kept, what was dropped, what the file system got back."""
+    found = plan(chain(3), RetentionPolicy(keep_last=2))
+    report = Report(found, NOW, 1.0, (), freed_bytes=3 * MIB)
+    assert "kept 2, dropped 1, freed 3 MiB, wrote 0 B" in str(report)
+    assert Report.from_json(report.to_json()) == report
 
 
 def test_a_step_counts_in_words() -> None:

@@ -23,7 +23,7 @@ from fibackup.model.ledger import Ledger
 from fibackup.model.point import FileRole, History, RestorePoint, StoredFile, StoredImage, Versions
 from fibackup.model.snapshot import Snapshot
 from fibackup.model.verification import ContentCheck, FileCheck, Survey
-from fibackup.plan.prune_steps import DropPoints
+from fibackup.plan.prune_steps import DropPoints, MergeImages
 from fibackup.plan.report import RestoredImage
 from fibackup.plan.steps import (
     CommitImages,
@@ -666,7 +666,38 @@ class PointStore(Protocol):
 
         Raises:
             LockedError: Somebody still reads after the time of the step. Nothing was touched.
+            DomainBusyError: A domain runs on an image that would go. Nothing was touched.
             HostError: A file cannot be written or removed.
+
+        Source:
+            docs/store-format.md, "Writing order".
+        """
+        ...
+
+    def merge(
+        self, uuid: str, step: MergeImages, on_event: OnEvent, cancel: CancelToken
+    ) -> tuple[StoredImage, int]:
+        """
+        Make one image of several of a point, beside them, then put it in their place.
+
+        Those who read are waited for at the end only. Whatever happens, every published point
+        reads the same; what is not done after a failure is finished under the next exclusive lock.
+
+        Args:
+            uuid: The domain's UUID.
+            step: The images.
+            on_event: Gets `CopyProgress` and `ImageCopied`.
+            cancel: Asked while the new image is written.
+
+        Returns:
+            The new image, and the bytes that the file system gets back; they may be negative.
+
+        Raises:
+            LockedError: Somebody still reads after the time of the step. Nothing was touched.
+            VerifyError: A stored image is not what its manifest says. Nothing was touched.
+            StoreError: The point has other images. Nothing was touched.
+            NoSpaceError: The store is full. Nothing was touched.
+            HostError: Any other failure.
 
         Source:
             docs/store-format.md, "Writing order".

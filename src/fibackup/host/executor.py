@@ -69,7 +69,7 @@ from fibackup.model.point import (
 from fibackup.model.snapshot import NewOverlay, Snapshot
 from fibackup.parse.domain_xml import domain_facts
 from fibackup.plan.continuity import stale_overlays
-from fibackup.plan.prune_steps import DropPoints
+from fibackup.plan.prune_steps import DropPoints, MergeImages
 from fibackup.plan.report import Report, StepOutcome
 from fibackup.plan.steps import (
     STATES,
@@ -403,6 +403,8 @@ class _Run:
                 self._save(step)
             case DropPoints():
                 self._freed_bytes += self._store.drop(self._plan.uuid, step)
+            case MergeImages():
+                self._merge(step)
             case ConfirmOff():
                 self._confirm_off(step)
             case PublishPoint():
@@ -609,6 +611,11 @@ class _Run:
             self._facts += ((f"missing-{step.role}", str(error)),)
             return
         self._states.append(self._store.save_state(self._plan.uuid, step, data))
+
+    def _merge(self, step: MergeImages) -> None:
+        image, freed = self._store.merge(self._plan.uuid, step, self._emit, self._cancel)
+        self._copied_bytes += image.size_bytes
+        self._freed_bytes += freed
 
     def _confirm_off(self, step: ConfirmOff) -> None:
         domain = self._host.read_domain(self._plan.uuid)

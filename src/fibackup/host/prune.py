@@ -27,18 +27,21 @@ from fibackup.host.files import (
     replace_file,
     write_once,
 )
+from fibackup.host.lock import refuse_users
 from fibackup.host.seals import MANIFEST_SUFFIX, seal_points, unseal_points
+from fibackup.host.store_files import exists
 from fibackup.model.journal import Removal
 from fibackup.model.point import RestorePoint
 from fibackup.parse.manifest import parse_removal, render_manifest, render_removal
 from fibackup.plan.prune_steps import DropPoints
 
-__all__ = ["REMOVAL_FILE", "drop_points", "has_journal", "recover_removal"]
+__all__ = ["REMOVAL_FILE", "drop_points", "recover_removal"]
 
 REMOVAL_FILE = "prune.json"
 """Name of the journal of a removal, in the domain's directory."""
 
 _BLOCK_BYTES = 512
+_OPEN = os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC | os.O_NONBLOCK
 
 
 def drop_points(step: DropPoints, dir_fd: int) -> int:
@@ -51,18 +54,18 @@ def drop_points(step: DropPoints, dir_fd: int) -> int:
 
     Returns:
         Bytes that the file system gets back.
+
+    Raises:
+        DomainBusyError: A domain runs on one of the images. Nothing was touched.
     """
     removal = Removal(step.points, step.files)
+    for file in step.files:
+        _refuse_users(file, dir_fd)
     unseal_points((*(point.id for point in step.heirs), *step.points), dir_fd)
     for point in step.heirs:
         replace_file(point.id + MANIFEST_SUFFIX, render_manifest(point).encode(), dir_fd)
     write_once(REMOVAL_FILE, render_removal(removal).encode(), dir_fd)
     return _finish(removal, dir_fd)
-
-
-def has_journal(dir_fd: int) -> bool:
-    """Tell whether a killed run has left something to be removed."""
-    return os.path.lexists(f"/proc/self/fd/{dir_fd}/{REMOVAL_FILE}")
 
 
 def _is_needed(removal: Removal, points: Iterable[RestorePoint]) -> bool:
@@ -113,6 +116,19 @@ def _abandon(dir_fd: int) -> None:
     fsync_directory(dir_fd)
 
 
+def _refuse_users(file: str, dir_fd: int) -> None:
+    """Refuse to delete an image that QEMU has open, such as one under a restored overlay."""
+    with suppress(FileNotFoundError):
+        fd = os.open(
+            file, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC | os.O_NONBLOCK, dir_fd=dir_fd
+        )
+        try:
+            with suppress(OSError):  # a file system without such locks cannot tell
+                refuse_users(fd, file)
+        finally:
+            os.close(fd)
+
+
 def _unlink(name: str, dir_fd: int) -> int:
     """Remove a file; return what the file system gets back."""
     with suppress(FileNotFoundError):
@@ -130,7 +146,7 @@ def recover_removal(dir_fd: int, points: Iterable[RestorePoint]) -> None:
         dir_fd: The domain's directory, under both locks.
         points: What is published.
     """
-    if not has_journal(dir_fd):
+    if not exists(REMOVAL_FILE, dir_fd):
         return
     try:
         removal = parse_removal(read_small(REMOVAL_FILE, dir_fd), path=REMOVAL_FILE)

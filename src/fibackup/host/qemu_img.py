@@ -7,6 +7,7 @@ limit, and a umask that keeps others out.
 
 from __future__ import annotations
 
+import json
 import os
 import re
 import resource
@@ -31,9 +32,11 @@ __all__ = [
     "check",
     "commit",
     "convert",
+    "create_empty",
     "create_overlay",
     "find_program",
     "find_qemu_img",
+    "gather",
     "qemu_img_version",
 ]
 
@@ -182,6 +185,82 @@ def create_overlay(
         "--", str(destination), str(size_bytes),
     ]  # fmt: skip
     _run(argv, lambda _: None, cancel)
+
+
+def create_empty(
+    destination: PurePosixPath,
+    size_bytes: int,
+    *,
+    cluster_bytes: int,
+    backing: str | None,
+    cancel: CancelToken,
+) -> None:
+    """
+    Write a qcow2 image without data.
+
+    Args:
+        destination: Absolute path; an existing file of size 0 keeps its mode.
+        size_bytes: Its virtual size.
+        cluster_bytes: Size of its clusters.
+        backing: Name of a qcow2 image in the same directory, or None.
+        cancel: Ends the child.
+
+    Raises:
+        QemuImgError: It failed; the destination is incomplete.
+        CancelledError: *cancel* was set; the destination is incomplete.
+
+    Source:
+        qemu-img(1), ``create``.
+    """
+    under = ("-F", "qcow2", "-b", backing) if backing is not None else ()
+    argv = [
+        find_qemu_img(), "create", "-q", "-f", "qcow2", "-o", f"cluster_size={cluster_bytes}",
+        *under, "--", str(destination), str(size_bytes),
+    ]  # fmt: skip
+    _run(argv, lambda _: None, cancel)
+
+
+def gather(
+    images: Sequence[PurePosixPath],
+    into: PurePosixPath,
+    scratch: PurePosixPath,
+    *,
+    on_percent: OnPercent,
+    cancel: CancelToken,
+) -> None:
+    """
+    Write what images have, the upper before the lower, into one that stands for their base.
+
+    The images are opened for reading only, because qcow2 images with bitmaps change when they are
+    opened for writing; that is what the scratch image is for. They are opened without QEMU's lock,
+    which would keep readers away; the caller sees to it that nobody writes them.
+
+    Args:
+        images: Absolute paths of qcow2 images, top first; their own backing names do not count.
+        into: Absolute path of the qcow2 image that gets their clusters.
+        scratch: Absolute path of an empty qcow2 image of the same virtual size.
+        on_percent: Called with 0 to 100.
+        cancel: Ends the child.
+
+    Raises:
+        QemuImgError: It failed; *into* is incomplete.
+        CancelledError: *cancel* was set; *into* is incomplete.
+
+    Source:
+        qemu-img(1), ``commit``; QEMU ``blockdev`` options ``backing`` and ``locking``.
+    """
+    node: dict[str, object] = _node(into)
+    for path in reversed(images):
+        node = _node(path, locking="off") | {"backing": node}
+    top = "json:" + json.dumps(_node(scratch) | {"backing": node})
+    argv = [
+        find_qemu_img(), "commit", "-p", "-d", "-t", "writeback", "-b", str(into), "--", top,
+    ]  # fmt: skip
+    _run(argv, on_percent, cancel)
+
+
+def _node(path: PurePosixPath, **options: str) -> dict[str, object]:
+    return {"driver": "qcow2", "file": {"driver": "file", "filename": str(path), **options}}
 
 
 def commit(

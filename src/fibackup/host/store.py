@@ -52,16 +52,25 @@ from fibackup.host.flatten import flatten
 from fibackup.host.lock import hold_store_lock, writer_at_work
 from fibackup.host.manifests import Manifests, read_manifests
 from fibackup.host.memory_image import copy_memory, restore_memory
-from fibackup.host.prune import REMOVAL_FILE, drop_points, has_journal, recover_removal
+from fibackup.host.merge import (
+    MERGE_FILE,
+    prepare,
+    put_in_place,
+    read_merge,
+    recover_merge,
+    remove_waiting,
+)
+from fibackup.host.prune import REMOVAL_FILE, drop_points, recover_removal
 from fibackup.host.publish import publish_point, sweep
 from fibackup.host.record import Recorder, sound_record
 from fibackup.host.restored import copy_chain, create_linked, discard, inode_of
 from fibackup.host.seals import MANIFEST_SUFFIX
-from fibackup.host.store_files import RECEIPT, is_directory, list_directory, read_text
+from fibackup.host.store_files import RECEIPT, exists, is_directory, list_directory, read_text
 from fibackup.host.survey import list_files, named_files, survey_faults
 from fibackup.host.verify import verify_files
 from fibackup.host.verify_contents import verify_contents
 from fibackup.model.domain import UUID_PATTERN
+from fibackup.model.journal import as_merged
 from fibackup.model.point import (
     POINT_PATTERN,
     FileRole,
@@ -77,7 +86,7 @@ from fibackup.parse.manifest import (
     parse_store_file,
     render_store_file,
 )
-from fibackup.plan.prune_steps import DropPoints
+from fibackup.plan.prune_steps import DropPoints, MergeImages
 from fibackup.plan.report import RestoredImage
 from fibackup.plan.steps import (
     CopyImage,
@@ -285,9 +294,22 @@ class Store:
             return self._history(fd, name, uuid)[0]
 
     def _history(self, fd: int, name: str, uuid: str) -> tuple[History, Manifests]:
+        """Read the history; anew when images may have been put in place in between."""
+        reads = 0
+        while True:
+            reads += 1
+            found = self._history_once(fd, name, uuid)
+            if not found[0].damaged or reads == _READS:
+                return found
+
+    def _history_once(self, fd: int, name: str, uuid: str) -> tuple[History, Manifests]:
         manifests, files = self._read_manifests(fd, uuid)
-        points = manifests.points
         sizes = {each: self._disk_files(fd, each) for each in files if is_directory(fd, each)}
+        points = manifests.points
+        with suppress(ManifestError):  # of a damaged journal nothing is known
+            merge = read_merge(fd)
+            if merge is not None:
+                points = as_merged(points, merge, sizes.get(merge.target, {}))
         named = {
             f"{disk.target}/{image.name}"
             for point in points
@@ -507,10 +529,18 @@ class Store:
 
     def _finish(self, fd: int, uuid: str) -> None:
         """Finish what a killed prune has left, unless somebody reads: then the next writer does."""
-        if not has_journal(fd):
-            return
-        with suppress(LockedError), hold_store_lock(_READERS_LOCK, fd, exclusive=True):
-            recover_removal(fd, self._read_manifests(fd, uuid)[0].points)
+        if exists(REMOVAL_FILE, fd) or exists(MERGE_FILE, fd):
+            with (
+                suppress(LockedError, ManifestError),
+                hold_store_lock(_READERS_LOCK, fd, exclusive=True),
+            ):
+                self._recover(fd, uuid)
+        if not exists(MERGE_FILE, fd):
+            remove_waiting(fd)
+
+    def _recover(self, fd: int, uuid: str) -> None:
+        recover_merge(fd)
+        recover_removal(fd, self._read_manifests(fd, uuid)[0].points)
 
     def drop(self, uuid: str, step: DropPoints) -> int:
         """See `PointStore.drop`."""
@@ -519,8 +549,29 @@ class Store:
             os_errors(f"{path}/{REMOVAL_FILE}"),
             hold_store_lock(_READERS_LOCK, fd, exclusive=True, wait_seconds=step.wait_seconds),
         ):
-            recover_removal(fd, self._read_manifests(fd, uuid)[0].points)
+            self._recover(fd, uuid)
             return drop_points(step, fd)
+
+    def merge(
+        self, uuid: str, step: MergeImages, on_event: OnEvent, cancel: CancelToken
+    ) -> tuple[StoredImage, int]:
+        """See `PointStore.merge`."""
+        with (
+            self._domain(uuid) as (fd, path),
+            os_errors(f"{path}/{step.target}/{step.images[0].name}"),
+        ):
+            point = self.read_history(uuid).point(step.point)
+            prepared = prepare(step, point, fd, path, on_event, cancel)
+            try:
+                with hold_store_lock(
+                    _READERS_LOCK, fd, exclusive=True, wait_seconds=step.wait_seconds
+                ):
+                    self._recover(fd, uuid)
+                    put_in_place(prepared.merge, fd)
+            except LockedError:
+                remove_waiting(fd)
+                raise
+            return prepared.image, prepared.freed_bytes
 
     def copy_image(
         self, uuid: str, step: CopyImage, on_event: OnEvent, cancel: CancelToken

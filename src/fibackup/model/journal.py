@@ -4,17 +4,20 @@ Journals of the store: what a prune is about to do, so that the next writer can 
 ::
 
     prune.json     Removal: these points go, then these files
+    merge.json     Merge: this image takes the place of those, and the point's manifest is this one
 """
 
 from __future__ import annotations
 
-from attrs import frozen
+from collections.abc import Mapping
+
+from attrs import field, frozen
 
 from fibackup.errors import ModelError
-from fibackup.model.checks import is_target
-from fibackup.model.point import is_point_id
+from fibackup.model.checks import base_name, is_target, target_name
+from fibackup.model.point import RestorePoint, is_point_id
 
-__all__ = ["Removal"]
+__all__ = ["Merge", "Removal", "as_merged"]
 
 
 @frozen
@@ -39,3 +42,54 @@ class Removal:
             target, slash, name = file.rpartition("/")
             if not is_point_id(name[:16]) or (slash and not is_target(target)):
                 raise ModelError(reason=f"{file!r} is not a file of a restore point")
+
+
+@frozen
+class Merge:
+    """
+    An image that is about to take the place of several of a point.
+
+    Attributes:
+        target: The disk.
+        file: Name under which it waits, complete and durable; once it is gone, it has its place.
+        name: Name of the topmost image that it replaces, and its own from then on.
+        point: The point as it is then.
+        gone: Names of the other images that it replaces.
+    """
+
+    target: str = field(validator=target_name)
+    file: str = field(validator=base_name)
+    name: str = field(validator=base_name)
+    point: RestorePoint
+    gone: tuple[str, ...]
+
+    def __attrs_post_init__(self) -> None:
+        """Refuse what is not about images of the point: a journal touches nothing else."""
+        kept = {image.name for image in self.point.disk(self.target).images}
+        if self.name not in kept or kept & {self.file, *self.gone}:
+            raise ModelError(reason=f"point {self.point.id} does not have the image of its merge")
+        for name in (self.file, self.name, *self.gone):
+            if not is_point_id(name[:16]):
+                raise ModelError(reason=f"{name!r} is not an image of a restore point")
+
+
+def as_merged(
+    points: tuple[RestorePoint, ...], merge: Merge, files: Mapping[str, int]
+) -> tuple[RestorePoint, ...]:
+    """
+    Return the points as they are, when a merge was interrupted.
+
+    As long as the new image waits, they are as their manifests say. Once it has its place, its
+    point is as the journal says, whatever the manifest still says.
+
+    Args:
+        points: What the manifests say.
+        merge: The journal.
+        files: The files of the disk's directory.
+
+    Source:
+        docs/store-format.md, "Journals".
+    """
+    if merge.file in files:
+        return points
+    return tuple(merge.point if point.id == merge.point.id else point for point in points)

@@ -29,18 +29,20 @@ from fibackup.errors import FormatTooNewError, ManifestError, ParseError
 from fibackup.model import Receipt, RestorePoint
 from fibackup.model.checks import matches
 from fibackup.model.domain import UUID_PATTERN
-from fibackup.model.journal import Removal
+from fibackup.model.journal import Merge, Removal
 from fibackup.model.verification import VerificationRecord
 
 __all__ = [
     "MANIFEST_FORMAT",
     "StoreFile",
     "parse_manifest",
+    "parse_merge",
     "parse_receipt",
     "parse_record",
     "parse_removal",
     "parse_store_file",
     "render_manifest",
+    "render_merge",
     "render_receipt",
     "render_record",
     "render_removal",
@@ -195,7 +197,7 @@ def render_removal(removal: Removal) -> str:
         JSON in ASCII, indented, with a newline at the end.
 
     Source:
-        docs/store-format.md, "Journal".
+        docs/store-format.md, "Journals".
     """
     return _render("removal", encode(removal))
 
@@ -216,9 +218,46 @@ def parse_removal(text: str | bytes, *, path: str | None = None) -> Removal:
         ManifestError: Damaged. Nothing was touched.
 
     Source:
-        docs/store-format.md, "Journal".
+        docs/store-format.md, "Journals".
     """
     return _parse(Removal, "removal", text, path)
+
+
+def render_merge(merge: Merge) -> str:
+    """
+    Return the journal of a merge.
+
+    Args:
+        merge: What takes whose place.
+
+    Returns:
+        JSON in ASCII, indented, with a newline at the end.
+
+    Source:
+        docs/store-format.md, "Journals".
+    """
+    return _render("merge", encode(merge))
+
+
+def parse_merge(text: str | bytes, *, path: str | None = None) -> Merge:
+    """
+    Return what a prune was about to put in place.
+
+    Args:
+        text: The file, whole.
+        path: Where it was read, for errors.
+
+    Returns:
+        The merge, equal to the one that was rendered.
+
+    Raises:
+        FormatTooNewError: Written by a newer fibackup. Nothing was touched.
+        ManifestError: Damaged. Nothing was touched.
+
+    Source:
+        docs/store-format.md, "Journals".
+    """
+    return _parse(Merge, "merge", text, path)
 
 
 def render_store_file(uuid: str, created: datetime) -> str:

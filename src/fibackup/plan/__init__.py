@@ -8,7 +8,7 @@ from fibackup.plan.outlook import DiskOutlook, foresee
 from fibackup.plan.pictures import plan_picture, report_picture
 from fibackup.plan.policy import BackupPolicy, Quiesce
 from fibackup.plan.prune import plan_prune
-from fibackup.plan.prune_steps import DropPoints
+from fibackup.plan.prune_steps import DropPoints, MergeImages
 from fibackup.plan.recover import plan_recovery
 from fibackup.plan.report import Report, RestoredImage, StepOutcome
 from fibackup.plan.restore import ImageFormat, RestoreForm, plan_restore
@@ -97,6 +97,7 @@ __all__ = [
     "CopyStored",
     "CreateLinked",
     "DropPoints",
+    "MergeImages",
     "CopyMemory",
     "DeleteMemory",
     "RestoreMemory",

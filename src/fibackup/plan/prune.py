@@ -8,7 +8,7 @@ Plan a prune: drop what the policy does not keep, and keep what kept points need
     handed over   20., 21. to 22., 24. to 25.
 
 A dropped point loses its manifest at once. Its images go with it when nothing lies on them; else
-the kept point above takes them over, so that no byte of it is read from elsewhere than before.
+the kept point above takes them over, and they are merged when that costs no more than it should.
 """
 
 from __future__ import annotations
@@ -21,7 +21,8 @@ from attrs import evolve
 from fibackup.errors import ManifestError, NoSuchPointError
 from fibackup.model.point import Consistency, DiskKind, History, PointDisk, RestorePoint
 from fibackup.plan.forest import Forest, forests
-from fibackup.plan.prune_steps import READERS_SECONDS, DropPoints
+from fibackup.plan.merge import plan_merges
+from fibackup.plan.prune_steps import READERS_SECONDS, DropPoints, MergeImages
 from fibackup.plan.retention import NOTHING_KEEPS_IT, PointVerdict, RetentionPolicy, choose_points
 from fibackup.plan.steps import Expectation, Plan, Step
 
@@ -87,6 +88,7 @@ def plan_prune(
                 wait_seconds=wait_seconds,
             ),
         )
+    steps += _merges(history, heirs, wait_seconds)
     newest = history.points[-1]
     return Plan(
         verb="prune",
@@ -109,6 +111,24 @@ def plan_prune(
             for point in history.points
         ),
     )
+
+
+def _merges(
+    history: History, heirs: Sequence[RestorePoint], wait_seconds: float
+) -> tuple[MergeImages, ...]:
+    """Return the merges of the points as they are after the drops."""
+    after = evolve(history, points=tuple(heirs))
+    woods = forests(after)
+    points = {point.id: point for point in heirs}
+    live = {
+        target: frozenset(
+            top
+            for point_id in live_points(forest, points, [*points])
+            if (top := forest.tops[point_id]) is not None
+        )
+        for target, forest in woods.items()
+    }
+    return plan_merges(history, heirs, woods, live, wait_seconds=wait_seconds)
 
 
 def _refuse_unknown(history: History) -> None:

@@ -11,10 +11,10 @@ from __future__ import annotations
 
 from attrs import frozen
 
-from fibackup.model.point import RestorePoint
+from fibackup.model.point import RestorePoint, StoredImage
 from fibackup.units import format_bytes
 
-__all__ = ["READERS_SECONDS", "DropPoints", "describe_drop"]
+__all__ = ["READERS_SECONDS", "DropPoints", "MergeImages", "describe_prune"]
 
 READERS_SECONDS = 600.0
 """How long a prune waits for those who read, before it leaves things as they are."""
@@ -43,8 +43,52 @@ class DropPoints:
     wait_seconds: float = READERS_SECONDS
 
 
-def describe_drop(step: DropPoints) -> tuple[str, ...]:
+@frozen
+class MergeImages:
+    """
+    Make one image of several that lie on each other and belong to one point.
+
+    The result is a new file; it takes the name of the topmost, so that what lies on that goes on
+    lying on it, and the point's manifest is written anew.
+
+    Attributes:
+        target: The disk.
+        point: The point.
+        images: The images, top first; 2 or more.
+        write_bytes: Bytes that are written, at most.
+        read_bytes: Bytes that are read, at most.
+        wait_seconds: How long to wait for those who read the domain's points.
+    """
+
+    target: str
+    point: str
+    images: tuple[StoredImage, ...]
+    write_bytes: int
+    read_bytes: int
+    wait_seconds: float = READERS_SECONDS
+
+    @property
+    def backing(self) -> str | None:
+        """What the result lies on, None for nothing."""
+        return self.images[-1].backing
+
+
+def describe_prune(step: DropPoints | MergeImages) -> tuple[str, ...]:
     """Return the headline of a step, then its details, one a line."""
+    return _describe_drop(step) if isinstance(step, DropPoints) else (_describe_merge(step),)
+
+
+def _describe_merge(step: MergeImages) -> str:
+    size = format_bytes(step.write_bytes)
+    on = f" on {step.backing}" if step.backing else ""
+    images = _count(len(step.images), "image")
+    return (
+        f"{step.target}: merge {images} of point {step.point} into one{on} ({size} at most): "
+        + ", ".join(image.name for image in step.images)
+    )
+
+
+def _describe_drop(step: DropPoints) -> tuple[str, ...]:
     points, files = _count(len(step.points), "point"), _count(len(step.files), "file")
     frees = format_bytes(step.freed_bytes)
     heirs = tuple(

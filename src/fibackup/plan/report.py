@@ -122,9 +122,8 @@ class Report(Drawable):
         if self.plan.verb == "prune":
             dropped = sum(not verdict.kept for verdict in self.plan.verdicts)
             kept = len(self.plan.verdicts) - dropped
-            lines.append(
-                f"  kept {kept}, dropped {dropped}, freed {format_bytes(self.freed_bytes)}"
-            )
+            freed, written = format_bytes(self.freed_bytes), format_bytes(self.copied_bytes)
+            lines.append(f"  kept {kept}, dropped {dropped}, freed {freed}, wrote {written}")
         if self.frozen_seconds:
             lines.append(f"  the guest was frozen for {format_seconds(self.frozen_seconds)}")
         lines.extend(

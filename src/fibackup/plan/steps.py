@@ -38,7 +38,7 @@ from fibackup.model.domain import Domain, DomainState
 from fibackup.model.ledger import Ledger
 from fibackup.model.point import DiskKind, FileRole, StoredFile, StoredImage
 from fibackup.model.snapshot import Snapshot
-from fibackup.plan.prune_steps import DropPoints, describe_drop
+from fibackup.plan.prune_steps import DropPoints, MergeImages, describe_prune
 from fibackup.plan.restore_steps import (
     CopyStored,
     CreateLinked,
@@ -511,6 +511,7 @@ Step: TypeAlias = (
     | VerifyFiles
     | VerifyContents
     | DropPoints
+    | MergeImages
 )
 
 
@@ -672,6 +673,7 @@ class Plan(Drawable):
             for step in self.steps
             if isinstance(step, CopyMemory | FlattenImage | CopyStored | CreateLinked)
         )
+        others += sum(step.write_bytes for step in self.steps if isinstance(step, MergeImages))
         return others + sum(copy.estimate_bytes for copy in self.copies)
 
     @property
@@ -739,7 +741,11 @@ class Plan(Drawable):
         if self.verb == "verify":
             return f"cost: {format_bytes(self.read_bytes)} to read"
         if self.verb == "prune":
-            return f"cost: {format_bytes(self.cost_bytes)} to write; frees {format_bytes(freed)}"
+            read = sum(s.read_bytes for s in self.steps if isinstance(s, MergeImages))
+            return (
+                f"cost: {format_bytes(self.cost_bytes)} to write and {format_bytes(read)} to read, "
+                f"at most; frees {format_bytes(freed)} at once"
+            )
         return f"cost: {format_bytes(self.cost_bytes)} to copy"
 
 
@@ -806,8 +812,8 @@ def describe(step: Step) -> tuple[str, ...]:
             return _describe_memory(step)
         case SaveDomainConfig() | SaveState():
             return (_describe_saved(step),)
-        case DropPoints():
-            return describe_drop(step)
+        case DropPoints() | MergeImages():
+            return describe_prune(step)
         case ConfirmOff():
             return ("make sure that the domain is still off and its images unchanged",)
         case PublishPoint():

@@ -37,11 +37,19 @@ from fibackup.model.verification import (
 __all__ = ["Verified", "judge", "last_verified"]
 
 _OF_THE_STORE = frozenset(
-    {"lock", "lock.readers", "lock.verified", "points.sha256", "prune.json", "verified.json"}
+    {
+        "lock",
+        "lock.readers",
+        "lock.verified",
+        "merge.json",
+        "points.sha256",
+        "prune.json",
+        "verified.json",
+    }
 )
 _RECEIPT = ".receipt"
 _MANIFEST = ".json"
-_IMAGE = re.compile(r"([0-9]{8}T[0-9]{6}Z)(?:-[0-9]+)?\.qcow2(?:\.receipt)?", re.ASCII)
+_IMAGE = re.compile(r"([0-9]{8}T[0-9]{6}Z)(?:-[0-9]+)?\.qcow2(?:\.(?:receipt|merged))?", re.ASCII)
 _OTHER = re.compile(r"([0-9]{8}T[0-9]{6}Z)\.(?:json|xml|nvram|tpm|mem)", re.ASCII)
 _PROTECTED = re.compile(r"[0-9]{8}T[0-9]{6}Z\.protected", re.ASCII)
 _TEMPORARY = re.compile(r"\..+\.tmp", re.DOTALL)

@@ -95,26 +95,27 @@ def run(arguments: argparse.Namespace, signals: Signals) -> int:
         docs/design.md, "Command line".
     """
     with fb.Store.open(arguments.store) as store:
-        history = find_history(store, arguments.domain)
-        plan = fb.plan_restore(
-            history,
-            arguments.point,
-            into=absolute(arguments.into),
-            disks=tuple(arguments.disk),
-            form=fb.RestoreForm(arguments.form),
-            image_format=fb.ImageFormat(arguments.format),
-            verify=not arguments.no_verify,
-            memory=arguments.memory,
-            paused=arguments.paused,
-        )
-        with ExitStack() as opened:
-            host = None
-            if arguments.memory and not arguments.dry_run:
-                host = opened.enter_context(fb.LibvirtHost.open(arguments.connect))
-            if arguments.dry_run:
-                done, _ = show_plan(arguments, plan)
-            else:
-                done, _ = run_plan(arguments, fb.Executor(host, store), plan, signals)
+        uuid = find_history(store, arguments.domain).uuid
+        with store.locked(uuid, arguments.domain, exclusive=False):  # a prune waits from here on
+            plan = fb.plan_restore(
+                store.read_history(uuid),
+                arguments.point,
+                into=absolute(arguments.into),
+                disks=tuple(arguments.disk),
+                form=fb.RestoreForm(arguments.form),
+                image_format=fb.ImageFormat(arguments.format),
+                verify=not arguments.no_verify,
+                memory=arguments.memory,
+                paused=arguments.paused,
+            )
+            with ExitStack() as opened:
+                host = None
+                if arguments.memory and not arguments.dry_run:
+                    host = opened.enter_context(fb.LibvirtHost.open(arguments.connect))
+                if arguments.dry_run:
+                    done, _ = show_plan(arguments, plan)
+                else:
+                    done, _ = run_plan(arguments, fb.Executor(host, store), plan, signals)
     result = {"domain": plan.domain, "uuid": plan.uuid, "ok": True, **done}
     print_items(arguments, "results", [result])
     return OK

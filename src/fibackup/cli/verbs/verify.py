@@ -174,7 +174,8 @@ def _verify(arguments: argparse.Namespace, store: fb.Store, uuid: str, signals: 
     """Verify one domain; what fails there does not hide another's result."""
     try:
         signals.token.check()
-        result = _verified(arguments, store, uuid, signals)
+        with store.locked(uuid, uuid, exclusive=False):  # a prune waits from here on
+            result = _verified(arguments, store, uuid, signals)
     except fb.FibackupError as error:
         failure = Failure(error, arguments, uuid=uuid)
         with aside(arguments):

@@ -1,0 +1,318 @@
+"""
+Make one image of several, beside them, then put it in their place.
+
+::
+
+    K <- (children)      K.merged        qemu-img commit K, A into an empty image on P; hash; sync
+    A                    merge.json      from here on it is either there or finished
+    P                    K.merged -> K   by one rename; a reader takes the point of the journal now
+                         manifest        of the point
+                         A, merge.json   removed
+
+The images are read only, and whole until the last step. What lies on K goes on lying on K, which
+reads the same, so nothing else is written.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack, suppress
+from pathlib import PurePosixPath
+
+from attrs import evolve, frozen
+
+from fibackup.errors import HostError, ManifestError, StoreError
+from fibackup.host import qemu_img
+from fibackup.host.copy import hash_file
+from fibackup.host.copy_image import read_qcow2_head
+from fibackup.host.events import CancelToken, CopyProgress, ImageCopied, OnEvent
+from fibackup.host.files import (
+    TEMP_SUFFIX,
+    fsync_directory,
+    open_directory,
+    publish_file,
+    read_small,
+    replace_file,
+    temporary_file,
+    write_once,
+)
+from fibackup.host.flatten import ChildToken, opened_image, refuse_header, verify_image
+from fibackup.host.seals import MANIFEST_SUFFIX, seal_points, unseal_points
+from fibackup.host.store_files import exists, is_directory, list_directory
+from fibackup.model.journal import Merge
+from fibackup.model.point import RestorePoint, StoredImage
+from fibackup.parse.manifest import parse_merge, render_manifest, render_merge
+from fibackup.plan.prune_steps import MergeImages
+
+__all__ = [
+    "MERGED_SUFFIX",
+    "MERGE_FILE",
+    "Prepared",
+    "prepare",
+    "put_in_place",
+    "read_merge",
+    "recover_merge",
+    "remove_waiting",
+]
+
+MERGE_FILE = "merge.json"
+"""Name of the journal of a merge, in the domain's directory."""
+
+MERGED_SUFFIX = ".merged"
+"""What the name of a complete new image ends with until it has its place."""
+
+_BLOCK_BYTES = 512
+
+
+@frozen
+class Prepared:
+    """
+    A new image that waits for its place.
+
+    Attributes:
+        merge: What is to be done.
+        image: The new image.
+        freed_bytes: What the file system gets back, all in all.
+    """
+
+    merge: Merge
+    image: StoredImage
+    freed_bytes: int
+
+
+def prepare(
+    step: MergeImages,
+    point: RestorePoint,
+    dir_fd: int,
+    path: PurePosixPath,
+    on_event: OnEvent,
+    cancel: CancelToken,
+) -> Prepared:
+    """
+    Write the new image beside the old ones; readers are not disturbed.
+
+    Args:
+        step: The images.
+        point: Their point, as its manifest says.
+        dir_fd: The domain's directory, under the writer's lock.
+        path: Its path.
+        on_event: Gets `CopyProgress`, then `ImageCopied`.
+        cancel: Asked while it runs.
+
+    Returns:
+        What to do under the readers' lock.
+
+    Raises:
+        StoreError: The point does not have these images.
+        VerifyError: A stored image is not what its manifest says. Nothing is left behind.
+        HostError: Writing failed. Nothing is left behind.
+    """
+    images = _own(step, point)
+    with open_directory(step.target, dir_fd) as disk:
+        image, freed = _write(step, disk, path / step.target, on_event, cancel)
+    merged = evolve(
+        point,
+        disks=tuple(
+            evolve(each, images=(*images[0], image, *images[1]))
+            if each.target == step.target
+            else each
+            for each in point.disks
+        ),
+    )
+    gone = tuple(each.name for each in step.images[1:])
+    merge = Merge(step.target, image.name + MERGED_SUFFIX, image.name, merged, gone)
+    on_event(ImageCopied(step.target, image.name, image.size_bytes, image.sha256))
+    return Prepared(merge, image, freed)
+
+
+def _own(
+    step: MergeImages, point: RestorePoint
+) -> tuple[tuple[StoredImage, ...], tuple[StoredImage, ...]]:
+    """Return the point's images above and below those of the step."""
+    own = point.disk(step.target).images
+    start = own.index(step.images[0]) if step.images[0] in own else 0
+    end = start + len(step.images)
+    if own[start:end] != step.images:
+        raise StoreError(
+            domain=point.domain,
+            target=step.target,
+            reason=f"point {point.id} has other images than when the plan was made; plan again",
+        )
+    return own[:start], own[end:]
+
+
+def _write(
+    step: MergeImages,
+    disk_fd: int,
+    disk_path: PurePosixPath,
+    on_event: OnEvent,
+    cancel: CancelToken,
+) -> tuple[StoredImage, int]:
+    """Write, check and sync the new image, and give it its waiting name."""
+    top = step.images[0]
+    waiting = top.name + MERGED_SUFFIX
+    with ExitStack() as stack:
+        files = [
+            (image, stack.enter_context(opened_image(image, disk_fd, disk_path)))
+            for image in step.images
+        ]
+        for image, fd in files:
+            refuse_header(image, fd, disk_path)
+        header, _ = read_qcow2_head(files[0][1], str(disk_path / top.name))
+        temp = stack.enter_context(temporary_file(waiting, disk_fd))
+        stack.enter_context(temporary_file(f"{top.name}.scratch", disk_fd))
+        into, scratch = (
+            disk_path / f".{name}{TEMP_SUFFIX}" for name in (waiting, f"{top.name}.scratch")
+        )
+        for destination, backing in ((into, step.backing), (scratch, None)):
+            qemu_img.create_empty(
+                destination,
+                top.virtual_size_bytes,
+                cluster_bytes=header.cluster_bytes,
+                backing=backing,
+                cancel=cancel,
+            )
+        paths = tuple(disk_path / image.name for image in step.images)
+        _gather_and_verify(step, files, paths, into, scratch, disk_path, on_event, cancel)
+        os.fdatasync(temp)
+        image = _record(top, step.backing, temp, into, cancel)
+        freed = sum(os.fstat(fd).st_blocks for _, fd in files) - os.fstat(temp).st_blocks
+        publish_file(waiting, disk_fd)
+    return image, freed * _BLOCK_BYTES
+
+
+def _gather_and_verify(
+    step: MergeImages,
+    files: Sequence[tuple[StoredImage, int]],
+    paths: Sequence[PurePosixPath],
+    into: PurePosixPath,
+    scratch: PurePosixPath,
+    disk_path: PurePosixPath,
+    on_event: OnEvent,
+    cancel: CancelToken,
+) -> None:
+    """Merge, and hash every image that is merged at the same time; a wrong one stops it."""
+    linked = ChildToken(cancel)
+
+    def progress(percent: float) -> None:
+        done = int(step.write_bytes * percent / 100)
+        on_event(CopyProgress(step.target, step.images[0].name, done, step.write_bytes))
+
+    with ThreadPoolExecutor(1, "fibackup-verify") as pool:
+        checks = [
+            pool.submit(verify_image, image, fd, disk_path, lambda _: None, linked)
+            for image, fd in files
+        ]
+        error: BaseException | None = None
+        try:
+            qemu_img.gather(paths, into, scratch, on_percent=progress, cancel=linked)
+        except BaseException as failure:  # noqa: BLE001 - raised below, after the hashes
+            error = failure
+            linked.cancel()
+    failures = [failed for check in checks if (failed := check.exception()) is not None]
+    wrong = next((failed for failed in failures if isinstance(failed, StoreError)), None)
+    for each in (wrong, error, *failures):
+        if each is not None:
+            raise each
+
+
+def _record(
+    top: StoredImage, backing: str | None, temp: int, path: PurePosixPath, cancel: CancelToken
+) -> StoredImage:
+    """Return what the manifest will say of the new image, once QEMU finds it sound."""
+    result = qemu_img.check(path, "qcow2", cancel=cancel)
+    header, _ = read_qcow2_head(temp, str(path))
+    if not result.sound or (header.backing_name, header.virtual_size_bytes) != (
+        backing,
+        top.virtual_size_bytes,
+    ):
+        raise HostError(reason="the merged image is not what it should be", path=str(path))
+    size = os.fstat(temp).st_size
+    digest = hash_file(temp, size, on_bytes=lambda _: None, cancel=cancel)
+    return evolve(top, size_bytes=size, sha256=digest, backing=backing)
+
+
+# --- putting it in place ------------------------------------------------------------------------
+
+
+def put_in_place(merge: Merge, dir_fd: int) -> None:
+    """
+    Write the journal, and do what it says.
+
+    Args:
+        merge: What is to be done.
+        dir_fd: The domain's directory, under both locks.
+    """
+    write_once(MERGE_FILE, render_merge(merge).encode(), dir_fd)
+    _finish(merge, dir_fd)
+
+
+def read_merge(dir_fd: int) -> Merge | None:
+    """
+    Return the merge that a killed run has left to be finished, or None.
+
+    Args:
+        dir_fd: The domain's directory.
+
+    Raises:
+        ManifestError: The journal is damaged.
+    """
+    try:
+        return parse_merge(read_small(MERGE_FILE, dir_fd), path=MERGE_FILE)
+    except FileNotFoundError:
+        return None
+
+
+def recover_merge(dir_fd: int) -> None:
+    """
+    Finish a merge that a killed run has left.
+
+    Args:
+        dir_fd: The domain's directory, under both locks.
+
+    Raises:
+        ManifestError: The journal is damaged: nothing is touched.
+    """
+    merge = read_merge(dir_fd)
+    if merge is not None:
+        _finish(merge, dir_fd)
+
+
+def remove_waiting(dir_fd: int) -> None:
+    """
+    Remove images that wait for a place without a journal that would give it to them.
+
+    Args:
+        dir_fd: The domain's directory, under the writer's lock.
+    """
+    for target in list_directory(dir_fd):
+        if is_directory(dir_fd, target):
+            with open_directory(target, dir_fd) as disk:
+                for name in list_directory(disk):
+                    if name.endswith(MERGED_SUFFIX):
+                        os.unlink(name, dir_fd=disk)
+
+
+def _finish(merge: Merge, dir_fd: int) -> None:
+    """Each act may have happened already."""
+    point = merge.point.id + MANIFEST_SUFFIX
+    with open_directory(merge.target, dir_fd) as disk:
+        if exists(merge.file, disk):
+            os.rename(merge.file, merge.name, src_dir_fd=disk, dst_dir_fd=disk)
+            fsync_directory(disk)
+        manifest = render_manifest(merge.point).encode()
+        with suppress(FileNotFoundError, ManifestError):
+            if read_small(point, dir_fd) == manifest:
+                manifest = b""
+        if manifest:
+            unseal_points((merge.point.id,), dir_fd)
+            replace_file(point, manifest, dir_fd)
+        for name in merge.gone:
+            with suppress(FileNotFoundError):
+                os.unlink(name, dir_fd=disk)
+        fsync_directory(disk)
+    os.unlink(MERGE_FILE, dir_fd=dir_fd)
+    fsync_directory(dir_fd)
+    seal_points("", dir_fd)
