@@ -209,7 +209,8 @@ def temporary_file(name: str, dir_fd: int) -> Generator[int]:
     """
     with kept_temporary_file(name, dir_fd) as fd:
         yield fd
-    forget_temporary(name, dir_fd)
+    with suppress(OSError):  # what is published stays published; the next run tidies up
+        forget_temporary(name, dir_fd)
 
 
 @contextmanager
