@@ -24,7 +24,7 @@ else
 ready :=
 endif
 
-.PHONY: help setup demo test check lint types unit property integration docs readme bench clean
+.PHONY: help setup demo test check lint types unit property integration exhaustive docs readme bench clean
 
 help: ## print the targets
 	@grep -hE '^[a-z]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z]+):.*## (.*)/\1\t\2/' | expand -t 14
@@ -71,6 +71,10 @@ property: $(ready) ## laws, on generated cases
 integration: $(ready) ## real domains
 	$(stage)
 	$(PYTHON) -m pytest -n 2 tests/integration tests/contract -m libvirt
+
+exhaustive: $(ready) ## each error at each call of a backup and of a restore
+	$(stage)
+	FIBACKUP_REQUIRE=1 FIBACKUP_EXHAUSTIVE=1 $(PYTHON) -m pytest tests/integration/test_durability.py
 
 docs: $(ready) ## the pages; a warning is an error
 	$(stage)

@@ -1,0 +1,304 @@
+"""
+Every call of a small backup and of a small restore fails, once each; the power goes at every step.
+
+::
+
+    effect   SIGKILL, EIO, ENOSPC, EINTR          by strace, at the N-th call of each kind
+             a short write                        at the N-th write of ours
+    power    the file system drops what is not synced   ext4 and xfs, after the N-th change
+
+    after each    every published point is whole, success is never claimed falsely, the outside of
+                  the store is as it was; the next run succeeds and leaves nothing over
+
+``make exhaustive`` tries each error at each call; else each call has one, in turn.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+from collections import Counter
+from collections.abc import Iterator
+from dataclasses import dataclass, field, replace
+from hashlib import sha256
+from pathlib import Path
+from signal import SIGKILL
+
+import pytest
+
+import fibackup as fb
+from hypervisor.faulty import (
+    CALM,
+    CUT,
+    DONE,
+    REFUSED,
+    UUID,
+    Act,
+    Zygote,
+    every_fault,
+    fork_server,
+    later,
+    make_images,
+    read_trace,
+)
+from hypervisor.power import FILE_SYSTEMS
+from integration.needed import lost_power, need_strace
+
+pytestmark = pytest.mark.libvirt  # it needs qemu-img, as those do
+EVERYTHING = bool(os.environ.get("FIBACKUP_EXHAUSTIVE"))
+
+
+@pytest.fixture(scope="module")
+def zygote() -> Iterator[Zygote]:
+    """Give the process that forks."""
+    with fork_server() as made:
+        yield made
+
+
+@dataclass
+class Site:
+    """A store with one point, the images of a domain, and what both must hold."""
+
+    directory: Path
+    act: Act
+    expected: str = ""
+    right: set[str] = field(default_factory=set)
+
+    @property
+    def store(self) -> Path:
+        """The store."""
+        return Path(self.act.store)
+
+    def history(self) -> fb.History:
+        """Read the store."""
+        with fb.Store.open(self.store) as store:
+            return store.read_history(UUID)
+
+    def points_are_whole(self) -> int:
+        """Check every file of every point by its hash, and the disk by what was copied."""
+        history = self.history()
+        assert history.unreadable == ()
+        (home,) = self.store.glob(f"*{UUID}")
+        for point in history.points:
+            for file in point.files:
+                assert _sha256(home / file.name) == file.sha256
+            (disk,) = point.disks
+            for image in disk.images:
+                assert _sha256(home / "vda" / image.name) == image.sha256
+            top = history.top(point.id, "vda")
+            if top.sha256 not in self.right:
+                assert self.flat(home / "vda" / top.name) == self.expected
+                self.right.add(top.sha256)
+        return len(history.points)
+
+    def flat(self, image: Path) -> str:
+        """Return the hash of what a guest would read."""
+        out = self.directory / "flat.raw"
+        words = ["qemu-img", "convert", "-f", "qcow2", "-O", "raw", str(image), str(out)]
+        subprocess.run(words, check=True)
+        return _sha256(out)
+
+    def touch(self) -> None:
+        """Let the active layer look as if it had been written."""
+        now = Path(self.act.image).stat().st_mtime_ns
+        os.utime(self.act.image, ns=(now, now + 1_000_000_000))
+
+    def leftovers(self) -> list[str]:
+        """Return what a run that has ended may not leave."""
+        history = self.history()
+        assert history.unclaimed == frozenset()
+        named = {file.name for point in history.points for file in point.files}
+        found = [*self.store.rglob(".*.tmp"), *self.store.rglob("*.receipt")]
+        found += [path for path in self.store.glob("*/*.xml") if path.name not in named]
+        return sorted(str(path) for path in found)
+
+
+def _sha256(path: Path) -> str:
+    return sha256(path.read_bytes()).hexdigest()
+
+
+def hashes(directory: Path) -> dict[Path, str]:
+    """Return the hash of every file but the locks."""
+    files = (path for path in directory.rglob("*") if path.is_file())
+    return {path: _sha256(path) for path in files if not path.name.startswith("lock")}
+
+
+def make_site(directory: Path, zygote: Zygote, store: Path | None = None) -> Site:
+    """Make images, and a store with one point of them."""
+    directory.mkdir()
+    active, base = make_images(directory)
+    store = store or directory / "store"
+    store.mkdir(exist_ok=True)
+    act = Act("backup", str(store), str(active), str(base), at=later(0))
+    site = Site(directory, act)
+    site.expected = site.flat(active)
+    assert zygote.run(act) == DONE
+    assert site.points_are_whole() == 1
+    return site
+
+
+def restored(kept: Path, store: Path) -> None:
+    """Make a store what it was."""
+    shutil.rmtree(store)
+    shutil.copytree(kept, store)
+
+
+# -- calls that fail -----------------------------------------------------------------------------
+
+
+def test_every_call_of_a_backup_fails_once(zygote: Zygote, tmp_path: Path) -> None:
+    """Older points stay whole, a success is one, and the next run is right and tidy."""
+    need_strace()
+    site = make_site(tmp_path / "site", zygote)
+    kept = tmp_path / "kept"
+    shutil.copytree(site.store, kept)
+    act = replace(site.act, at=later(60))
+    site.touch()
+    calls = read_trace(zygote, act, tmp_path / "trace", site.store)
+    assert {"fsync", "fdatasync", "linkat", "renameat", "unlinkat", "pwrite64", "write"} <= {
+        call.kind for call in calls
+    }
+    codes: Counter[int] = Counter()
+    for fault in every_fault(calls, site.store, everything=EVERYTHING):
+        restored(kept, site.store)
+        site.touch()
+        code = zygote.run(act, *fault.words)
+        codes[code] += 1
+        assert code in {DONE, REFUSED, -SIGKILL}, fault
+        assert site.points_are_whole() >= (2 if code == DONE else 1), fault
+        if code == REFUSED:
+            assert not list(site.store.rglob(".*.tmp")), fault
+        assert zygote.run(replace(act, at=later(120))) == DONE, fault
+        assert site.points_are_whole() >= 2, fault
+        assert site.leftovers() == [], fault
+    assert min(codes[code] for code in (DONE, REFUSED, -SIGKILL)) > 3, codes
+
+
+def test_every_call_of_a_restore_fails_once(zygote: Zygote, tmp_path: Path) -> None:
+    """There is the whole image or none under its name, and the store is as it was."""
+    need_strace()
+    site = make_site(tmp_path / "site", zygote)
+    before = hashes(site.store)
+    out = tmp_path / "out"
+    act = replace(site.act, verb="restore", into=str(out))
+    calls = read_trace(zygote, act, tmp_path / "trace", out)
+    shutil.rmtree(out)
+    codes: Counter[int] = Counter()
+    for fault in every_fault(calls, out, everything=EVERYTHING):
+        code = zygote.run(act, *fault.words)
+        codes[code] += 1
+        assert code in {DONE, REFUSED, -SIGKILL}, fault
+        image = out / "vda.qcow2"
+        assert code != DONE or image.exists(), fault
+        if image.exists():
+            assert site.flat(image) == site.expected, fault
+            image.unlink()
+        if code == REFUSED:
+            assert not out.exists(), fault
+        assert hashes(site.store) == before, fault
+        assert zygote.run(act) == DONE, fault
+        assert site.flat(image) == site.expected, fault
+        assert [path.name for path in out.iterdir()] == ["vda.qcow2"], fault
+        shutil.rmtree(out)
+    assert min(codes[code] for code in (DONE, REFUSED, -SIGKILL)) > 3, codes
+
+
+def test_every_write_of_a_backup_is_short_once(zygote: Zygote, tmp_path: Path) -> None:
+    """A kernel may write less than it is given; the rest follows, and the point is whole."""
+    site = make_site(tmp_path / "site", zygote)
+    number = 0
+    for number in range(1, 100):
+        site.touch()
+        act = replace(site.act, at=later(60 * number), short=number)
+        code = zygote.run(act)
+        assert code in {DONE, CALM}
+        assert site.points_are_whole() == number + 1
+        assert site.leftovers() == []
+        if code == CALM:
+            break
+    assert 5 < number < 99
+
+
+# -- power ---------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("kind", FILE_SYSTEMS)
+def test_the_power_goes_at_every_step_of_a_backup(
+    zygote: Zygote, tmp_path: Path, kind: str
+) -> None:
+    """What was published is whole after the power is back, and the next run is right and tidy."""
+    with lost_power(tmp_path, kind) as volume:
+        site = make_site(tmp_path / "site", zygote, volume.place / "store")
+        before, seconds, published, number = 1, 0, 0, 0
+        for number in range(1, 200):
+            seconds += 60
+            site.touch()
+            code = zygote.run(replace(site.act, at=later(seconds), cut=number))
+            if code == DONE:
+                break
+            assert code == CUT
+            volume.power_on()
+            found = site.points_are_whole()
+            assert found in {before, before + 1}
+            published += found - before
+            seconds += 60
+            assert zygote.run(replace(site.act, at=later(seconds))) == DONE
+            before = site.points_are_whole()
+            assert before == found + 1
+            assert site.leftovers() == []
+        assert 15 < number < 199
+        assert published >= 1
+
+
+@pytest.mark.parametrize("kind", FILE_SYSTEMS)
+def test_the_power_goes_at_every_step_of_a_restore(
+    zygote: Zygote, tmp_path: Path, kind: str
+) -> None:
+    """An image under its name is whole; what was reported is there; the next restore is right."""
+    with lost_power(tmp_path, kind) as volume:
+        site = make_site(tmp_path / "site", zygote, volume.place / "store")
+        out = volume.place / "out"
+        image = out / "vda.qcow2"
+        act = replace(site.act, verb="restore", into=str(out))
+        whole, number = 0, 0
+        for number in range(1, 100):
+            code = zygote.run(replace(act, cut=number))
+            if code == DONE:
+                break
+            assert code == CUT
+            volume.power_on()
+            if image.exists():
+                whole += 1
+                assert site.flat(image) == site.expected
+                image.unlink()
+            assert site.points_are_whole() == 1
+            assert zygote.run(act) == DONE
+            assert site.flat(image) == site.expected
+            assert [path.name for path in out.iterdir()] == ["vda.qcow2"]
+            shutil.rmtree(out)
+        assert 4 < number < 99
+        assert whole >= 1
+
+
+def test_a_missing_sync_would_be_seen(tmp_path: Path) -> None:
+    """The harness drops what was not synced: an empty promise is found out."""
+    script = (
+        "import fcntl, os, struct, sys\n"
+        "for name in ('synced', 'not'):\n"
+        "    with open(f'{sys.argv[1]}/{name}', 'wb') as stream:\n"
+        "        stream.write(b'x' * 5000)\n"
+        "        stream.flush()\n"
+        "        if name == 'synced':\n"
+        "            os.fsync(stream.fileno())\n"
+        "            directory = os.open(sys.argv[1], os.O_RDONLY)\n"
+        "            os.fsync(directory)\n"
+        "fcntl.ioctl(directory, 0x8004587D, struct.pack('I', 2))\n"
+    )
+    with lost_power(tmp_path, "ext4") as volume:
+        subprocess.run(["python3", "-c", script, str(volume.place)], check=True)
+        volume.power_on()
+        files = [path for path in volume.place.iterdir() if path.is_file()]
+        sizes = {path.name: path.stat().st_size for path in files}
+        assert sizes["synced"] == 5000
+        assert sizes.get("not", 0) == 0
