@@ -117,6 +117,10 @@ class Rig:
         """Look the domain up again, after the daemon was started again."""
         self.domain.dom = self.daemon.connection.lookupByUUIDString(self.domain.uuid)
 
+    def images(self) -> dict[Path, int]:
+        """Return every stored image with its size."""
+        return {path: path.stat().st_size for path in Path(self.store.path).rglob("*.qcow2")}
+
     def stored(self, target: str) -> dict[str, int]:
         """Return the stored images of a disk, with their inodes."""
         found = Path(self.store.path).glob(f"*/{target}/*.qcow2")
@@ -237,8 +241,12 @@ def test_a_client_that_is_killed_while_it_copies(rig: Rig, earlier: int) -> None
     complete = rig.stored("vda")
     assert f"{lost}.qcow2" in complete
     assert f"{lost}.qcow2" not in rig.stored("vdb")
+    before = rig.images()
     rig.write()
     report = rig.backup()
+    after = rig.images()
+    assert before.items() <= after.items()
+    assert report.copied_bytes == sum(size for path, size in after.items() if path not in before)
     assert kinds(report) == ({"increment"} if earlier else {"full"})
     assert report.point is not None
     assert len(report.point.disk("vda").images) == 2
@@ -246,6 +254,9 @@ def test_a_client_that_is_killed_while_it_copies(rig: Rig, earlier: int) -> None
     for copy in report.plan.copies:
         copied[copy.target] += 1
     assert copied == {"vda": 1, "vdb": 2, "vdc": 2}
+    assert report.point.size_bytes == report.copied_bytes + sum(
+        size for path, size in before.items() if path.name == f"{lost}.qcow2"
+    )
     assert complete.items() <= rig.stored("vda").items()
     rig.write()
     assert kinds(rig.backup()) == {"increment"}
