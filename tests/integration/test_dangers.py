@@ -28,8 +28,10 @@ from hypervisor import (
     create_image,
     same_content,
 )
+from hypervisor.host import run
+from integration.conftest import require_tools
 from integration.drop_in import DropIn
-from integration.forks import Forks
+from integration.forks import Ended, Forks
 
 pytestmark = pytest.mark.libvirt
 
@@ -89,15 +91,29 @@ def filled(path: Path, pattern: int = 9) -> Path:
     return path
 
 
-@METHODS
 @pytest.mark.parametrize("option", ["-c", "-C"])
-def test_danger_01_and_02_a_shared_base_is_neither_deleted_nor_written(
-    drop_in: DropIn, block_domain: MakeBlockDomain, images: Path, method: str, option: str
+def test_danger_01_a_pull_deletes_no_shared_base(
+    drop_in: DropIn, block_domain: MakeBlockDomain, images: Path, option: str
 ) -> None:
-    """The template of two domains stays as it is, byte for byte, and so does the other domain."""
+    """The template of two domains is there, under both, and the other domain starts on it."""
+    consolidate_over_a_template(drop_in, block_domain, images, option, "blockpull")
+
+
+@pytest.mark.parametrize("option", ["-c", "-C"])
+def test_danger_02_a_commit_writes_no_shared_base(
+    drop_in: DropIn, block_domain: MakeBlockDomain, images: Path, option: str
+) -> None:
+    """The template of two domains is the same, byte for byte, and so is the other domain."""
+    consolidate_over_a_template(drop_in, block_domain, images, option, "blockcommit")
+
+
+def consolidate_over_a_template(
+    drop_in: DropIn, make: MakeBlockDomain, images: Path, option: str, method: str
+) -> None:
+    """Consolidate one of two domains on a template; nothing of the other one changes."""
     template = filled(images / "template.qcow2")
     before = digest(template)
-    one, two = (running(block_domain, drop_in, DiskSpec(backing=template)) for _ in range(2))
+    one, two = (running(make, drop_in, DiskSpec(backing=template)) for _ in range(2))
     drop_in.backup(one)
     drop_in.backup(one)
     drop_in.run(option, "-m", method, one.name)
@@ -106,23 +122,40 @@ def test_danger_01_and_02_a_shared_base_is_neither_deleted_nor_written(
     drop_in.backup(one, two)
     two.destroy()
     assert same_content(two.active("vda"), "qcow2", two.reference("vda", "end"))
+    two.start()
     drop_in.restores()
 
 
-@METHODS
-def test_danger_02_the_disk_below_another_domains_disk_is_refused(
-    drop_in: DropIn, block_domain: MakeBlockDomain, method: str
-) -> None:
-    """An off domain that lies on this one's own image: a commit into it is refused by name."""
-    one = running(block_domain, drop_in)
+def consolidate_what_another_lies_on(
+    drop_in: DropIn, make: MakeBlockDomain, method: str
+) -> tuple[str, Ended]:
+    """Consolidate a domain on whose own image another one lies; its name, and what was said."""
+    one = running(make, drop_in)
     drop_in.backup(one)
-    clone = block_domain(DiskSpec(backing=one.path("vda")), on=drop_in.daemon, start=False)
+    clone = make(DiskSpec(backing=one.path("vda")), on=drop_in.daemon, start=False)
     before = digest(one.path("vda"))
     done = drop_in.run("-c", "-m", method, one.name, code=None)
     assert digest(one.path("vda")) == before
-    assert (done.returncode == 0) == (method == "blockpull"), done
-    assert method == "blockpull" or clone.name in done.stderr
+    assert same_content(clone.active("vda"), "qcow2", clone.reference("vda", "end"))
     drop_in.restores()
+    return clone.name, done
+
+
+def test_danger_01_a_pull_leaves_the_disk_below_another_domains_disk(
+    drop_in: DropIn, block_domain: MakeBlockDomain
+) -> None:
+    """An off domain that lies on this one's own image: it is pulled from, and stays."""
+    _, done = consolidate_what_another_lies_on(drop_in, block_domain, "blockpull")
+    assert done.returncode == 0, done
+
+
+def test_danger_02_a_commit_into_the_disk_below_another_domains_disk_is_refused(
+    drop_in: DropIn, block_domain: MakeBlockDomain
+) -> None:
+    """An off domain that lies on this one's own image is named."""
+    name, done = consolidate_what_another_lies_on(drop_in, block_domain, "blockcommit")
+    assert done.returncode != 0
+    assert name in done.stderr
 
 
 def test_danger_03_a_backup_after_a_consolidation_changes_no_older_point(
@@ -410,6 +443,51 @@ def test_danger_17_a_disk_that_fails_leaves_no_mixed_state(
     drop_in.backup(domain)
     drop_in.run("-c", domain.name)
     assert [len(drop_in.chain(domain, target)) for target in ("vda", "vdb")] == [1, 1]
+    drop_in.restores()
+
+
+@pytest.fixture
+def small_drop_in(forks: Forks, tmp_path: Path) -> Iterator[tuple[DropIn, Path]]:
+    """Give the program with a daemon of its own, and a file system of 16 MiB that it sees."""
+    require_tools()
+    small = tmp_path / "small"
+    small.mkdir()
+    run("mount", "-t", "tmpfs", "-o", "size=16m,mode=755", "tmpfs", small)
+    try:
+        with PrivateDaemon() as daemon:
+            yield DropIn(daemon, tmp_path, forks), small
+    finally:
+        run("umount", "-l", small)
+
+
+@METHODS
+def test_danger_17_a_job_that_fails_midway_leaves_no_mixed_state(
+    small_drop_in: tuple[DropIn, Path], block_domain: MakeBlockDomain, method: str
+) -> None:
+    """
+    The second disk's job has no room to write: it is over, its overlay stays, the first is done.
+
+    With room the same command does the rest.
+    """
+    drop_in, small = small_drop_in
+    specs = (DiskSpec(), DiskSpec(target="vdb", path=small / "vdb.qcow2"))
+    domain = running(block_domain, drop_in, *specs)
+    drop_in.backup(domain)
+    domain.write("vdb", 20 * MIB, 3 * MIB, 77)
+    filler = small / "filler"
+    filler.write_bytes(bytes(shutil.disk_usage(small).free - MIB))
+    done = drop_in.run("-c", "-m", method, domain.name, code=13)
+    assert "disk vdb: " in done.stderr
+    assert "fibackup consolidate" in done.stderr
+    assert [len(drop_in.chain(domain, target)) for target in ("vda", "vdb")] == [1, 2]
+    assert domain.dom.blockJobInfo("vdb", 0) == {}
+    assert domain.dom.state()[0] == libvirt.VIR_DOMAIN_RUNNING
+    assert domain.reads("vdb", 20 * MIB, 3 * MIB, 77)
+    filler.unlink()
+    drop_in.run("-c", "-m", method, domain.name)
+    assert [len(drop_in.chain(domain, target)) for target in ("vda", "vdb")] == [1, 1]
+    assert domain.reads("vdb", 20 * MIB, 3 * MIB, 77)
+    drop_in.backup(domain)
     drop_in.restores()
 
 
