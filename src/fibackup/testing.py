@@ -45,6 +45,7 @@ from fibackup.errors import (
     LockedError,
     ManifestError,
     NoSuchDomainError,
+    StalePlanError,
     StoreError,
     VerifyError,
 )
@@ -77,7 +78,7 @@ from fibackup.model.verification import (
 from fibackup.parse.domain_xml import parse_domain_xml
 from fibackup.parse.ledger_xml import parse_ledger, render_ledger
 from fibackup.parse.manifest import parse_manifest, render_manifest
-from fibackup.plan.prune_steps import DropPoints, MergeImages
+from fibackup.plan.prune_steps import DropPoints, MergeImages, misfit
 from fibackup.plan.report import RestoredImage
 from fibackup.plan.steps import (
     CommitImages,
@@ -1560,7 +1561,8 @@ class FakeStore:
             if shelf.merge is not None:
                 merge, new = shelf.merge
                 placed = shelf.images.get((merge.target, merge.name)) is new
-                points = as_merged(tuple(points), merge, {} if placed else {merge.file: 0})
+                sizes = {merge.name: new.record.size_bytes} if placed else {merge.file: 0}
+                points = as_merged(tuple(points), merge, sizes)
             names = [*(name for _, name in shelf.images), *shelf.files, *shelf.manifests]
             return History(
                 store=self._uuid,
@@ -1831,6 +1833,11 @@ class FakeStore:
         """See `PointStore.drop`."""
         shelf = self._shelf(uuid)
         _law(shelf.written, "points are dropped under the exclusive lock")
+        self._finish_merge(shelf)
+        self._finish_removal(shelf)
+        fault = misfit(step, self.read_history(uuid))
+        if fault is not None:
+            raise StalePlanError(reason=f"{fault}; plan again")
         for point in step.heirs:
             with self._host.call("drop.heir"):
                 shelf.manifests[point.id] = render_manifest(point)

@@ -11,6 +11,7 @@ import sys
 import threading
 import time
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
 from hashlib import sha256
 from pathlib import Path, PurePosixPath
@@ -248,6 +249,160 @@ def test_a_wrong_byte_is_not_merged(tmp_path: Path) -> None:
         assert ids(maker) == points[2:]
         assert path.read_bytes() == data
         nothing_is_left_over(maker.root, maker.uuid)
+
+
+def merge_due(directory: Path) -> StoreMaker:
+    """Make a store where a prune that keeps points 2 and 4 drops 1 and 3, and merges 2 with 1."""
+    maker = StoreMaker(directory)
+    for number in range(4):
+        maker.point({"vda": {number: number + 1, 9: number}})
+    return maker
+
+
+def merge_plan(maker: StoreMaker, *, wait_seconds: float = 0.1) -> fb.Plan:
+    """Return the plan of that prune."""
+    policy = fb.RetentionPolicy(keep_last=1, protect=(ids(maker)[-3],))
+    return fb.plan_prune(maker.history(), policy, now=NOW, wait_seconds=wait_seconds)
+
+
+def interrupt_merge(maker: StoreMaker, monkeypatch: pytest.MonkeyPatch, call: str) -> None:
+    """Run the prune until a merge, with its journal written, is about to make this call."""
+
+    def fail(*_: object, **__: object) -> None:
+        if maker.path("merge.json").exists():
+            raise OSError(28, "No space left on device")
+        original(*_, **__)
+
+    original = getattr(os, call)
+    with monkeypatch.context() as patched:
+        patched.setattr(os, call, fail)
+        with pytest.raises(fb.StepError, match="No space left"):
+            fb.Executor(None, maker.store).run(merge_plan(maker))
+    assert maker.path("merge.json").exists()
+
+
+def test_a_drop_that_a_merge_has_overtaken_is_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """
+    A merge waits for a reader to be finished, and the drop was planned before it is.
+
+    Its heirs would get manifests that name images which the merge has taken away.
+    """
+    with merge_due(tmp_path) as maker:
+        interrupt_merge(maker, monkeypatch, "rename")
+        (merged, newest) = ids(maker)
+        had = content(maker.root)
+        policy = fb.RetentionPolicy(keep_last=1)
+        with ThreadPoolExecutor(1) as pool:
+            with maker.store.locked(maker.uuid, "web1", exclusive=False):
+                plan = fb.plan_prune(maker.history(), policy, now=NOW, wait_seconds=20.0)
+                step = dropping(plan)
+                assert step.points == (merged,)
+                assert len(step.heirs[0].disks[0].images) == 4
+                running = pool.submit(fb.Executor(None, maker.store).run, plan)
+                time.sleep(0.3)
+            error = running.exception()
+        assert isinstance(error, fb.StepError), error
+        assert isinstance(error.__cause__, fb.StalePlanError)
+        assert content(maker.root) == had
+        prune(maker, policy)
+        assert content(maker.root) == {newest: had[newest]}
+        nothing_is_left_over(maker.root, maker.uuid)
+
+
+def test_a_merge_that_gives_up_leaves_the_one_before_alone(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """An image that waits beside a journal is not taken for a leftover."""
+    with merge_due(tmp_path) as maker:
+        interrupt_merge(maker, monkeypatch, "rename")
+        had = content(maker.root)
+        with maker.store.locked(maker.uuid, "web1", exclusive=False):
+            with pytest.raises(fb.StepError, match="another run holds the lock"):
+                fb.Executor(None, maker.store).run(merge_plan_again(maker))
+            assert len([*maker.home.glob("vda/*.merged")]) == 1
+            assert content(maker.root) == had
+        with maker.store.locked(maker.uuid, "web1", exclusive=True):
+            pass
+        assert content(maker.root) == had
+        nothing_is_left_over(maker.root, maker.uuid)
+
+
+def test_a_journal_without_its_image_is_not_believed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Nothing goes, as long as what should replace it is not proven to be there."""
+    with merge_due(tmp_path) as maker:
+        interrupt_merge(maker, monkeypatch, "rename")
+        (waiting,) = maker.home.glob("vda/*.merged")
+        waiting.unlink()
+        had = content(maker.root)
+        with maker.store.locked(maker.uuid, "web1", exclusive=True):
+            assert not maker.path("merge.json").exists()
+        assert content(maker.root) == had
+        prune(maker, fb.RetentionPolicy(keep_last=9))
+        assert content(maker.root) == had
+        nothing_is_left_over(maker.root, maker.uuid)
+
+
+def test_a_plan_of_before_another_merge_is_refused(tmp_path: Path) -> None:
+    """The store has the same points, and other images."""
+    with merge_due(tmp_path) as maker:
+        plan = merge_plan(maker)
+        store = maker.store
+        with store.locked(maker.uuid, "web1", exclusive=True):
+            store.drop(maker.uuid, dropping(plan))
+        late = fb.plan_prune(maker.history(), fb.RetentionPolicy(keep_last=1), now=NOW)
+        fb.Executor(None, store).run(merge_plan_again(maker))
+        had = content(maker.root)
+        with pytest.raises(fb.StepError) as caught:
+            fb.Executor(None, store).run(late)
+        assert isinstance(caught.value.__cause__, fb.StalePlanError)
+        assert content(maker.root) == had
+
+
+def dropping(plan: fb.Plan) -> fb.DropPoints:
+    """Return the first step of a plan, which drops points."""
+    assert isinstance(plan.steps[0], fb.DropPoints)
+    return plan.steps[0]
+
+
+def merge_plan_again(maker: StoreMaker) -> fb.Plan:
+    """Return a plan that drops nothing, and merges what is due."""
+    plan = fb.plan_prune(
+        maker.history(), fb.RetentionPolicy(keep_last=9), now=NOW, wait_seconds=0.1
+    )
+    assert [type(step) for step in plan.steps] == [fb.MergeImages]
+    return plan
+
+
+def test_a_point_that_was_protected_meanwhile_stays(tmp_path: Path) -> None:
+    """The file counts until the last moment."""
+    with merge_due(tmp_path) as maker:
+        plan = merge_plan(maker)
+        maker.path(f"{ids(maker)[0]}.protected").touch()
+        with pytest.raises(fb.StepError, match="is protected"):
+            fb.Executor(None, maker.store).run(plan)
+        assert len(ids(maker)) == 4
+
+
+def test_an_image_that_a_domain_runs_on_is_not_merged_away(tmp_path: Path) -> None:
+    """It is of a point that was dropped: its image was handed over, and now it would go."""
+    with merge_due(tmp_path) as maker:
+        plan = merge_plan(maker)
+        first = ids(maker)[0]
+        had = content(maker.root)
+        with maker.path(f"vda/{first}.qcow2").open("rb") as image:
+            hold_image_lock(image.fileno(), "")
+            with pytest.raises(fb.StepError, match="a process has the image open") as caught:
+                fb.Executor(None, maker.store).run(plan)
+            assert isinstance(caught.value.__cause__, fb.DomainBusyError)
+            assert maker.path(f"vda/{first}.qcow2").exists()
+            nothing_is_left_over(maker.root, maker.uuid)
+        fb.Executor(None, maker.store).run(merge_plan_again(maker))
+        assert not maker.path(f"vda/{first}.qcow2").exists()
+        assert content(maker.root) == {point: had[point] for point in ids(maker)}
 
 
 def test_those_who_restore_and_verify_see_nothing_of_a_prune(tmp_path: Path) -> None:

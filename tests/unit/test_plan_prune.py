@@ -24,6 +24,7 @@ from fibackup.model.point import (
 )
 from fibackup.plan import DropPoints, MergeImages, Plan, Report, RetentionPolicy, plan_prune
 from fibackup.plan.merge import MAX_OWN
+from fibackup.plan.prune_steps import misfit
 from fibackup.plan.steps import headline
 
 UUID = "0f6b2b2e-5b1f-4a5c-9d5e-000000000001"
@@ -508,7 +509,62 @@ def test_a_merge_counts_once_its_image_has_its_place() -> None:
     merged = evolve(point, disks=(evolve(disk, images=(evolve(disk.images[0], backing=None),)),))
     merge = Merge("vda", f"{pid(2)}.qcow2.merged", f"{pid(2)}.qcow2", merged, (f"{pid(1)}.qcow2",))
     assert as_merged(after.points, merge, {merge.file: 1}) == after.points
-    assert as_merged(after.points, merge, {merge.name: 1}) == (merged, after.points[1])
+    size = merge.image.size_bytes
+    assert as_merged(after.points, merge, {merge.name: size}) == (merged, after.points[1])
+
+
+def test_a_journal_whose_image_is_nowhere_says_nothing() -> None:
+    """Its image neither waits nor has the place, which has the old one or none."""
+    points = chain(2).points
+    merge = Merge("vda", f"{pid(2)}.qcow2.merged", f"{pid(2)}.qcow2", points[1], ())
+    other = evolve(points[1], consistency_detail="what the manifest says")
+    before = (points[0], other)
+    assert as_merged(before, merge, {merge.name: merge.image.size_bytes + 1}) == before
+    assert as_merged(before, merge, {}) == before
+
+
+# --- a drop that was planned before -------------------------------------------------------------
+
+
+def drop(history: History) -> DropPoints:
+    """Plan to keep the newest point, and point 2."""
+    (step, *_) = plan(history, RetentionPolicy(keep_last=1, protect=(pid(2),))).steps
+    assert isinstance(step, DropPoints)
+    return step
+
+
+def test_a_drop_fits_what_it_was_planned_for() -> None:
+    """And what is left of it after it was interrupted."""
+    history = chain(4)
+    step = drop(history)
+    assert misfit(step, history) is None
+    half = {heir.id: heir for heir in step.heirs}
+    points = tuple(half.get(point.id, point) for point in history.points)
+    assert misfit(step, evolve(history, points=points)) is None
+    assert misfit(step, evolve(history, points=points[1:])) is None
+
+
+def test_a_drop_does_not_fit_what_has_changed_since() -> None:
+    """Each of these would leave a listed point without its images, or a promise unkept."""
+    history = chain(4)
+    step = drop(history)
+    points = history.points
+    lower = evolve(points[0].disks[0].images[0], sha256="e" * 64)
+    merged = evolve(points[0], disks=(evolve(points[0].disks[0], images=(lower,)),))
+    told = evolve(points[3], domain="web2")
+    more = evolve(step, files=(*step.files, f"{pid(2)}.xml"))
+    under = evolve(step, heirs=(), files=(*step.files, f"vda/{pid(3)}.qcow2"))
+    for now, then, words in (
+        (evolve(history, unreadable=(("x.json", "cut"),)), step, "damaged or gone"),
+        (evolve(history, lost=(pid(9),)), step, "damaged or gone"),
+        (evolve(history, protected=frozenset({pid(1)})), step, f"{pid(1)} is protected"),
+        (evolve(history, points=points[:3]), step, f"{pid(4)} is not what it was"),
+        (evolve(history, points=(*points[:3], told)), step, f"{pid(4)} is not what it was"),
+        (evolve(history, points=(merged, *points[1:])), step, "images that are not there"),
+        (history, more, f"{pid(2)} needs a file"),
+        (history, under, f"{pid(4)} needs a file"),
+    ):
+        assert words in (misfit(then, now) or ""), words
 
 
 @pytest.mark.parametrize(

@@ -29,7 +29,7 @@ from datetime import UTC, datetime
 from fibackup.errors import DomainBusyError, LockedError, StoreError
 from fibackup.units import printable
 
-__all__ = ["has_writer", "hold_image_lock", "hold_store_lock", "refuse_users"]
+__all__ = ["has_writer", "hold_image_lock", "hold_store_lock", "refuse_users", "refuse_users_of"]
 
 _IN_USE = 100
 _NOT_SHARED = 200
@@ -117,6 +117,31 @@ def refuse_users(fd: int, path: str) -> None:
         record = _FLOCK.pack(fcntl.F_WRLCK, os.SEEK_SET, start, 64, 0)
         if _FLOCK.unpack(fcntl.fcntl(fd, fcntl.F_OFD_GETLK, record))[0] != fcntl.F_UNLCK:
             raise DomainBusyError(reason="a process has the image open", path=path)
+
+
+def refuse_users_of(file: str, dir_fd: int) -> None:
+    """
+    Refuse to delete an image that QEMU has open, such as one under a restored overlay.
+
+    Args:
+        file: Its path in the directory; one that is not there is nobody's.
+        dir_fd: The directory.
+
+    Raises:
+        DomainBusyError: Somebody holds one of QEMU's lock bytes.
+
+    Source:
+        QEMU block/file-posix.c; a file system without such locks cannot tell.
+    """
+    with suppress(FileNotFoundError):
+        fd = os.open(
+            file, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC | os.O_NONBLOCK, dir_fd=dir_fd
+        )
+        try:
+            with suppress(OSError):
+                refuse_users(fd, file)
+        finally:
+            os.close(fd)
 
 
 @contextmanager

@@ -39,6 +39,7 @@ from fibackup.host.files import (
     write_once,
 )
 from fibackup.host.flatten import ChildToken, opened_image, refuse_header, verify_image
+from fibackup.host.lock import refuse_users_of
 from fibackup.host.seals import MANIFEST_SUFFIX, seal_points, unseal_points
 from fibackup.host.store_files import exists, is_directory, list_directory
 from fibackup.model.journal import Merge
@@ -64,6 +65,7 @@ MERGED_SUFFIX = ".merged"
 """What the name of a complete new image ends with until it has its place."""
 
 _BLOCK_BYTES = 512
+_OPEN = os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC | os.O_NONBLOCK
 
 
 @frozen
@@ -244,7 +246,12 @@ def put_in_place(merge: Merge, dir_fd: int) -> None:
     Args:
         merge: What is to be done.
         dir_fd: The domain's directory, under both locks.
+
+    Raises:
+        DomainBusyError: A domain runs on an image that would go. Nothing was touched.
     """
+    for name in merge.gone:
+        refuse_users_of(f"{merge.target}/{name}", dir_fd)
     write_once(MERGE_FILE, render_merge(merge).encode(), dir_fd)
     _finish(merge, dir_fd)
 
@@ -267,7 +274,7 @@ def read_merge(dir_fd: int) -> Merge | None:
 
 def recover_merge(dir_fd: int) -> None:
     """
-    Finish a merge that a killed run has left.
+    Finish a merge that a killed run has left; a journal whose image is nowhere only goes.
 
     Args:
         dir_fd: The domain's directory, under both locks.
@@ -276,8 +283,29 @@ def recover_merge(dir_fd: int) -> None:
         ManifestError: The journal is damaged: nothing is touched.
     """
     merge = read_merge(dir_fd)
-    if merge is not None:
+    if merge is None:
+        return
+    if _is_there(merge, dir_fd):
         _finish(merge, dir_fd)
+    else:
+        _abandon(dir_fd)
+
+
+def _is_there(merge: Merge, dir_fd: int) -> bool:
+    """Tell whether the new image waits, or is what has its place: nothing goes without it."""
+    with open_directory(merge.target, dir_fd) as disk:
+        if exists(merge.file, disk):
+            return True
+        with suppress(FileNotFoundError):
+            fd = os.open(merge.name, _OPEN, dir_fd=disk)
+            try:
+                size = merge.image.size_bytes
+                return os.fstat(fd).st_size == size and merge.image.sha256 == hash_file(
+                    fd, size, on_bytes=lambda _: None, cancel=CancelToken()
+                )
+            finally:
+                os.close(fd)
+    return False
 
 
 def remove_waiting(dir_fd: int) -> None:
@@ -313,6 +341,11 @@ def _finish(merge: Merge, dir_fd: int) -> None:
             with suppress(FileNotFoundError):
                 os.unlink(name, dir_fd=disk)
         fsync_directory(disk)
+    _abandon(dir_fd)
+    seal_points("", dir_fd)
+
+
+def _abandon(dir_fd: int) -> None:
+    """Remove the journal."""
     os.unlink(MERGE_FILE, dir_fd=dir_fd)
     fsync_directory(dir_fd)
-    seal_points("", dir_fd)

@@ -27,7 +27,7 @@ from fibackup.host.files import (
     replace_file,
     write_once,
 )
-from fibackup.host.lock import refuse_users
+from fibackup.host.lock import refuse_users_of
 from fibackup.host.seals import MANIFEST_SUFFIX, seal_points, unseal_points
 from fibackup.host.store_files import exists
 from fibackup.model.journal import Removal
@@ -41,7 +41,6 @@ REMOVAL_FILE = "prune.json"
 """Name of the journal of a removal, in the domain's directory."""
 
 _BLOCK_BYTES = 512
-_OPEN = os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC | os.O_NONBLOCK
 
 
 def drop_points(step: DropPoints, dir_fd: int) -> int:
@@ -60,7 +59,7 @@ def drop_points(step: DropPoints, dir_fd: int) -> int:
     """
     removal = Removal(step.points, step.files)
     for file in step.files:
-        _refuse_users(file, dir_fd)
+        refuse_users_of(file, dir_fd)
     unseal_points((*(point.id for point in step.heirs), *step.points), dir_fd)
     for point in step.heirs:
         replace_file(point.id + MANIFEST_SUFFIX, render_manifest(point).encode(), dir_fd)
@@ -102,7 +101,7 @@ def _finish(removal: Removal, dir_fd: int) -> int:
         folder, _, name = file.rpartition("/")
         folders.setdefault(folder, []).append(name)
     for folder, names in folders.items():
-        with open_directory(folder or ".", dir_fd) as fd:
+        with suppress(FileNotFoundError), open_directory(folder or ".", dir_fd) as fd:
             freed += sum(_unlink(name, fd) for name in names)
             fsync_directory(fd)
     _abandon(dir_fd)
@@ -114,19 +113,6 @@ def _abandon(dir_fd: int) -> None:
     """Remove the journal."""
     _unlink(REMOVAL_FILE, dir_fd)
     fsync_directory(dir_fd)
-
-
-def _refuse_users(file: str, dir_fd: int) -> None:
-    """Refuse to delete an image that QEMU has open, such as one under a restored overlay."""
-    with suppress(FileNotFoundError):
-        fd = os.open(
-            file, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC | os.O_NONBLOCK, dir_fd=dir_fd
-        )
-        try:
-            with suppress(OSError):  # a file system without such locks cannot tell
-                refuse_users(fd, file)
-        finally:
-            os.close(fd)
 
 
 def _unlink(name: str, dir_fd: int) -> int:

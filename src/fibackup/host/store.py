@@ -20,7 +20,7 @@ from __future__ import annotations
 import os
 import re
 from collections.abc import Generator, Iterator
-from contextlib import ExitStack, contextmanager, suppress
+from contextlib import AbstractContextManager, ExitStack, contextmanager, suppress
 from datetime import UTC, datetime
 from hashlib import sha256
 from pathlib import PurePosixPath
@@ -32,8 +32,10 @@ from fibackup.errors import (
     FibackupError,
     LockedError,
     ManifestError,
+    NoSuchPointError,
     NotAStoreError,
     ParseError,
+    StalePlanError,
     StoreError,
     VerifyError,
 )
@@ -86,7 +88,7 @@ from fibackup.parse.manifest import (
     parse_store_file,
     render_store_file,
 )
-from fibackup.plan.prune_steps import DropPoints, MergeImages
+from fibackup.plan.prune_steps import DropPoints, MergeImages, misfit
 from fibackup.plan.report import RestoredImage
 from fibackup.plan.steps import (
     CopyImage,
@@ -532,7 +534,7 @@ class Store:
         if exists(REMOVAL_FILE, fd) or exists(MERGE_FILE, fd):
             with (
                 suppress(LockedError, ManifestError),
-                hold_store_lock(_READERS_LOCK, fd, exclusive=True),
+                self._no_readers(fd, 0.0),
             ):
                 self._recover(fd, uuid)
         if not exists(MERGE_FILE, fd):
@@ -540,16 +542,20 @@ class Store:
 
     def _recover(self, fd: int, uuid: str) -> None:
         recover_merge(fd)
-        recover_removal(fd, self._read_manifests(fd, uuid)[0].points)
+        if exists(REMOVAL_FILE, fd):
+            recover_removal(fd, self._read_manifests(fd, uuid)[0].points)
 
     def drop(self, uuid: str, step: DropPoints) -> int:
         """See `PointStore.drop`."""
         with (
             self._domain(uuid) as (fd, path),
             os_errors(f"{path}/{REMOVAL_FILE}"),
-            hold_store_lock(_READERS_LOCK, fd, exclusive=True, wait_seconds=step.wait_seconds),
+            self._no_readers(fd, step.wait_seconds),
         ):
             self._recover(fd, uuid)
+            fault = misfit(step, self._history(fd, path.name, uuid)[0])
+            if fault is not None:
+                raise StalePlanError(reason=f"{fault}; plan again")
             return drop_points(step, fd)
 
     def merge(
@@ -560,18 +566,25 @@ class Store:
             self._domain(uuid) as (fd, path),
             os_errors(f"{path}/{step.target}/{step.images[0].name}"),
         ):
-            point = self.read_history(uuid).point(step.point)
-            prepared = prepare(step, point, fd, path, on_event, cancel)
-            try:
-                with hold_store_lock(
-                    _READERS_LOCK, fd, exclusive=True, wait_seconds=step.wait_seconds
-                ):
+            if exists(MERGE_FILE, fd) or exists(REMOVAL_FILE, fd):
+                with self._no_readers(fd, step.wait_seconds):
                     self._recover(fd, uuid)
+            file = step.point + MANIFEST_SUFFIX
+            points = read_manifests(fd, [file], store=self._uuid, uuid=uuid).points
+            if not points:
+                raise NoSuchPointError(reason=f"no point {step.point}", path=str(path / file))
+            prepared = prepare(step, points[0], fd, path, on_event, cancel)
+            try:
+                with self._no_readers(fd, step.wait_seconds):
                     put_in_place(prepared.merge, fd)
-            except LockedError:
-                remove_waiting(fd)
+            except BaseException:
+                if not exists(MERGE_FILE, fd):
+                    remove_waiting(fd)
                 raise
             return prepared.image, prepared.freed_bytes
+
+    def _no_readers(self, fd: int, wait_seconds: float) -> AbstractContextManager[None]:
+        return hold_store_lock(_READERS_LOCK, fd, exclusive=True, wait_seconds=wait_seconds)
 
     def copy_image(
         self, uuid: str, step: CopyImage, on_event: OnEvent, cancel: CancelToken

@@ -15,7 +15,7 @@ from attrs import field, frozen
 
 from fibackup.errors import ModelError
 from fibackup.model.checks import base_name, is_target, target_name
-from fibackup.model.point import RestorePoint, is_point_id
+from fibackup.model.point import RestorePoint, StoredImage, is_point_id
 
 __all__ = ["Merge", "Removal", "as_merged"]
 
@@ -63,6 +63,12 @@ class Merge:
     point: RestorePoint
     gone: tuple[str, ...]
 
+    @property
+    def image(self) -> StoredImage:
+        """The new image."""
+        images = self.point.disk(self.target).images
+        return next(image for image in images if image.name == self.name)
+
     def __attrs_post_init__(self) -> None:
         """Refuse what is not about images of the point: a journal touches nothing else."""
         kept = {image.name for image in self.point.disk(self.target).images}
@@ -80,16 +86,17 @@ def as_merged(
     Return the points as they are, when a merge was interrupted.
 
     As long as the new image waits, they are as their manifests say. Once it has its place, its
-    point is as the journal says, whatever the manifest still says.
+    point is as the journal says, whatever the manifest still says. A journal whose image neither
+    waits nor has the place says nothing.
 
     Args:
         points: What the manifests say.
         merge: The journal.
-        files: The files of the disk's directory.
+        files: The files of the disk's directory, and their sizes in bytes.
 
     Source:
         docs/store-format.md, "Journals".
     """
-    if merge.file in files:
+    if merge.file in files or files.get(merge.name) != merge.image.size_bytes:
         return points
     return tuple(merge.point if point.id == merge.point.id else point for point in points)

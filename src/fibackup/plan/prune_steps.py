@@ -9,12 +9,14 @@ The steps of a prune: values, as all steps are.
 
 from __future__ import annotations
 
-from attrs import frozen
+from collections.abc import Iterator
 
-from fibackup.model.point import RestorePoint, StoredImage
+from attrs import evolve, frozen
+
+from fibackup.model.point import History, RestorePoint, StoredImage
 from fibackup.units import format_bytes
 
-__all__ = ["READERS_SECONDS", "DropPoints", "MergeImages", "describe_prune"]
+__all__ = ["READERS_SECONDS", "DropPoints", "MergeImages", "describe_prune", "misfit"]
 
 READERS_SECONDS = 600.0
 """How long a prune waits for those who read, before it leaves things as they are."""
@@ -71,6 +73,56 @@ class MergeImages:
     def backing(self) -> str | None:
         """What the result lies on, None for nothing."""
         return self.images[-1].backing
+
+
+def misfit(step: DropPoints, history: History) -> str | None:
+    """
+    Say why a drop that was planned before does not fit what the store holds now.
+
+    Another prune may have merged what the heirs would name, or someone has protected a point.
+
+    Args:
+        step: The drop.
+        history: What the store holds, read under the locks under which the drop is to run.
+
+    Returns:
+        The reason, or None when it fits.
+
+    Source:
+        docs/store-format.md, "Writing order".
+    """
+    if history.unreadable or history.lost:
+        return "a manifest is damaged or gone"
+    gone, heirs = frozenset(step.points), {point.id: point for point in step.heirs}
+    if gone & history.protected:
+        return f"point {min(gone & history.protected)} is protected"
+    points = {point.id: point for point in history.points}
+    there = {
+        (disk.target, image)
+        for point in history.points
+        for disk in point.disks
+        for image in disk.images
+    }
+    for heir in step.heirs:
+        now = points.get(heir.id)
+        if now is None or evolve(now, disks=heir.disks) != heir:
+            return f"point {heir.id} is not what it was"
+        if not {(disk.target, image) for disk in heir.disks for image in disk.images} <= there:
+            return f"point {heir.id} would take over images that are not there"
+    taken = frozenset(step.files)
+    for point in history.points:
+        if point.id not in gone and not taken.isdisjoint(_needs(heirs.get(point.id, point))):
+            return f"point {point.id} needs a file that would be deleted"
+    return None
+
+
+def _needs(point: RestorePoint) -> Iterator[str]:
+    """Give the files that a point names, and those that its images lie on."""
+    yield from (file.name for file in point.files)
+    for disk in point.disks:
+        for image in disk.images:
+            yield f"{disk.target}/{image.name}"
+            yield f"{disk.target}/{image.backing}"
 
 
 def describe_prune(step: DropPoints | MergeImages) -> tuple[str, ...]:
