@@ -12,6 +12,8 @@ step of a plan, or by a function that only reads::
     |   |-- DomainStateError         off, paused, crashed, busy with a managed save
     |   |-- UnsupportedDiskError     network, block, lun, encrypted, ...
     |   |-- SharedBaseError          another domain needs this image
+    |   |-- DomainExistsError        nothing that is defined is ever overwritten
+    |   |-- ForeignConfigError       the XML reaches out of the guest: .parts .difference
     |   `-- PolicyError              the wishes contradict each other
     |-- StalePlanError               plan.expects is not what is found: plan again
     |-- HostError                    the outside refused; after a step began: __cause__ of StepError
@@ -52,6 +54,8 @@ __all__ = [
     "DomainStateError",
     "UnsupportedDiskError",
     "SharedBaseError",
+    "DomainExistsError",
+    "ForeignConfigError",
     "PolicyError",
     "StalePlanError",
     "HostError",
@@ -188,6 +192,33 @@ class SharedBaseError(PlanError):
     """
 
     dependents: tuple[str, ...] = ()
+
+
+@define(kw_only=True)
+class DomainExistsError(PlanError):
+    """A domain of this name or UUID is defined; nothing is ever overwritten."""
+
+
+@define(kw_only=True)
+class ForeignConfigError(PlanError):
+    """
+    The XML of a point has parts that reach out of the guest, and nobody has allowed them.
+
+    Attributes:
+        parts: The parts, in words.
+        difference: A unified diff of the stored XML and of the definition without them.
+    """
+
+    parts: tuple[str, ...] = ()
+    difference: str = ""
+
+    def __str__(self) -> str:
+        """Return the reason, the parts, and the difference that it makes to take them out."""
+        if not self.parts:
+            return FibackupError.__str__(self)
+        parts = (f"  {part}" for part in self.parts)
+        lines = (FibackupError.__str__(self) + ":", *parts, *self.difference.splitlines())
+        return "\n".join(lines)
 
 
 @define(kw_only=True)

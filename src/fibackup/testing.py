@@ -40,6 +40,7 @@ from fibackup.errors import (
     BlockJobError,
     DestinationExistsError,
     DomainBusyError,
+    DomainExistsError,
     HostError,
     LibvirtError,
     LockedError,
@@ -52,6 +53,7 @@ from fibackup.errors import (
 from fibackup.host.events import CancelToken, CopyProgress, FileVerified, ImageCopied, OnEvent
 from fibackup.model.chain import BackingChain, FileIdentity, Image
 from fibackup.model.domain import Disk, Domain, DomainState, ImageUse
+from fibackup.model.host_facts import HostFacts
 from fibackup.model.journal import Merge, Removal, as_merged
 from fibackup.model.ledger import Ledger
 from fibackup.model.point import (
@@ -77,6 +79,7 @@ from fibackup.model.verification import (
 )
 from fibackup.parse.domain_xml import parse_domain_xml
 from fibackup.parse.ledger_xml import parse_ledger, render_ledger
+from fibackup.parse.machine_state import find_nvram
 from fibackup.parse.manifest import parse_manifest, render_manifest
 from fibackup.plan.prune_steps import DropPoints, MergeImages, misfit
 from fibackup.plan.report import RestoredImage
@@ -87,11 +90,13 @@ from fibackup.plan.steps import (
     CopyMemory,
     CopyStored,
     CreateLinked,
+    DefineDomain,
     DiskRestore,
     FinishBlockJob,
     FlattenImage,
     PullImages,
     RestoreMemory,
+    RestoreNvram,
     ResumeDomain,
     SaveState,
 )
@@ -205,6 +210,7 @@ class _Guest:
     memory: int = 0
     memory_blockers: tuple[str, ...] = ()
     autostart: bool = False
+    config: str | None = None
     states: dict[FileRole, bytes | None] = field(factory=dict[FileRole, bytes | None])
 
 
@@ -257,6 +263,8 @@ class FakeHost:
         self._ticks = 0
         self.memory_files: dict[PurePosixPath, int] = {}
         self.restored: dict[PurePosixPath, tuple[int, Content]] = {}
+        self.state_files: dict[PurePosixPath, bytes] = {}
+        self.smoke_started: list[str] = []
         self._fault: _Fault | None = None
         self._lock = RLock()
         self._held: set[str] = set()
@@ -966,6 +974,7 @@ class FakeHost:
             raise DomainBusyError(reason="a process has the image open", path=str(path))
         self.restored.pop(path, None)
         self.memory_files.pop(path, None)
+        self.state_files.pop(path, None)
         self._files.pop(path, None)
 
     def image(self, path: PurePosixPath | str) -> tuple[Image, PurePosixPath | None, Content]:
@@ -1247,6 +1256,76 @@ class FakeHost:
             guest.memory, guest.ledger = self.memory_files.pop(step.memory), Ledger()
             guest.state = DomainState.PAUSED if step.paused else DomainState.RUNNING
 
+    def read_host(self) -> HostFacts:
+        """See `Host.read_host`."""
+        with self.call("read_host"):
+            domains = tuple(sorted((guest.name, guest.uuid) for guest in self._guests.values()))
+            return HostFacts(domains, (EMULATOR,))
+
+    def define_domain(self, step: DefineDomain) -> None:
+        """See `Host.define_domain`."""
+        with self.call("define_domain"):
+            guests = self._guests.values()
+            if any(guest.name == step.name or guest.uuid == step.uuid for guest in guests):
+                raise DomainExistsError(reason="the domain is defined", domain=step.name)
+            found = parse_domain_xml(step.xml)
+            _law((found.name, found.uuid) == (step.name, step.uuid), "the XML is another's")
+            directory = PurePosixPath("/images")
+            guest = _Guest(
+                step.name, step.uuid, directory, AgentState.CONNECTED, state=DomainState.SHUTOFF
+            )
+            for disk in found.disks:
+                self._attach_restored(guest, disk)
+            nvram = find_nvram(step.xml)
+            if nvram is not None:
+                guest.states[FileRole.NVRAM] = self.state_files.get(nvram)
+            if found.has_tpm:
+                guest.states[FileRole.TPM_STATE] = None
+            guest.config, guest.autostart = step.xml, step.autostart
+            self._guests[step.uuid] = guest
+
+    def _attach_restored(self, guest: _Guest, disk: Disk) -> None:
+        guest.disks[disk.target] = evolve(disk, chain=None)
+        if disk.chain is None:
+            return
+        active = disk.chain.active
+        if active.path in self.restored:
+            size, content = self.restored[active.path]
+            self.add_image(active.path, content, size_clusters=size, image_format=active.format)
+        _law(active.path in self._files, f"{active.path} is no image")
+        guest.active[disk.target] = active.path
+
+    def undefine_domain(self, step: DefineDomain) -> None:
+        """See `Host.undefine_domain`."""
+        with self.call("undefine_domain"):
+            guest = self._guests.get(step.uuid)
+            if guest is not None and guest.config != step.xml:
+                raise DomainBusyError(reason="the domain is another one", domain=guest.name)
+            self._guests.pop(step.uuid, None)
+
+    def smoke_start(self, uuid: str) -> None:
+        """See `Host.smoke_start`."""
+        with self.call("smoke_start"):
+            guest = self._guest(uuid)
+            if guest.state is not DomainState.SHUTOFF:
+                raise LibvirtError(reason="the domain is running", domain=guest.name, code=55)
+            self.smoke_started.append(uuid)
+
+    def start_domain(self, uuid: str) -> None:
+        """See `Host.start_domain`."""
+        with self.call("start_domain"):
+            _law(uuid in self.smoke_started, "a domain is started before it was tried")
+            self._guest(uuid).state = DomainState.RUNNING
+
+    def write_tpm(self, uuid: str, data: bytes) -> None:
+        """See `Host.write_tpm`."""
+        with self.call("write_tpm"):
+            guest = self._guest(uuid)
+            _law(guest.state is DomainState.SHUTOFF, "the TPM of a domain that runs")
+            if guest.states.get(FileRole.TPM_STATE) is not None:
+                raise DestinationExistsError(reason="there is a state already", path=uuid)
+            guest.states[FileRole.TPM_STATE] = data
+
     def freeze(self, uuid: str, timeout_seconds: float) -> int:
         """See `Host.freeze`."""
         with self.call("freeze"):
@@ -1281,7 +1360,9 @@ class FakeHost:
 
 
 def _config(guest: _Guest, *, secrets: bool) -> str:
-    """Return the XML of a domain; the order of its disks is that of their targets."""
+    """Return the XML of a domain: the one that it was defined with, or a small one."""
+    if guest.config is not None:
+        return guest.config
     root = ET.Element("domain", type="kvm")
     ET.SubElement(root, "name").text = guest.name
     ET.SubElement(root, "uuid").text = guest.uuid
@@ -1568,6 +1649,7 @@ class FakeStore:
                 store=self._uuid,
                 path=self.path,
                 uuid=uuid,
+                directory=uuid if points else "",
                 points=tuple(points),
                 receipts=tuple(shelf.receipts.values()),
                 taken_ids=frozenset(name[:16] for name in names),
@@ -1691,7 +1773,7 @@ class FakeStore:
     def occupied(self, paths: tuple[PurePosixPath, ...]) -> tuple[PurePosixPath, ...]:
         """See `PointStore.occupied`."""
         with self._host.call("store.occupied"):
-            there = {*self.restored, *self._host.memory_files}
+            there = {*self.restored, *self._host.memory_files, *self._host.state_files}
             return tuple(path for path in paths if path in there)
 
     def free_bytes(self) -> int:
@@ -1977,10 +2059,33 @@ class FakeStore:
             size_bytes=size,
         )
 
+    def make_directory(self, path: PurePosixPath) -> None:
+        """See `PointStore.make_directory`."""
+        with self._host.call("make_directory"):
+            _law(path.is_absolute(), f"{path} depends on a directory")
+
+    def read_state(self, uuid: str, file: StoredFile) -> bytes:
+        """See `PointStore.read_state`."""
+        with self._host.call("store.read_state"):
+            data = self._shelf(uuid).files.get(file.name, "").encode("latin-1")
+            if not file.describes(data):
+                raise VerifyError(reason="the file is not what was recorded", path=file.name)
+            return data
+
+    def restore_nvram(self, uuid: str, step: RestoreNvram) -> None:
+        """See `PointStore.restore_nvram`."""
+        with self._host.call("restore_nvram"):
+            if step.destination in self._host.state_files:
+                raise DestinationExistsError(reason="the file exists", path=str(step.destination))
+            data = self._shelf(uuid).files.get(step.file.name, "").encode("latin-1")
+            if not step.file.describes(data):
+                raise VerifyError(reason="the file is not what was recorded", path=step.file.name)
+            self._host.state_files[step.destination] = data
+
     def inodes(self, paths: tuple[PurePosixPath, ...]) -> tuple[int, ...]:
         """See `PointStore.inodes`."""
         with self._host.call("inodes"):
-            there = {*self.restored, *self._host.memory_files}
+            there = {*self.restored, *self._host.memory_files, *self._host.state_files}
             return tuple(int(path in there) for path in paths)
 
     def discard(self, path: PurePosixPath, inode: int) -> None:

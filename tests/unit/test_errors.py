@@ -12,6 +12,7 @@ from fibackup import errors
 from fibackup.errors import (
     DomainStateError,
     FibackupError,
+    ForeignConfigError,
     HostError,
     LockedError,
     ModelError,
@@ -63,6 +64,10 @@ def test_a_path_in_the_reason_is_not_repeated() -> None:
         (ParseError(reason="no", where="size", path="/a"), "/a: size: no"),
         (DomainStateError(reason="off", remedy="virsh start web1"), "off (virsh start web1)"),
         (QemuImgError(reason="failed", stderr="a\nqemu-img: no\n"), "failed: qemu-img: no"),
+        (
+            ForeignConfigError(reason="no", parts=("hostdev (pci)",), difference="--- a\n+++ b"),
+            "no:\n  hostdev (pci)\n--- a\n+++ b",
+        ),
         (
             StepError(reason="no", plan=PLAN, index=1, state="on b", next_command="recover"),
             "no\nstate: on b\nnext: recover",

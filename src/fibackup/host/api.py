@@ -19,6 +19,7 @@ from typing import Protocol
 
 from fibackup.host.events import CancelToken, OnEvent
 from fibackup.model.domain import Domain, ImageUse
+from fibackup.model.host_facts import HostFacts
 from fibackup.model.ledger import Ledger
 from fibackup.model.point import FileRole, History, RestorePoint, StoredFile, StoredImage, Versions
 from fibackup.model.snapshot import Snapshot
@@ -32,10 +33,12 @@ from fibackup.plan.steps import (
     CopyMemory,
     CopyStored,
     CreateLinked,
+    DefineDomain,
     FinishBlockJob,
     FlattenImage,
     PullImages,
     RestoreMemory,
+    RestoreNvram,
     ResumeDomain,
     SaveState,
 )
@@ -320,6 +323,94 @@ class Host(Protocol):
 
         Source:
             libvirt ``virDomainRestoreFlags``, ``virDomainDefineXML``.
+        """
+        ...
+
+    def read_host(self) -> HostFacts:
+        """
+        Return which domains there are, and which emulators.
+
+        Source:
+            libvirt ``virConnectListAllDomains``, ``virConnectGetCapabilities``.
+        """
+        ...
+
+    def define_domain(self, step: DefineDomain) -> None:
+        """
+        Define a domain that is not there yet.
+
+        Args:
+            step: Its definition.
+
+        Raises:
+            DomainExistsError: Its name or its UUID is taken. Nothing was touched.
+            LibvirtError: libvirt refused. Nothing is defined.
+
+        Source:
+            libvirt ``virDomainDefineXML``, ``virDomainSetAutostart``.
+        """
+        ...
+
+    def undefine_domain(self, step: DefineDomain) -> None:
+        """
+        End and forget a domain that a failed restore has defined; one that is not there is fine.
+
+        Args:
+            step: What defined it; a domain that has other disks is another's, and stays.
+
+        Raises:
+            DomainBusyError: The domain is not the one that was defined. It stays.
+            LibvirtError: libvirt refused.
+
+        Source:
+            libvirt ``virDomainDestroy``, ``virDomainUndefineFlags``.
+        """
+        ...
+
+    def smoke_start(self, uuid: str) -> None:
+        """
+        Start a domain paused, so that all of its images open, and end it.
+
+        Args:
+            uuid: The domain's UUID.
+
+        Raises:
+            LibvirtError: It does not start, or does not end.
+
+        Source:
+            libvirt ``virDomainCreateWithFlags`` with ``VIR_DOMAIN_START_PAUSED``.
+        """
+        ...
+
+    def start_domain(self, uuid: str) -> None:
+        """
+        Start a domain.
+
+        Args:
+            uuid: The domain's UUID.
+
+        Raises:
+            LibvirtError: It does not start.
+
+        Source:
+            libvirt ``virDomainCreate``.
+        """
+        ...
+
+    def write_tpm(self, uuid: str, data: bytes) -> None:
+        """
+        Put the state of a TPM where libvirt keeps that of a domain.
+
+        Args:
+            uuid: The domain, which is defined and off.
+            data: What `read_state` returned.
+
+        Raises:
+            DestinationExistsError: The domain has a state already. It was not touched.
+            HostError: It cannot be written, or is not such an archive. Nothing is left.
+
+        Source:
+            libvirt ``virTPMEmulatorInitPaths``.
         """
         ...
 
@@ -773,6 +864,54 @@ class PointStore(Protocol):
 
         Source:
             qemu-img(1), ``create``.
+        """
+        ...
+
+    def make_directory(self, path: PurePosixPath) -> None:
+        """
+        Make a directory that others may pass through, and not list; an existing one is fine.
+
+        Args:
+            path: The directory.
+
+        Source:
+            mkdir(2), mode 0711.
+        """
+        ...
+
+    def read_state(self, uuid: str, file: StoredFile) -> bytes:
+        """
+        Read what a domain kept outside of its disks.
+
+        Args:
+            uuid: The domain's UUID.
+            file: The file, as its point names it.
+
+        Returns:
+            What `save_state` was given.
+
+        Raises:
+            VerifyError: It is not what its point says.
+
+        Source:
+            docs/store-format.md, ``files``.
+        """
+        ...
+
+    def restore_nvram(self, uuid: str, step: RestoreNvram) -> None:
+        """
+        Write the firmware's NVRAM of a point to a file.
+
+        Args:
+            uuid: The domain's UUID.
+            step: The stored file and the destination.
+
+        Raises:
+            VerifyError: The stored file is not what its point says. Nothing is written.
+            DestinationExistsError: The destination exists. Nothing is written.
+
+        Source:
+            docs/restore.md, "A domain of it".
         """
         ...
 

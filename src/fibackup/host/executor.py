@@ -69,6 +69,7 @@ from fibackup.model.point import (
 from fibackup.model.snapshot import NewOverlay, Snapshot
 from fibackup.parse.domain_xml import domain_facts
 from fibackup.plan.continuity import stale_overlays
+from fibackup.plan.define_steps import DefineStep
 from fibackup.plan.prune_steps import DropPoints, MergeImages
 from fibackup.plan.report import Report, StepOutcome
 from fibackup.plan.steps import (
@@ -80,6 +81,7 @@ from fibackup.plan.steps import (
     CopyMemory,
     CopyStored,
     CreateLinked,
+    DefineDomain,
     DeleteMemory,
     DeleteOverlays,
     DiskRestore,
@@ -89,13 +91,18 @@ from fibackup.plan.steps import (
     FinishBlockJob,
     FlattenImage,
     InParallel,
+    MakeDirectory,
     Plan,
     PlannedDisk,
     PublishPoint,
     RestoreMemory,
+    RestoreNvram,
+    RestoreTpm,
     ResumeDomain,
     SaveDomainConfig,
     SaveState,
+    SmokeStart,
+    StartDomain,
     Step,
     TakeSnapshot,
     ThawGuest,
@@ -329,7 +336,10 @@ class _Run:
                 reason="the destination exists; nothing is ever overwritten",
                 path=str(path),
             )
-        self._restore_run = RestoreRun(self._store, self._plan, self._emit, self._cancel)
+        self._restore_run = RestoreRun(
+            self._host_or_none, self._store, self._plan, self._emit, self._cancel
+        )
+        self._restore_run.check(history)
 
     def _check_resumable(self) -> None:
         """Refuse to bring back a domain that is there and is not off, or another of its name."""
@@ -409,18 +419,28 @@ class _Run:
                 self._confirm_off(step)
             case PublishPoint():
                 self._publish(step)
-            case FlattenImage() | CopyStored() | CreateLinked() | VerifyFiles() | VerifyContents():
+            case (
+                FlattenImage()
+                | CopyStored()
+                | CreateLinked()
+                | MakeDirectory()
+                | RestoreNvram()
+                | DefineDomain()
+                | RestoreTpm()
+                | SmokeStart()
+                | StartDomain()
+                | VerifyFiles()
+                | VerifyContents()
+            ):
                 self._read_store(step)
             case _:
                 assert_never(step)
 
-    def _read_store(
-        self, step: FlattenImage | CopyStored | CreateLinked | VerifyFiles | VerifyContents
-    ) -> None:
+    def _read_store(self, step: DiskRestore | DefineStep | VerifyFiles | VerifyContents) -> None:
         if isinstance(step, (VerifyFiles, VerifyContents)):
             self._verifier.apply(step)
         else:
-            self._restore.disk(step)
+            self._restore.apply(step)
 
     def _thaw_leftover(self, step: ThawGuest) -> None:
         """Thaw what an earlier run left; a guest that has rebooted since need not answer."""

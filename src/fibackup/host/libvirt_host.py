@@ -34,6 +34,12 @@ from attrs import evolve
 from fibackup.errors import AgentError, DomainBusyError, LibvirtError, RequirementError
 from fibackup.host.block_jobs import finish_job, run_commit, run_pull
 from fibackup.host.commit_image import committed
+from fibackup.host.define import (
+    define_domain,
+    read_host,
+    smoke_start,
+    undefine_domain,
+)
 from fibackup.host.events import CancelToken, OnEvent
 from fibackup.host.images import (
     delete_unused,
@@ -53,6 +59,7 @@ from fibackup.host.machine_state import (
     pack_tpm,
     read_state_file,
     tpm_directory,
+    unpack_tpm,
 )
 from fibackup.host.memory_image import delete_memory, forget_memory
 from fibackup.host.qemu_img import qemu_img_version
@@ -60,6 +67,7 @@ from fibackup.host.run_lock import hold_domain_lock
 from fibackup.host.volumes import find_volumes
 from fibackup.model.chain import Image
 from fibackup.model.domain import UUID_PATTERN, Disk, Domain, DomainState, ImageUse
+from fibackup.model.host_facts import HostFacts
 from fibackup.model.ledger import Ledger
 from fibackup.model.point import FileRole, Versions
 from fibackup.model.snapshot import Snapshot
@@ -75,6 +83,7 @@ from fibackup.plan.requirements import Work, check_versions
 from fibackup.plan.steps import (
     CommitImages,
     CommitOffline,
+    DefineDomain,
     FinishBlockJob,
     PullImages,
     ResumeDomain,
@@ -483,6 +492,34 @@ class LibvirtHost:
         runs = "the guest is back on the restored disks, only its definition could not be set"
         with libvirt_errors(f"{runs}; virDomainDefineXML", uuid):
             self._connection.defineXML(definition)
+
+    def read_host(self) -> HostFacts:
+        """See `Host.read_host`."""
+        return read_host(self._connection)
+
+    def define_domain(self, step: DefineDomain) -> None:
+        """See `Host.define_domain`."""
+        define_domain(self._connection, step)
+
+    def undefine_domain(self, step: DefineDomain) -> None:
+        """See `Host.undefine_domain`."""
+        undefine_domain(self._connection, step)
+
+    def smoke_start(self, uuid: str) -> None:
+        """See `Host.smoke_start`."""
+        smoke_start(self._lookup(uuid))
+
+    def start_domain(self, uuid: str) -> None:
+        """See `Host.start_domain`."""
+        handle = self._lookup(uuid)
+        with libvirt_errors("virDomainCreate", uuid):
+            handle.create()
+
+    def write_tpm(self, uuid: str, data: bytes) -> None:
+        """See `Host.write_tpm`."""
+        with libvirt_errors("virConnectGetURI"):
+            uri = self._connection.getURI()
+        unpack_tpm(data, tpm_directory(uri, uuid))
 
     def freeze(self, uuid: str, timeout_seconds: float) -> int:
         """See `Host.freeze`."""

@@ -14,18 +14,20 @@ from __future__ import annotations
 
 import io
 import os
+import pwd
 import re
+import shutil
 import stat
 import tarfile
 from collections.abc import Iterator
 from pathlib import PurePosixPath
 from urllib.parse import parse_qs, urlsplit
 
-from fibackup.errors import HostError
+from fibackup.errors import DestinationExistsError, HostError
 from fibackup.host.files import open_directory, os_errors
 from fibackup.parse.machine_state import TpmBackend
 
-__all__ = ["nvram_directory", "pack_tpm", "read_state_file", "tpm_directory"]
+__all__ = ["nvram_directory", "pack_tpm", "read_state_file", "tpm_directory", "unpack_tpm"]
 
 MAX_STATE_BYTES = 128 * 1024 * 1024
 """More than any firmware has: the variables of 64-bit ARM take 64 MiB."""
@@ -33,6 +35,7 @@ MAX_STATE_BYTES = 128 * 1024 * 1024
 _PARTS = {"2.0": "tpm2", "1.2": "tpm1.2"}
 _NAME = re.compile(r"[A-Za-z0-9_-][A-Za-z0-9._-]{0,99}", re.ASCII)
 _ATTEMPTS = 3
+_USERS = ("tss", "swtpm")  # of Debian, of Fedora
 
 
 def nvram_directory(uri: str) -> PurePosixPath:
@@ -163,3 +166,78 @@ def _add(
         archive.addfile(entry, io.BytesIO(data))
     finally:
         os.close(fd)
+
+
+def unpack_tpm(data: bytes, directory: PurePosixPath) -> None:
+    """
+    Write the state of an emulated TPM, as `pack_tpm` took it.
+
+    Args:
+        data: The archive.
+        directory: The directory that libvirt has for the domain's state; it must not exist.
+
+    Raises:
+        DestinationExistsError: The directory exists. It was not touched.
+        HostError: It is not such an archive, or it cannot be written. Nothing is left.
+
+    Source:
+        tar(5); swtpm(8), ``--tpmstate``.
+    """
+    files = tuple(_members(data))
+    with os_errors(str(directory)):
+        os.makedirs(directory.parent, mode=0o711, exist_ok=True)
+        try:
+            os.mkdir(directory, 0o711)
+        except FileExistsError:
+            raise DestinationExistsError(
+                reason="the domain has a state of its TPM already", path=str(directory)
+            ) from None
+        try:
+            for entry, content in files:
+                _write_member(directory, entry, content)
+        except BaseException:
+            shutil.rmtree(directory, ignore_errors=True)
+            raise
+
+
+def _members(data: bytes) -> Iterator[tuple[tarfile.TarInfo, bytes]]:
+    """Iterate over the files of an archive; one with anything but plain files is refused."""
+    try:
+        with tarfile.open(fileobj=io.BytesIO(data), mode="r:") as archive:
+            for entry in archive:
+                part, _, name = entry.name.partition("/")
+                plain = entry.isreg() and entry.sparse is None and entry.size <= len(data)
+                file = archive.extractfile(entry) if plain else None
+                if file is None or part not in _PARTS.values() or not _NAME.fullmatch(name):
+                    raise HostError(reason=f"{entry.name!r} is no file of a TPM's state")
+                yield entry, file.read()
+    except tarfile.TarError as error:
+        raise HostError(reason=f"the state of the TPM is no archive: {error}") from error
+
+
+def _write_member(directory: PurePosixPath, entry: tarfile.TarInfo, content: bytes) -> None:
+    path = os.path.join(directory, entry.name)
+    os.makedirs(os.path.dirname(path), mode=0o700, exist_ok=True)
+    fd = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
+    try:
+        view = memoryview(content)
+        while view:
+            view = view[os.write(fd, view) :]
+        os.fsync(fd)
+        if os.geteuid() == 0:
+            owner = _owner(entry)
+            os.fchown(fd, *owner)
+            os.chown(os.path.dirname(path), *owner)
+    finally:
+        os.close(fd)
+
+
+def _owner(entry: tarfile.TarInfo) -> tuple[int, int]:
+    """Return who swtpm runs as: the owner before, or else the user that libvirt has for it."""
+    for name in (entry.uname, *_USERS):
+        try:
+            found = pwd.getpwnam(name)
+        except KeyError:
+            continue
+        return found.pw_uid, found.pw_gid
+    return entry.uid, entry.gid

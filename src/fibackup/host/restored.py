@@ -14,16 +14,17 @@ Each function leaves all of its files behind, or none.
 from __future__ import annotations
 
 import os
+import stat
 from collections.abc import Generator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager, suppress
 from pathlib import PurePosixPath
 
-from fibackup.errors import CancelledError
+from fibackup.errors import CancelledError, VerifyError
 from fibackup.host.copy import copy_and_hash
 from fibackup.host.copy_image import read_qcow2_head
 from fibackup.host.events import CancelToken, CopyProgress, OnEvent
-from fibackup.host.files import TEMP_SUFFIX, os_errors, publish_file, remove_if_same
+from fibackup.host.files import TEMP_SUFFIX, os_errors, publish_file, remove_if_same, write_all
 from fibackup.host.flatten import (
     ChildToken,
     destination_directory,
@@ -35,11 +36,19 @@ from fibackup.host.flatten import (
 )
 from fibackup.host.lock import refuse_users
 from fibackup.host.qemu_img import create_overlay
-from fibackup.model.point import StoredImage
+from fibackup.model.point import StoredFile, StoredImage
 from fibackup.plan.report import RestoredImage
 from fibackup.plan.steps import CopyStored, CreateLinked
 
-__all__ = ["copy_chain", "create_linked", "discard", "inode_of"]
+__all__ = [
+    "copy_chain",
+    "create_linked",
+    "discard",
+    "inode_of",
+    "make_passage",
+    "read_stored",
+    "write_restored",
+]
 
 
 def copy_chain(
@@ -197,6 +206,67 @@ def _verify(
     failures = [failed for check in checks if (failed := check.exception()) is not None]
     for failed in sorted(failures, key=lambda error: isinstance(error, CancelledError)):
         raise failed  # the first cause: that others were cancelled is its consequence
+
+
+def make_passage(path: PurePosixPath) -> None:
+    """
+    Make a directory that others may pass through, and not list; an existing one is fine.
+
+    QEMU runs as a user of its own, and has to reach the images in it.
+
+    Args:
+        path: The directory; its parents are made as mkdir(1) does.
+    """
+    if not os.path.isdir(path):
+        os.makedirs(path.parent, exist_ok=True)
+        os.mkdir(path, 0o700)
+        os.chmod(path, 0o711)  # noqa: S103 - QEMU passes through, whatever the umask is
+
+
+def read_stored(file: StoredFile, directory: int, path: PurePosixPath) -> bytes:
+    """
+    Return the content of a small stored file.
+
+    Args:
+        file: The file, as its point names it.
+        directory: The domain's directory in the store.
+        path: Its path, for errors.
+
+    Raises:
+        VerifyError: It is missing, or not what its point says.
+    """
+    where = str(path / file.name)
+    flags = os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC | os.O_NONBLOCK
+    try:
+        fd = os.open(file.name, flags, dir_fd=directory)
+    except FileNotFoundError:
+        raise VerifyError(reason=f"{file.name}: the file is missing", path=where) from None
+    try:
+        regular = stat.S_ISREG(os.fstat(fd).st_mode)
+        data = os.pread(fd, file.size_bytes + 1, 0) if regular else b""
+    finally:
+        os.close(fd)
+    if not file.describes(data):
+        raise VerifyError(reason=f"{file.name} is not what its point says", path=where)
+    return data
+
+
+def write_restored(name: str, data: bytes, directory: int) -> None:
+    """
+    Write a small restored file, durably, under a name that is free.
+
+    Args:
+        name: Its name.
+        data: Its content.
+        directory: Its directory.
+
+    Raises:
+        DestinationExistsError: The name is taken.
+    """
+    with temporary_destination(name, directory) as temp:
+        write_all(temp, data)
+        os.fdatasync(temp)
+        publish_file(name, directory)
 
 
 def inode_of(path: PurePosixPath) -> int:

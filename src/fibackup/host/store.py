@@ -50,7 +50,7 @@ from fibackup.host.files import (
     write_once,
     write_unnamed,
 )
-from fibackup.host.flatten import flatten
+from fibackup.host.flatten import destination_directory, flatten
 from fibackup.host.lock import hold_store_lock, writer_at_work
 from fibackup.host.manifests import Manifests, read_manifests
 from fibackup.host.memory_image import copy_memory, restore_memory
@@ -65,7 +65,15 @@ from fibackup.host.merge import (
 from fibackup.host.prune import REMOVAL_FILE, drop_points, recover_removal
 from fibackup.host.publish import publish_point, sweep
 from fibackup.host.record import Recorder, sound_record
-from fibackup.host.restored import copy_chain, create_linked, discard, inode_of
+from fibackup.host.restored import (
+    copy_chain,
+    create_linked,
+    discard,
+    inode_of,
+    make_passage,
+    read_stored,
+    write_restored,
+)
 from fibackup.host.seals import MANIFEST_SUFFIX
 from fibackup.host.store_files import RECEIPT, exists, is_directory, list_directory, read_text
 from fibackup.host.survey import list_files, named_files, survey_faults
@@ -98,6 +106,7 @@ from fibackup.plan.steps import (
     DiskRestore,
     FlattenImage,
     RestoreMemory,
+    RestoreNvram,
     SaveState,
 )
 from fibackup.plan.verify_steps import VerifyContents, VerifyFiles
@@ -322,6 +331,7 @@ class Store:
             store=self._uuid,
             path=self.path,
             uuid=uuid,
+            directory=name,
             points=points,
             receipts=tuple(
                 receipt
@@ -662,6 +672,25 @@ class Store:
         """See `PointStore.create_linked`."""
         with self._disk(uuid, step) as (disk, path):
             return create_linked(step, disk, path, on_event, cancel)
+
+    def make_directory(self, path: PurePosixPath) -> None:
+        """See `PointStore.make_directory`."""
+        with os_errors(str(path)):
+            make_passage(path)
+
+    def read_state(self, uuid: str, file: StoredFile) -> bytes:
+        """See `PointStore.read_state`."""
+        with self._domain(uuid) as (fd, path), os_errors(f"{path}/{file.name}"):
+            return read_stored(file, fd, path)
+
+    def restore_nvram(self, uuid: str, step: RestoreNvram) -> None:
+        """See `PointStore.restore_nvram`."""
+        data = self.read_state(uuid, step.file)
+        with (
+            os_errors(str(step.destination)),
+            destination_directory(step.destination) as directory,
+        ):
+            write_restored(step.destination.name, data, directory)
 
     def inodes(self, paths: tuple[PurePosixPath, ...]) -> tuple[int, ...]:
         """See `PointStore.inodes`."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from fibackup.model.chain import MAX_DEPTH, BackingChain, FileIdentity, Image
 from fibackup.model.domain import Disk, Domain, DomainState, ImageUse
+from fibackup.model.host_facts import HostFacts
 from fibackup.model.ledger import FrozenImage, KnownStore, Ledger, Overlay, Run, RunPhase
 from fibackup.model.pictures import draw_chains, draw_history, picture_chains
 from fibackup.model.point import (
@@ -62,6 +63,7 @@ __all__ = [
     "DomainState",
     "FileIdentity",
     "ImageUse",
+    "HostFacts",
     "Versions",
     "CheckedContent",
     "CheckedFile",

@@ -13,6 +13,7 @@ A point names the images it added, per disk; the rest of the disk is in the poin
 
 from __future__ import annotations
 
+import hashlib
 import re
 from datetime import UTC, datetime
 from enum import StrEnum
@@ -181,6 +182,18 @@ class StoredFile:
     name: str = field(validator=base_name)
     size_bytes: int = field(validator=non_negative)
     sha256: str = field(validator=sha256_hex)
+
+    def describes(self, data: bytes) -> bool:
+        """
+        Tell whether *data* is the content of the file.
+
+        Args:
+            data: The content, whole.
+
+        Source:
+            docs/store-format.md, ``files``.
+        """
+        return (len(data), hashlib.sha256(data).hexdigest()) == (self.size_bytes, self.sha256)
 
 
 @frozen
@@ -405,6 +418,7 @@ class History(Drawable):
             missing or has another size.
         unclaimed: ``"vda/20261124T040407Z.qcow2"``: files that no point names, such as a killed run
             leaves.
+        directory: Name of the domain's directory in the store, empty when there is none.
         unreadable: ``(file, reason)`` of manifests that are damaged: their points are not in
             *points*, and nothing is known of them.
         lost: Ids of points that were published, and whose manifests are gone.
@@ -420,6 +434,7 @@ class History(Drawable):
     damaged: frozenset[str] = frozenset()
     unclaimed: frozenset[str] = frozenset()
     unreadable: tuple[tuple[str, str], ...] = ()
+    directory: str = ""
     lost: tuple[str, ...] = ()
     protected: frozenset[str] = frozenset()
 

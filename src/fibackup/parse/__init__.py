@@ -13,6 +13,7 @@ Text and bytes to values, and back: pure functions, strict readers.
 
 from __future__ import annotations
 
+from fibackup.parse.definition import Foreign, NewDefinition, Redefined, redefine
 from fibackup.parse.domain_xml import (
     domain_facts,
     named_images,
@@ -63,6 +64,10 @@ from fibackup.parse.xml_tree import MAX_XML_BYTES, MAX_XML_DEPTH, parse_xml
 __all__ = [
     "parse_domain_xml",
     "domain_facts",
+    "redefine",
+    "NewDefinition",
+    "Redefined",
+    "Foreign",
     "named_images",
     "volume_names",
     "pool_directory",

@@ -51,6 +51,7 @@ _AGENT = "org.qemu.guest_agent.0"
 _UNDECLARED = "raw"  # libvirt never probes: a disk without <driver type> is raw
 
 _NO_VOLUMES: Volumes = MappingProxyType({})
+_NOTHING_UNDER: Mapping[str, tuple[PurePosixPath, ...]] = MappingProxyType({})
 _NAMESPACE = re.compile(r"""\sxmlns:([A-Za-z_][A-Za-z0-9_.-]*)=["']([^"'&<]+)["']""", re.ASCII)
 
 Layers: TypeAlias = tuple[tuple[str, Element], ...]
@@ -80,11 +81,11 @@ def parse_domain_xml(
     Source:
         libvirt, "Domain XML format": ``disk``, ``backingStore``, ``mirror``, ``channel``.
     """
-    root = _root(live, volumes)
+    root = domain_root(live, volumes)
     name, uuid = _child_text(root, "name"), _child_text(root, "uuid")
     config: dict[str, str] = {}
     if inactive is not None:
-        definition = _root(inactive, volumes)
+        definition = domain_root(inactive, volumes)
         if _child_text(definition, "uuid") != uuid:
             raise ParseError(where="uuid", reason="the definition is another domain's", domain=name)
         config = _config_sources(definition)
@@ -125,7 +126,7 @@ def volume_names(xml: str) -> tuple[tuple[str, str], ...]:
     Source:
         libvirt, "Domain XML format": ``source`` with ``pool`` and ``volume``.
     """
-    disks = _disks(_root(xml))
+    disks = _disks(domain_root(xml))
     return tuple(dict.fromkeys(name for _, disk in disks for name in volumes_in(disk)))
 
 
@@ -148,7 +149,7 @@ def named_images(xml: str, *, volumes: Volumes = _NO_VOLUMES) -> tuple[Image, ..
     """
     return tuple(
         Image(path, _declared(node) or _UNDECLARED)
-        for _, disk in _disks(_root(xml, volumes))
+        for _, disk in _disks(domain_root(xml, volumes))
         for node in disk.iter()
         if (file := _file(node)) and (path := PurePosixPath(file)).is_absolute()
     )
@@ -177,7 +178,7 @@ def domain_facts(xml: str) -> tuple[tuple[str, str], ...]:
     Source:
         libvirt, "Domain XML format": ``domain type``, ``os/type``, ``emulator``.
     """
-    root = _root(xml)
+    root = domain_root(xml)
     kind, os = root.find("os/type"), root.find("os")
     found = {
         "arch": kind.get("arch") if kind is not None else None,
@@ -190,13 +191,20 @@ def domain_facts(xml: str) -> tuple[tuple[str, str], ...]:
     return tuple((name, value) for name, value in sorted(found.items()) if value)
 
 
-def with_disk_sources(xml: str, sources: Mapping[str, tuple[PurePosixPath, str]]) -> str:
+def with_disk_sources(
+    xml: str,
+    sources: Mapping[str, tuple[PurePosixPath, str]],
+    *,
+    under: Mapping[str, tuple[PurePosixPath, ...]] = _NOTHING_UNDER,
+) -> str:
     """
     Return a domain's XML with other images under its disks.
 
     Args:
         xml: The domain's XML, live or inactive.
         sources: Targets, each with the absolute path of its image and the image's format.
+        under: Of these targets, the qcow2 images under that image, the nearest first; libvirt
+            leaves their owners as they are. Without them libvirt follows the header.
 
     Returns:
         The XML in which these disks are files with these images. What libvirt had written down
@@ -208,7 +216,7 @@ def with_disk_sources(xml: str, sources: Mapping[str, tuple[PurePosixPath, str]]
     Source:
         libvirt, "Domain XML format": an explicit ``backingStore`` wins over the image's header.
     """
-    root = _root(xml)
+    root = domain_root(xml)
     missing = dict(sources)
     for where, node in _disks(root):
         target, _ = _target(node, where)
@@ -220,9 +228,10 @@ def with_disk_sources(xml: str, sources: Mapping[str, tuple[PurePosixPath, str]]
         found = missing.pop(target, None)
         if found is not None:
             _replace_source(node, *found)
+            _lay_on(node, under.get(target, ()))
     if missing:
         raise ParseError(where="devices", reason=f"no disk {', '.join(sorted(missing))}")
-    return _text(root, xml)
+    return domain_text(root, xml)
 
 
 def _replace_source(disk: Element, path: PurePosixPath, image_format: str) -> None:
@@ -237,6 +246,24 @@ def _replace_source(disk: Element, path: PurePosixPath, image_format: str) -> No
         disk.insert(0, driver)
     driver.set("type", image_format)
     disk.set("type", "file")
+
+
+def _lay_on(disk: Element, images: tuple[PurePosixPath, ...]) -> None:
+    """
+    Write down which qcow2 images are under a disk, and that libvirt gives none to another owner.
+
+    libvirt would change the owner of what it finds in the header by itself.
+    """
+    place = next(number for number, each in enumerate(disk, 1) if each.tag == "source")
+    for path in images:
+        below = ET.Element("backingStore", type="file")
+        ET.SubElement(below, "format", type="qcow2")
+        source = ET.SubElement(below, "source", file=str(path))
+        ET.SubElement(source, "seclabel", model="dac", relabel="no")
+        disk.insert(place, below)
+        disk, place = below, len(below)
+    if images:
+        ET.SubElement(disk, "backingStore")
 
 
 def without_ledger(xml: str) -> str:
@@ -254,15 +281,15 @@ def without_ledger(xml: str) -> str:
     Source:
         libvirt, "Domain XML format": ``metadata``.
     """
-    root = _root(xml)
+    root = domain_root(xml)
     for metadata in root.findall("metadata"):
         for each in list(metadata):
             if each.tag.startswith(f"{{{LEDGER_URI}}}"):
                 metadata.remove(each)
-    return _text(root, xml)
+    return domain_text(root, xml)
 
 
-def _text(root: Element, original: str) -> str:
+def domain_text(root: Element, original: str) -> str:
     """Return a tree as XML, with the prefixes that the original has for its namespaces."""
     prefixes: dict[str, str] = {}
     for prefix, uri in _NAMESPACE.findall(original):
@@ -279,7 +306,8 @@ def _text(root: Element, original: str) -> str:
     return ET.tostring(root, encoding="unicode")
 
 
-def _root(text: str, volumes: Volumes = _NO_VOLUMES) -> Element:
+def domain_root(text: str, volumes: Volumes = _NO_VOLUMES) -> Element:
+    """Return the ``domain`` element of a domain's XML, or raise `ParseError`."""
     root = parse_xml(keep_breaks(text), "domain")
     if root.tag != "domain":
         raise ParseError(where=root.tag, reason="expected <domain>")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from fibackup.plan.backup import plan_backup
 from fibackup.plan.consolidate import ConsolidationPolicy, Method, plan_consolidation
+from fibackup.plan.define import NewDomain
 from fibackup.plan.outlook import DiskOutlook, foresee
 from fibackup.plan.pictures import plan_picture, report_picture
 from fibackup.plan.policy import BackupPolicy, Quiesce
@@ -22,6 +23,7 @@ from fibackup.plan.steps import (
     CopyStored,
     CreateLinked,
     Decision,
+    DefineDomain,
     DeleteMemory,
     DeleteOverlays,
     EachDisk,
@@ -29,14 +31,19 @@ from fibackup.plan.steps import (
     FinishBlockJob,
     FlattenImage,
     InParallel,
+    MakeDirectory,
     Plan,
     PublishPoint,
     PullImages,
     RestoredDisk,
     RestoreMemory,
+    RestoreNvram,
+    RestoreTpm,
     ResumeDomain,
     SaveDomainConfig,
     SaveState,
+    SmokeStart,
+    StartDomain,
     Step,
     TakeSnapshot,
     ThawGuest,
@@ -78,6 +85,7 @@ __all__ = [
     "PointVerdict",
     "ImageFormat",
     "RestoreForm",
+    "NewDomain",
     "Plan",
     "Decision",
     "Expectation",
@@ -98,6 +106,12 @@ __all__ = [
     "CreateLinked",
     "DropPoints",
     "MergeImages",
+    "MakeDirectory",
+    "RestoreNvram",
+    "DefineDomain",
+    "RestoreTpm",
+    "SmokeStart",
+    "StartDomain",
     "CopyMemory",
     "DeleteMemory",
     "RestoreMemory",

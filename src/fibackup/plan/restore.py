@@ -17,6 +17,7 @@ from pathlib import PurePosixPath
 
 from fibackup.errors import PolicyError, VerifyError
 from fibackup.model.point import History
+from fibackup.plan.define import Definition, NewDomain, plan_definition
 from fibackup.plan.memory import check_memory_restore, memory_steps
 from fibackup.plan.steps import (
     CopyStored,
@@ -62,6 +63,7 @@ def plan_restore(
     verify: bool = True,
     memory: bool = False,
     paused: bool = False,
+    define: NewDomain | None = None,
 ) -> Plan:
     """
     Plan to bring disks of a point back.
@@ -77,10 +79,12 @@ def plan_restore(
         verify: False: an overlay on the store's image is made without reading the stored images.
         memory: True: bring the guest back running where it was; all disks are restored.
         paused: True: with *memory*, leave the guest paused.
+        define: The domain to define with the restored disks.
 
     Returns:
         A plan with one step for each disk: `FlattenImage`, `CopyStored` or `CreateLinked`; with
-        memory, then `RestoreMemory` and `ResumeDomain`. Running it overwrites nothing, and a run
+        memory, then `RestoreMemory` and `ResumeDomain`; with a domain to define, then
+        `DefineDomain`, `SmokeStart` and what it needs. Running it overwrites nothing, and a run
         that fails removes what it had made.
 
     Raises:
@@ -88,12 +92,18 @@ def plan_restore(
         ManifestError: The images of a disk do not reach a base. Nothing was touched.
         VerifyError: An image that a disk needs is missing or cut. Nothing was touched.
         PolicyError: *into* is relative, or the memory is wanted and the point has none, or not all
-            of its disks are, or the form cannot have the format. Nothing was touched.
+            of its disks are, or the form cannot have the format, or a guest is to go on from its
+            memory in another domain. Nothing was touched.
+        DomainExistsError: A domain of the wished name is defined. Nothing was touched.
+        ForeignConfigError: The XML of the point reaches out of the guest. Nothing was touched.
+        ParseError: The XML of the point cannot be understood. Nothing was touched.
 
     Source:
         docs/design.md, "Store"; qemu-img(1), ``convert``.
     """
     _check_wishes(into, form, image_format, verify=verify)
+    if memory and define is not None:
+        raise PolicyError(reason="a guest goes on from its memory as itself: it defines its domain")
     found = history.point(point)
     targets = tuple(dict.fromkeys(disks)) or tuple(disk.target for disk in found.disks)
     if memory or paused:
@@ -105,6 +115,9 @@ def plan_restore(
         for target in targets
     )
     resuming = memory_steps(found, steps, into, paused=paused) if memory else ()
+    domain = (
+        plan_definition(history, found, steps, into, define) if define is not None else Definition()
+    )
     return Plan(
         verb="restore",
         domain=found.domain,
@@ -116,14 +129,15 @@ def plan_restore(
             absent=(
                 *(path for step in steps for path in step.destinations),
                 *(step.destination for step in resuming[:1]),
+                *domain.absent,
             ),
         ),
         decisions=tuple(
             Decision(step.target, found.disk(step.target).kind, f"{len(step.images)} stored images")
             for step in steps
         ),
-        steps=(*steps, *resuming),
-        warnings=_warnings(history, form),
+        steps=(*domain.before, *steps, *resuming, *domain.after),
+        warnings=(*_warnings(history, form), *domain.warnings),
     )
 
 

@@ -38,13 +38,22 @@ from fibackup.model.domain import Domain, DomainState
 from fibackup.model.ledger import Ledger
 from fibackup.model.point import DiskKind, FileRole, StoredFile, StoredImage
 from fibackup.model.snapshot import Snapshot
+from fibackup.plan.define_steps import (
+    DefineDomain,
+    DefineStep,
+    MakeDirectory,
+    RestoreNvram,
+    RestoreTpm,
+    SmokeStart,
+    StartDomain,
+    describe_restore,
+)
 from fibackup.plan.prune_steps import DropPoints, MergeImages, describe_prune
 from fibackup.plan.restore_steps import (
     CopyStored,
     CreateLinked,
     DiskRestore,
     FlattenImage,
-    describe_disk,
 )
 from fibackup.plan.retention import PointVerdict
 from fibackup.plan.verify_steps import VerifyContents, VerifyFiles
@@ -62,6 +71,7 @@ __all__ = [
     "CopyStored",
     "CreateLinked",
     "Decision",
+    "DefineDomain",
     "DeleteMemory",
     "DeleteOverlays",
     "DiskRestore",
@@ -72,15 +82,20 @@ __all__ = [
     "FinishBlockJob",
     "FlattenImage",
     "InParallel",
+    "MakeDirectory",
     "Plan",
     "PlannedDisk",
     "PublishPoint",
     "PullImages",
     "RestoreMemory",
+    "RestoreNvram",
+    "RestoreTpm",
     "RestoredDisk",
     "ResumeDomain",
     "SaveDomainConfig",
     "SaveState",
+    "SmokeStart",
+    "StartDomain",
     "Step",
     "TakeSnapshot",
     "ThawGuest",
@@ -508,6 +523,12 @@ Step: TypeAlias = (
     | CreateLinked
     | RestoreMemory
     | ResumeDomain
+    | MakeDirectory
+    | RestoreNvram
+    | DefineDomain
+    | RestoreTpm
+    | SmokeStart
+    | StartDomain
     | VerifyFiles
     | VerifyContents
     | DropPoints
@@ -818,16 +839,30 @@ def describe(step: Step) -> tuple[str, ...]:
             return ("make sure that the domain is still off and its images unchanged",)
         case PublishPoint():
             return (f"publish point {step.point} (number {step.sequence})",)
-        case FlattenImage() | CopyStored() | CreateLinked() | VerifyFiles() | VerifyContents():
-            return (_describe_store(step),)
+        case (
+            FlattenImage()
+            | CopyStored()
+            | CreateLinked()
+            | MakeDirectory()
+            | RestoreNvram()
+            | DefineDomain()
+            | RestoreTpm()
+            | SmokeStart()
+            | StartDomain()
+            | VerifyFiles()
+            | VerifyContents()
+        ):
+            return _describe_read(step)
         case _:  # pragma: no cover - mypy and pyright prove it
             assert_never(step)
 
 
-def _describe_store(
-    step: FlattenImage | CopyStored | CreateLinked | VerifyFiles | VerifyContents,
-) -> str:
-    return str(step) if isinstance(step, (VerifyFiles, VerifyContents)) else describe_disk(step)
+def _describe_read(
+    step: DiskRestore | DefineStep | VerifyFiles | VerifyContents,
+) -> tuple[str, ...]:
+    if isinstance(step, (VerifyFiles, VerifyContents)):
+        return (str(step),)
+    return describe_restore(step)
 
 
 def _describe_snapshot(snapshot: Snapshot) -> tuple[str, ...]:

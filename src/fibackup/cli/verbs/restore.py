@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import argparse
+import sys
 from contextlib import ExitStack
+from uuid import uuid4
 
 import fibackup as fb
 from fibackup.cli.completion import (
@@ -11,7 +13,7 @@ from fibackup.cli.completion import (
     complete_stored_domains,
     completed_by,
 )
-from fibackup.cli.exits import OK
+from fibackup.cli.exits import OK, USAGE
 from fibackup.cli.options import disk_option, dry_run_option, store_option
 from fibackup.cli.output import absolute, print_items
 from fibackup.cli.runs import run_plan, show_plan
@@ -25,6 +27,7 @@ examples:
   fibackup restore --store /backup web1 --into /var/tmp/web1
   fibackup restore --store /backup web1 --point 20261124T040407Z --disk vda --format raw --into .
   fibackup restore --store /backup web1 --as linked --into /images/web1   there at once
+  fibackup restore --store /backup web1 --define web1-test --into /images/web1-test --start
   fibackup restore --store /backup web1 --into /images/web1 --memory      it goes on where it was
 """
 
@@ -74,6 +77,20 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="let the guest go on where it was, on the restored disks; the domain must be off",
     )
     parser.add_argument("--paused", action="store_true", help="with --memory: leave it paused")
+    parser.add_argument(
+        "--define",
+        metavar="NAME",
+        help="define a domain of this name with the restored disks: another one, "
+        "or the original when that is gone",
+    )
+    parser.add_argument("--start", action="store_true", help="with --define: start it in the end")
+    parser.add_argument(
+        "--foreign",
+        choices=[str(each) for each in fb.Foreign],
+        default=str(fb.Foreign.REFUSE),
+        help="with --define: what to do with parts of the stored XML that reach out of the guest, "
+        "such as devices and programs of the host (default: refuse)",
+    )
     dry_run_option(parser)
 
 
@@ -94,28 +111,51 @@ def run(arguments: argparse.Namespace, signals: Signals) -> int:
     Source:
         docs/design.md, "Command line".
     """
-    with fb.Store.open(arguments.store) as store:
+    if arguments.start and arguments.define is None:
+        print("fibackup restore: --start goes with --define", file=sys.stderr)
+        return USAGE
+    with fb.Store.open(arguments.store) as store, ExitStack() as opened:
         uuid = find_history(store, arguments.domain).uuid
-        with store.locked(uuid, arguments.domain, exclusive=False):  # a prune waits from here on
-            plan = fb.plan_restore(
-                store.read_history(uuid),
-                arguments.point,
-                into=absolute(arguments.into),
-                disks=tuple(arguments.disk),
-                form=fb.RestoreForm(arguments.form),
-                image_format=fb.ImageFormat(arguments.format),
-                verify=not arguments.no_verify,
-                memory=arguments.memory,
-                paused=arguments.paused,
-            )
-            with ExitStack() as opened:
-                host = None
-                if arguments.memory and not arguments.dry_run:
-                    host = opened.enter_context(fb.LibvirtHost.open(arguments.connect))
-                if arguments.dry_run:
-                    done, _ = show_plan(arguments, plan)
-                else:
-                    done, _ = run_plan(arguments, fb.Executor(host, store), plan, signals)
+        opened.enter_context(store.locked(uuid, arguments.domain, exclusive=False))
+        history = store.read_history(uuid)  # a prune waits from here on
+        host = None
+        if arguments.define is not None or (arguments.memory and not arguments.dry_run):
+            host = opened.enter_context(fb.LibvirtHost.open(arguments.connect))
+        define = _new_domain(arguments, store, history, host) if host is not None else None
+        plan = fb.plan_restore(
+            history,
+            arguments.point,
+            into=absolute(arguments.into),
+            disks=tuple(arguments.disk),
+            form=fb.RestoreForm(arguments.form),
+            image_format=fb.ImageFormat(arguments.format),
+            verify=not arguments.no_verify,
+            memory=arguments.memory,
+            paused=arguments.paused,
+            define=define,
+        )
+        if arguments.dry_run:
+            done, _ = show_plan(arguments, plan)
+        else:
+            done, _ = run_plan(arguments, fb.Executor(host, store), plan, signals)
     result = {"domain": plan.domain, "uuid": plan.uuid, "ok": True, **done}
     print_items(arguments, "results", [result])
     return OK
+
+
+def _new_domain(
+    arguments: argparse.Namespace, store: fb.Store, history: fb.History, host: fb.LibvirtHost
+) -> fb.NewDomain | None:
+    """Return the domain to define, from the XML of the point."""
+    if arguments.define is None:
+        return None
+    point = history.point(arguments.point)
+    [config] = [file for file in point.files if file.role is fb.FileRole.DOMAIN_XML]
+    return fb.NewDomain(
+        name=arguments.define,
+        config=store.read_config(history.uuid, config),
+        host=host.read_host(),
+        uuid=str(uuid4()),
+        foreign=fb.Foreign(arguments.foreign),
+        start=arguments.start,
+    )
