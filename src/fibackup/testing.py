@@ -265,6 +265,7 @@ class FakeHost:
         self.restored: dict[PurePosixPath, tuple[int, Content]] = {}
         self.state_files: dict[PurePosixPath, bytes] = {}
         self.smoke_started: list[str] = []
+        self._left_tpms: set[str] = set()
         self._fault: _Fault | None = None
         self._lock = RLock()
         self._held: set[str] = set()
@@ -957,6 +958,18 @@ class FakeHost:
         """
         return tuple(self._guest(domain).ledgers)
 
+    def leave_tpm_state(self, uuid: str) -> None:
+        """
+        Let the host have the state of a TPM, as a domain that is gone may leave it.
+
+        Args:
+            uuid: The domain's UUID.
+
+        Source:
+            libvirt ``VIR_DOMAIN_UNDEFINE_KEEP_TPM``.
+        """
+        self._left_tpms.add(uuid)
+
     def forget_image(self, path: PurePosixPath) -> None:
         """
         Remove a restored file, and the image that a domain has of it.
@@ -1317,10 +1330,19 @@ class FakeHost:
             _law(uuid in self.smoke_started, "a domain is started before it was tried")
             self._guest(uuid).state = DomainState.RUNNING
 
+    def find_tpm_state(self, uuid: str) -> PurePosixPath | None:
+        """See `Host.find_tpm_state`."""
+        with self.call("find_tpm_state"):
+            guest = self._guests.get(uuid)
+            has_one = guest is not None and guest.states.get(FileRole.TPM_STATE) is not None
+            there = has_one or uuid in self._left_tpms
+            return PurePosixPath("/swtpm", uuid) if there else None
+
     def write_tpm(self, uuid: str, data: bytes) -> None:
         """See `Host.write_tpm`."""
         with self.call("write_tpm"):
             guest = self._guest(uuid)
+            _law(uuid not in self._left_tpms, "a state of a TPM that somebody left")
             _law(guest.state is DomainState.SHUTOFF, "the TPM of a domain that runs")
             if guest.states.get(FileRole.TPM_STATE) is not None:
                 raise DestinationExistsError(reason="there is a state already", path=uuid)

@@ -8,6 +8,7 @@ import pytest
 from attrs import evolve
 
 from fibackup.errors import (
+    DestinationExistsError,
     DomainExistsError,
     FibackupError,
     ForeignConfigError,
@@ -361,6 +362,19 @@ def test_a_domain_that_came_since_the_plan_is_refused() -> None:
     world.host.add_domain("web1-test")
     assert isinstance(failure_of(world, plan), DomainExistsError)
     assert world.store.restored == {}
+
+
+def test_a_tpm_that_somebody_left_is_not_touched() -> None:
+    """Neither overwritten nor, after a failure, removed with the domain: it is not begun."""
+    world = World()
+    world.gone()
+    plan = world.plan("web1")
+    world.host.leave_tpm_state(world.uuid)
+    error = failure_of(world, plan)
+    assert isinstance(error, DestinationExistsError)
+    assert error.path == f"/swtpm/{world.uuid}"
+    assert world.store.restored == {}
+    assert world.host.read_host().names == frozenset()
 
 
 def test_a_kept_disk_of_another_domain_is_refused() -> None:

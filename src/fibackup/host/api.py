@@ -355,6 +355,8 @@ class Host(Protocol):
         """
         End and forget a domain that a failed restore has defined; one that is not there is fine.
 
+        Its NVRAM and the state of its TPM go too: the restore began only when there were none.
+
         Args:
             step: What defined it; a domain that has other disks is another's, and stays.
 
@@ -394,6 +396,20 @@ class Host(Protocol):
 
         Source:
             libvirt ``virDomainCreate``.
+        """
+        ...
+
+    def find_tpm_state(self, uuid: str) -> PurePosixPath | None:
+        """
+        Return where libvirt keeps the state of a domain's TPM, None when there is no such place.
+
+        A domain that is gone may have left one: it is then somebody's, and no restore touches it.
+
+        Args:
+            uuid: The domain's UUID; the domain need not be defined.
+
+        Source:
+            libvirt ``virTPMEmulatorInitPaths``.
         """
         ...
 

@@ -58,6 +58,7 @@ from fibackup.host.machine_state import (
     nvram_directory,
     pack_tpm,
     read_state_file,
+    remove_tpm,
     tpm_directory,
     unpack_tpm,
 )
@@ -72,13 +73,14 @@ from fibackup.model.ledger import Ledger
 from fibackup.model.point import FileRole, Versions
 from fibackup.model.snapshot import Snapshot
 from fibackup.parse.domain_xml import (
+    domain_root,
     named_images,
     parse_domain_xml,
     with_disk_sources,
     without_ledger,
 )
 from fibackup.parse.ledger_xml import LEDGER_PREFIX, LEDGER_URI, parse_ledger, render_ledger
-from fibackup.parse.machine_state import find_nvram, find_tpm
+from fibackup.parse.machine_state import find_nvram, find_tpm, has_tpm
 from fibackup.plan.requirements import Work, check_versions
 from fibackup.plan.steps import (
     CommitImages,
@@ -504,6 +506,8 @@ class LibvirtHost:
     def undefine_domain(self, step: DefineDomain) -> None:
         """See `Host.undefine_domain`."""
         undefine_domain(self._connection, step)
+        if has_tpm(domain_root(step.xml)):  # older libvirt leaves a state that is to persist
+            remove_tpm(self._tpm_directory(step.uuid))
 
     def smoke_start(self, uuid: str) -> None:
         """See `Host.smoke_start`."""
@@ -515,11 +519,19 @@ class LibvirtHost:
         with libvirt_errors("virDomainCreate", uuid):
             handle.create()
 
+    def find_tpm_state(self, uuid: str) -> PurePosixPath | None:
+        """See `Host.find_tpm_state`."""
+        directory = self._tpm_directory(uuid)
+        return directory if os.path.lexists(directory) else None
+
     def write_tpm(self, uuid: str, data: bytes) -> None:
         """See `Host.write_tpm`."""
+        unpack_tpm(data, self._tpm_directory(uuid))
+
+    def _tpm_directory(self, uuid: str) -> PurePosixPath:
         with libvirt_errors("virConnectGetURI"):
             uri = self._connection.getURI()
-        unpack_tpm(data, tpm_directory(uri, uuid))
+        return tpm_directory(uri, uuid)
 
     def freeze(self, uuid: str, timeout_seconds: float) -> int:
         """See `Host.freeze`."""

@@ -20,14 +20,22 @@ import shutil
 import stat
 import tarfile
 from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import PurePosixPath
 from urllib.parse import parse_qs, urlsplit
 
 from fibackup.errors import DestinationExistsError, HostError
-from fibackup.host.files import open_directory, os_errors
+from fibackup.host.files import open_directory, os_errors, write_all
 from fibackup.parse.machine_state import TpmBackend
 
-__all__ = ["nvram_directory", "pack_tpm", "read_state_file", "tpm_directory", "unpack_tpm"]
+__all__ = [
+    "nvram_directory",
+    "pack_tpm",
+    "read_state_file",
+    "remove_tpm",
+    "tpm_directory",
+    "unpack_tpm",
+]
 
 MAX_STATE_BYTES = 128 * 1024 * 1024
 """More than any firmware has: the variables of 64-bit ARM take 64 MiB."""
@@ -200,6 +208,20 @@ def unpack_tpm(data: bytes, directory: PurePosixPath) -> None:
             raise
 
 
+def remove_tpm(directory: PurePosixPath) -> None:
+    """
+    Remove the state of an emulated TPM that a restore has written; a missing one is fine.
+
+    Args:
+        directory: The directory that libvirt has for the domain's state.
+
+    Raises:
+        HostError: It cannot be removed.
+    """
+    with os_errors(str(directory)), suppress(FileNotFoundError):
+        shutil.rmtree(directory)
+
+
 def _members(data: bytes) -> Iterator[tuple[tarfile.TarInfo, bytes]]:
     """Iterate over the files of an archive; one with anything but plain files is refused."""
     try:
@@ -220,9 +242,7 @@ def _write_member(directory: PurePosixPath, entry: tarfile.TarInfo, content: byt
     os.makedirs(os.path.dirname(path), mode=0o700, exist_ok=True)
     fd = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
     try:
-        view = memoryview(content)
-        while view:
-            view = view[os.write(fd, view) :]
+        write_all(fd, content)
         os.fsync(fd)
         if os.geteuid() == 0:
             owner = _owner(entry)

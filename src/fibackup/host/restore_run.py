@@ -19,6 +19,7 @@ from pathlib import PurePosixPath
 from typing import ParamSpec, assert_never
 
 from fibackup.errors import (
+    DestinationExistsError,
     DomainExistsError,
     FibackupError,
     HostError,
@@ -28,6 +29,8 @@ from fibackup.errors import (
 from fibackup.host.api import Host, PointStore
 from fibackup.host.events import CancelToken, OnEvent
 from fibackup.model.point import History, StoredFile
+from fibackup.parse.domain_xml import domain_root
+from fibackup.parse.machine_state import has_tpm
 from fibackup.plan.define_steps import DefineStep
 from fibackup.plan.report import RestoredImage
 from fibackup.plan.steps import (
@@ -108,6 +111,8 @@ class RestoreRun:
         Raises:
             StalePlanError: The point has another XML or state than when the plan was made.
             DomainExistsError: The domain is there by now.
+            DestinationExistsError: The host has a state of its TPM, such as a domain that is gone
+                left.
             SharedBaseError: Another domain uses an image that came with the XML.
         """
         files = history.point(self._plan.point).files
@@ -127,6 +132,13 @@ class RestoreRun:
             raise DomainExistsError(
                 domain=step.name,
                 reason="a domain of this name or UUID is defined; nothing is ever overwritten",
+            )
+        tpm = self._host.find_tpm_state(step.uuid) if has_tpm(domain_root(step.xml)) else None
+        if tpm is not None:
+            raise DestinationExistsError(
+                domain=step.name,
+                reason="the host has a state of its TPM; nothing is ever overwritten",
+                path=str(tpm),
             )
         uses = self._host.image_uses(step.uuid, step.kept_files)
         if uses:

@@ -103,7 +103,10 @@ def plan_restore(
     """
     _check_wishes(into, form, image_format, verify=verify)
     if memory and define is not None:
-        raise PolicyError(reason="a guest goes on from its memory as itself: it defines its domain")
+        raise PolicyError(
+            reason="memory brings the guest back as itself, also when its domain is gone: "
+            "it goes without a domain to define"
+        )
     found = history.point(point)
     targets = tuple(dict.fromkeys(disks)) or tuple(disk.target for disk in found.disks)
     if memory or paused:
