@@ -143,6 +143,16 @@ def test_disks_that_are_not_restored_are_not_in_the_definition() -> None:
     assert (found.foreign, found.kept_files, found.has_nvram) == ((), (), True)
 
 
+def test_nothing_hides_behind_a_first_element() -> None:
+    """A second source, or driver, would count once the first is another or gone."""
+    stored = STORED.replace("<source file='/iso'/>", "<source file='/iso'/><source file='/x'/>")
+    stored = stored.replace("<driver name='qemu' type='qcow2'/>", "<driver/><driver type='raw'/>")
+    root = tree(redefine(stored, CLONE))
+    vda, cdrom = root.findall("devices/disk")[:2]
+    assert cdrom.findall("source") == []
+    assert [each.get("type") for each in vda.findall("driver")] == ["qcow2"]
+
+
 def test_foreign_parts_are_taken_out() -> None:
     """And named; nothing else changes."""
     found = redefine(FOREIGN, CLONE)

@@ -94,6 +94,17 @@ def test_what_the_firmware_reads(os: str, found: str) -> None:
         ("<rng><backend model='egd'/></rng>", "rng (egd)"),
         ("<rng><backend model='random'>/etc/shadow</backend></rng>", "rng (random /etc/shadow)"),
         ("<memory model='nvdimm'><source><path>/n</path></source></memory>", "memory (nvdimm /n)"),
+        ("<serial type='unix'><source mode='connect' path='/x/channel/target/y'/></serial>",
+         "serial (unix, /x/channel/target/y)"),
+        ("<interface type='direct'><source dev='eth0' mode='passthrough'/></interface>",
+         "interface (direct, passthrough)"),
+        ("<graphics type='sdl' xauth='/root/.Xauthority'/>", "graphics (sdl)"),
+        ("<graphics type='dbus' address='unix:path=/run/bus'/>",
+         "graphics (socket unix:path=/run/bus)"),
+        ("<graphics type='spice'><gl rendernode='/dev/dri/renderD128'/></graphics>",
+         "graphics (gl /dev/dri/renderD128)"),
+        ("<video><model><acceleration rendernode='/dev/dri/card0'/></model></video>",
+         "video (acceleration /dev/dri/card0)"),
         ("<graphics type='vnc' socket='/s'/>", "graphics (socket /s)"),
         ("<graphics type='vnc'><listen type='socket' socket='/s'/></graphics>",
          "graphics (socket /s)"),
@@ -102,6 +113,20 @@ def test_what_the_firmware_reads(os: str, found: str) -> None:
 def test_devices_of_the_host(devices: str, found: str) -> None:
     """Devices, directories, files, sockets and programs."""
     assert words(devices=devices) == [found]
+
+
+def test_what_libvirt_never_writes_twice_hides_nothing() -> None:
+    """It looks into a second list of devices, and into a second description of the firmware."""
+    root = ET.fromstring(
+        "<domain><os/><os><kernel>/etc/shadow</kernel></os>"
+        "<devices/><devices><hostdev/></devices></domain>"
+    )
+    parts = find_foreign(root, held=(), emulators=())
+    assert [part.words for part in parts] == ["os, a second time", "devices, a second time"]
+    for part in parts:
+        part.parent.remove(part.node)
+    assert [node.tag for node in root] == ["os", "devices"]
+    assert root.find("os/kernel") is None
 
 
 def test_another_emulator_is_foreign() -> None:
@@ -119,13 +144,15 @@ def test_an_ordinary_domain_has_nothing_foreign() -> None:
         <disk type='file' device='cdrom'><source file='/iso'/><target dev='sda'/></disk>
         <disk type='block' device='floppy'><source dev='/dev/fd0'/><target dev='fda'/></disk>
         <controller type='usb'/><interface type='network'><backend type='default'/></interface>
+        <interface type='direct'><source dev='eth0' mode='bridge'/></interface>
         <serial type='pty'><source path='/dev/pts/3'/></serial><console type='pty'/><console/>
         <channel type='unix'>
           <source mode='bind' path='/var/lib/libvirt/qemu/channel/target/domain-3-web1/agent'/>
         </channel>
         <channel type='spicevmc'/><input type='tablet'/><redirdev type='spicevmc'/>
         <smartcard mode='passthrough' type='spicevmc'/><audio type='spice'/><video/>
-        <graphics type='spice'><listen type='address'/></graphics><sound/><watchdog/>
+        <video><model/></video><sound/><watchdog/>
+        <graphics type='spice'><listen type='address'/><gl enable='no'/></graphics>
         <tpm><backend type='emulator'/></tpm><memballoon/><memory model='dimm'/>
         <rng><backend model='random'>/dev/urandom</backend></rng><rng/>
         <rng><backend model='random'/></rng><rng><backend model='builtin'/></rng>

@@ -180,7 +180,8 @@ def _empty_drives(root: Element, wish: NewDefinition) -> tuple[str, ...]:
     for disk in root.iterfind("devices/disk"):
         source, target = disk.find("source"), _target(disk)
         if disk.get("device") in _MEDIA and target not in wish.sources and source is not None:
-            disk.remove(source)
+            for each in disk.findall("source"):
+                disk.remove(each)
             disk.set("type", "file")
             medium = source.get("file") or source.get("dev") or ""
             notes.append(f"disk {target} is empty; it had {medium}")

@@ -240,7 +240,10 @@ def _replace_source(disk: Element, path: PurePosixPath, image_format: str) -> No
     for source in disk.findall("source"):
         disk.remove(source)
     disk.insert(place, ET.Element("source", file=str(path)))
-    driver = disk.find("driver")
+    drivers = disk.findall("driver")
+    for each in drivers[1:]:
+        disk.remove(each)
+    driver = drivers[0] if drivers else None
     if driver is None:
         driver = ET.Element("driver", name="qemu")
         disk.insert(0, driver)

@@ -49,6 +49,7 @@ _AUDIO = _words("none spice pulseaudio pipewire vnc dbus alsa coreaudio sdl jack
 _RANDOM = frozenset({"/dev/urandom", "/dev/random", "/dev/hwrng"})
 _FIRMWARE = ("/usr/share/", "/usr/lib/", "/usr/local/share/")
 _OWN_SOCKETS = "/channel/target/"
+_GRAPHICS = _words("vnc spice rdp dbus egl-headless")
 
 
 @frozen
@@ -90,6 +91,7 @@ def find_foreign(
     """
     return (
         *_top(root),
+        *_seconds(root),
         *_firmware(root),
         *_devices(root, held, emulators),
     )
@@ -109,6 +111,13 @@ def _top(root: Element) -> _Found:
             yield ForeignPart(f"seclabel ({node.get('type')})", root, node)
         elif node.tag == "sysinfo" and node.find("entry[@file]") is not None:
             yield ForeignPart("sysinfo (from a file)", root, node)
+
+
+def _seconds(root: Element) -> _Found:
+    """Find what libvirt never writes twice, and would look into nevertheless."""
+    for tag in ("os", "devices"):
+        for node in root.findall(tag)[1:]:
+            yield ForeignPart(f"{tag}, a second time", root, node)
 
 
 def _firmware(root: Element) -> _Found:
@@ -168,6 +177,9 @@ def _interface(devices: Element, node: Element) -> _Found:
     if kind not in _INTERFACES:
         yield ForeignPart(f"interface ({kind})", devices, node)
         return
+    if node.find("source[@mode='passthrough']") is not None:
+        yield ForeignPart(f"interface ({kind}, passthrough)", devices, node)
+        return
     for tag in ("script", "downscript"):
         for script in node.findall(tag):
             yield ForeignPart(f"interface/{tag} ({script.get('path')})", node, script)
@@ -179,7 +191,8 @@ def _interface(devices: Element, node: Element) -> _Found:
 def _character(devices: Element, node: Element) -> _Found:
     kind = node.get("type", "pty")
     paths = [path for each in node.findall("source") if (path := each.get("path"))]
-    foreign = [path for path in paths if kind != "pty" and _OWN_SOCKETS not in path]
+    own = _OWN_SOCKETS if node.tag == "channel" else "\0"
+    foreign = [path for path in paths if kind != "pty" and own not in path]
     if kind not in _CHARACTER or foreign:
         where = f", {foreign[0]}" if foreign else ""
         yield ForeignPart(f"{node.tag} ({kind}{where})", devices, node)
@@ -216,10 +229,24 @@ def _memory(devices: Element, node: Element) -> _Found:
 
 
 def _graphics(devices: Element, node: Element) -> _Found:
-    sockets = [node.get("socket"), *(each.get("socket") for each in node.findall("listen"))]
-    for path in filter(None, sockets):
-        yield ForeignPart(f"graphics (socket {path})", devices, node)
+    kind = node.get("type", "")
+    sockets = [each.get("socket") for each in (node, *node.findall("listen"))]
+    address = node.get("address") if kind == "dbus" else None
+    paths = [path for path in (*sockets, address) if path]
+    if kind not in _GRAPHICS or paths:
+        what = f"socket {paths[0]}" if paths else kind
+        yield ForeignPart(f"graphics ({what})", devices, node)
         return
+    yield from _rendering(devices, node)
+
+
+def _rendering(devices: Element, node: Element) -> _Found:
+    """Find devices of the host that draw for the guest."""
+    for each in (*node.findall("gl"), *node.findall("model/acceleration")):
+        place = each.get("rendernode")
+        if place is not None:
+            yield ForeignPart(f"{node.tag} ({each.tag} {place})", devices, node)
+            return
 
 
 _CHECKS: Mapping[str, Callable[[Element, Element], _Found]] = MappingProxyType(
@@ -237,5 +264,6 @@ _CHECKS: Mapping[str, Callable[[Element, Element], _Found]] = MappingProxyType(
         "rng": _rng,
         "memory": _memory,
         "graphics": _graphics,
+        "video": _rendering,
     }
 )
