@@ -24,7 +24,7 @@ else
 ready :=
 endif
 
-.PHONY: help setup demo test check lint types unit property integration exhaustive docs readme bench clean
+.PHONY: help setup demo test check lint types unit property integration exhaustive docs readme package bench clean
 
 help: ## print the targets
 	@grep -hE '^[a-z]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z]+):.*## (.*)/\1\t\2/' | expand -t 14
@@ -38,7 +38,7 @@ demo: ## show a backup and a restore of a running domain
 
 # What must not be skipped because something is missing fails instead, with the name of what is missing.
 test: export FIBACKUP_REQUIRE := 1
-test: $(ready) lint types unit property integration docs readme ## everything that CI checks
+test: $(ready) lint types unit property integration docs readme package ## everything that CI checks
 
 check: test ## the same
 
@@ -84,6 +84,15 @@ docs: $(ready) ## the pages; a warning is an error
 readme: $(ready) ## what README.md shows
 	$(stage)
 	FIBACKUP_README=1 $(PYTHON) -m pytest tests/docs/test_readme_commands.py
+
+# The wheel is built from the sdist, so the sdist is complete.
+package: $(ready) ## build, check, install and use the wheel and the sdist
+	$(stage)
+	rm -rf dist
+	$(PYTHON) -m build --no-isolation --outdir dist >.cache/build.log || { cat .cache/build.log; exit 1; }
+	$(PYTHON) -m twine check --strict dist/*
+	$(PYTHON) -m check_wheel_contents dist/*.whl
+	FIBACKUP_DIST=$(CURDIR)/dist $(PYTHON) -m pytest tests/package
 
 bench: $(ready) ## measure
 	$(PYTHON) benchmarks/bench.py
