@@ -63,6 +63,7 @@ __all__ = [
     "OffHost",
     "Zygote",
     "every_fault",
+    "follow",
     "fork_server",
     "later",
     "make_images",
@@ -424,12 +425,20 @@ class Call:
         )
 
 
-def read_trace(zygote: Zygote, act: Act, trace: Path, *places: Path) -> list[Call]:
-    """Do *act* under strace; return its calls that change what lies at or below *places*."""
-    kinds = ",".join(MUTATING)
-    assert zygote.run(act, "-y", "-s", "8", "-o", str(trace), "-e", f"trace={kinds}") == DONE
+def follow(
+    zygote: Zygote, act: Act, trace: Path, kinds: Iterable[str], *words: str
+) -> tuple[int, list[Call]]:
+    """Do *act* under strace; return its exit code, and its calls of some kinds, in order."""
+    tracer = ("-y", "-s", "8", "-o", str(trace), "-e", f"trace={','.join(kinds)}", *words)
+    code = zygote.run(act, *tracer)
     found = [match for line in trace.read_text().splitlines() if (match := _CALL.match(line))]
-    calls = [Call(int(match["tid"]), match["kind"], match["rest"]) for match in found]
+    return code, [Call(int(match["tid"]), match["kind"], match["rest"]) for match in found]
+
+
+def read_trace(zygote: Zygote, act: Act, trace: Path, *places: Path) -> list[Call]:
+    """Do *act*; return its calls that change what lies at or below *places*."""
+    code, calls = follow(zygote, act, trace, MUTATING)
+    assert code == DONE
     return [call for call in calls if call.mutates and call.paths(places)]
 
 

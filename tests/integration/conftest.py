@@ -20,6 +20,7 @@ from hypervisor import (
     PrivateDaemon,
     missing_tools,
 )
+from hypervisor.faulty import Zygote, fork_server
 from integration.forks import Forks
 
 
@@ -44,6 +45,13 @@ def forks() -> Iterator[Forks]:
     """Give processes of ours that begin in no time."""
     with Forks() as server:
         yield server
+
+
+@pytest.fixture(scope="session")
+def zygote() -> Iterator[Zygote]:
+    """Give the process that forks acts that fail."""
+    with fork_server() as made:
+        yield made
 
 
 @pytest.fixture
