@@ -41,7 +41,7 @@ from tempfile import TemporaryDirectory
 from typing import Any, Final, Self
 
 import fibackup as fb
-from fibackup.host import copy, executor
+from fibackup.host import copy, executor, merge
 from fibackup.host.images import examine_chain
 from fibackup.testing import FakeHost
 from hypervisor.host import tool
@@ -121,6 +121,7 @@ class Act:
     base: str
     at: str = ""
     into: str = ""
+    protect: str = ""
     cut: int = 0
     short: int = 0
     umask: int = 0o022
@@ -179,7 +180,22 @@ def restore(act: Act) -> None:
         fb.Executor(None, store).run(plan)
 
 
-VERBS: Final[dict[str, Callable[[Act], None]]] = {"backup": back_up, "restore": restore}
+def prune(act: Act) -> None:
+    """Keep the newest point and one that is protected, as the command does."""
+    policy = fb.RetentionPolicy(keep_last=1, protect=tuple(filter(None, [act.protect])))
+    with fb.Store.open(act.store) as store:
+        (uuid,) = store.domains()
+        with store.locked(uuid, "web1", exclusive=True):
+            history = store.read_history(uuid)
+        plan = fb.plan_prune(history, policy, now=datetime(2030, 1, 1, tzinfo=UTC))
+        fb.Executor(None, store).run(plan)
+
+
+VERBS: Final[dict[str, Callable[[Act], None]]] = {
+    "backup": back_up,
+    "restore": restore,
+    "prune": prune,
+}
 """What an act may be; each raises an error of ours when it is refused."""
 
 
@@ -298,7 +314,7 @@ def _warm_up() -> None:
 
 def serve() -> None:
     """Fork for each act that comes as a line; say its process id, then its exit code."""
-    for module in (executor, copy):
+    for module in (executor, copy, merge):
         module.ThreadPoolExecutor = _Inline  # type: ignore[attr-defined]
     _warm_up()
     for line in iter(sys.stdin.buffer.readline, b""):

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from contextlib import suppress
 from datetime import UTC, datetime, timedelta
+from hashlib import sha256
 from pathlib import Path, PurePosixPath
 from types import TracebackType
 from typing import Final, Self
@@ -13,6 +14,7 @@ import fibackup as fb
 from fibackup.host.events import CancelToken, ignore_events
 from hypervisor.host import run
 from hypervisor.images import MIB
+from hypervisor.qcow2_reader import read_qcow2
 
 START: Final = datetime(2026, 11, 24, 4, 4, 7, tzinfo=UTC)
 UUID: Final = "7c3c4f8a-63ca-5da2-bb74-dc6f8fc4553a"
@@ -181,3 +183,48 @@ def _create(path: Path, under: Path | None, size_bytes: int, options: tuple[str,
         run("qemu-img", *words, path, str(size_bytes))
     else:
         run("qemu-img", *words, "-b", under, "-F", "qcow2", path)
+
+
+# --- what a store must hold -----------------------------------------------------------------------
+
+
+def named(history: fb.History) -> set[str]:
+    """Return the files that manifests name, and the manifests."""
+    return {
+        name
+        for point in history.points
+        for name in (
+            f"{point.id}.json",
+            *(file.name for file in point.files),
+            *(f"{disk.target}/{image.name}" for disk in point.disks for image in disk.images),
+        )
+    }
+
+
+def content(root: Path) -> dict[str, dict[str, bytes]]:
+    """Return what every disk of every point of a store reads, after looking at each file's hash."""
+    found: dict[str, dict[str, bytes]] = {}
+    with fb.Store.open(root) as store:
+        (uuid,) = store.domains()
+        history = store.read_history(uuid)
+    assert (history.damaged, history.unreadable, history.lost) == (frozenset(), (), ())
+    (home,) = root.glob(f"*{uuid}")
+    for point in history.points:
+        found[point.id] = {}
+        for disk in point.disks:
+            images = history.images(point.id, disk.target)
+            for image in images:
+                data = (home / disk.target / image.name).read_bytes()
+                assert sha256(data).hexdigest() == image.sha256, (point.id, image.name)
+            found[point.id][disk.target] = read_qcow2(home / disk.target / images[0].name)
+    return found
+
+
+def nothing_is_left_over(root: Path, uuid: str) -> None:
+    """See that every file is named by a manifest."""
+    (home,) = root.glob(f"*{uuid}")
+    found = {str(path.relative_to(home)) for path in home.rglob("*") if path.is_file()}
+    with fb.Store.open(root) as store:
+        history = store.read_history(uuid)
+    other = {"lock", "lock.readers", "points.sha256"}
+    assert found - other == named(history)

@@ -13,7 +13,6 @@ import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
-from hashlib import sha256
 from pathlib import Path, PurePosixPath
 
 import pytest
@@ -25,7 +24,7 @@ from hypervisor.host import run
 from hypervisor.images import MIB
 from hypervisor.killing import Killer
 from hypervisor.qcow2_reader import read_qcow2
-from hypervisor.stores import START, StoreMaker
+from hypervisor.stores import START, StoreMaker, content, named, nothing_is_left_over
 
 pytestmark = pytest.mark.libvirt
 
@@ -55,19 +54,6 @@ def files(maker: StoreMaker) -> set[str]:
     """Return the files of the domain, but for locks and seals."""
     found = {str(path.relative_to(maker.home)) for path in maker.home.rglob("*") if path.is_file()}
     return found - {"lock", "lock.readers", "points.sha256"}
-
-
-def named(history: fb.History) -> set[str]:
-    """Return the files that manifests name, and the manifests."""
-    return {
-        name
-        for point in history.points
-        for name in (
-            f"{point.id}.json",
-            *(file.name for file in point.files),
-            *(f"{disk.target}/{image.name}" for disk in point.disks for image in disk.images),
-        )
-    }
 
 
 def check(maker: StoreMaker, into: Path) -> None:
@@ -452,25 +438,6 @@ def some(tmp_path_factory: pytest.TempPathFactory) -> Iterator[StoreMaker]:
         yield maker
 
 
-def content(root: Path) -> dict[str, dict[str, bytes]]:
-    """Return what every disk of every point of a store reads, after looking at each file's hash."""
-    found: dict[str, dict[str, bytes]] = {}
-    with fb.Store.open(root) as store:
-        (uuid,) = store.domains()
-        history = store.read_history(uuid)
-    assert (history.damaged, history.unreadable, history.lost) == (frozenset(), (), ())
-    (home,) = root.glob(f"*{uuid}")
-    for point in history.points:
-        found[point.id] = {}
-        for disk in point.disks:
-            images = history.images(point.id, disk.target)
-            for image in images:
-                data = (home / disk.target / image.name).read_bytes()
-                assert sha256(data).hexdigest() == image.sha256, (point.id, image.name)
-            found[point.id][disk.target] = read_qcow2(home / disk.target / images[0].name)
-    return found
-
-
 @pytest.mark.parametrize("fault", ["kill", "fail"])
 def test_any_call_may_be_the_last(
     tmp_path: Path, some: StoreMaker, killer: Killer, fault: str
@@ -495,15 +462,6 @@ def test_any_call_may_be_the_last(
         nothing_is_left_over(root, some.uuid)
         shutil.rmtree(root)
     assert at > 25
-
-
-def nothing_is_left_over(root: Path, uuid: str) -> None:
-    """See that every file is named by a manifest."""
-    (home,) = root.glob(f"*{uuid}")
-    found = {str(path.relative_to(home)) for path in home.rglob("*") if path.is_file()}
-    with fb.Store.open(root) as store:
-        history = store.read_history(uuid)
-    assert found - {"lock", "lock.readers", "points.sha256"} == named(history)
 
 
 def command(*words: str | Path) -> subprocess.CompletedProcess[str]:
