@@ -11,20 +11,27 @@ The laws of a recovery: whatever a run was killed in, one recovery settles it.
 from __future__ import annotations
 
 from collections.abc import Callable
+from contextlib import suppress
 
 import pytest
+from attrs import evolve
 
+from fibackup.errors import FibackupError
+from fibackup.host.events import CancelToken, ignore_events
 from fibackup.host.executor import Executor
-from fibackup.model import RunPhase
+from fibackup.model import Run, RunPhase
 from fibackup.plan import (
     BackupPolicy,
+    CommitImages,
     ConsolidationPolicy,
+    FinishBlockJob,
     Method,
     Plan,
     plan_backup,
     plan_consolidation,
     plan_recovery,
 )
+from fibackup.plan.consolidate import rolling
 from fibackup.testing import FakeHost, FakeStore
 
 pytestmark = pytest.mark.property
@@ -170,6 +177,55 @@ def test_a_backup_right_after_a_kill_needs_no_recovery(*, number: int, after: bo
     world.backup(consolidate=True)
     world.check()
     assert not world.host.is_frozen("web1")
+    world.recover()
+    assert world.lying_around() == set()
+    world.check()
+
+
+@pytest.mark.parametrize("after", [False, True], ids=["before", "after"])
+@pytest.mark.parametrize("act", ["rolling", "commit", "keep", "pull", "pull and keep"])
+def test_what_one_call_leaves_unknown_of_a_disk_is_not_forgotten_by_the_next(
+    *, act: str, after: bool
+) -> None:
+    """Fail once at any call: after one recovery every overlay is used, deleted, or told of."""
+    for number in range(1, count(act) + 1):
+        world = World()
+        world.host.fail_at(number, after=after)
+        with suppress(FibackupError):
+            ACTS[act](world)
+        world.host.heal()
+        told = world.recover().warnings
+        untold = {name for name in world.lying_around() if not any(name in text for text in told)}
+        assert untold == set(), world.host.calls[-count(act) :]
+        world.check()
+
+
+def two_jobs() -> World:
+    """Let both disks be committed by jobs whose starter is gone."""
+    world = World()
+    domain = world.host.read_domain(world.uuid)
+    run = Run("-", "-", RunPhase.CONSOLIDATING)
+    world.host.write_ledger(world.uuid, evolve(domain.ledger, run=run))
+    for disk in domain.disks:
+        assert disk.chain is not None
+        part = rolling(domain.ledger, disk.chain)
+        assert part is not None
+        assert isinstance(part.job, CommitImages)
+        world.host.leave_job("web1", part.job)
+    return world
+
+
+@pytest.mark.parametrize("number", range(1, 15))
+def test_a_recovery_that_dies_between_two_jobs_is_settled_by_the_next(number: int) -> None:
+    """The run stays in the ledger until the last job's end is known."""
+    world = two_jobs()
+    steps = world.plan_recovery().steps
+    assert [type(step) for step in steps] == [FinishBlockJob, FinishBlockJob]
+    world.kill(world.settle, number, after=False)
+    for step in steps:  # the jobs go on without us
+        assert isinstance(step, FinishBlockJob)
+        if world.host.read_domain(world.uuid).disk(step.target).block_job is not None:
+            world.host.finish_block_job(world.uuid, step, ignore_events, CancelToken())
     world.recover()
     assert world.lying_around() == set()
     world.check()

@@ -220,6 +220,7 @@ class _Run:
         self._history: History | None = None
         self._point: RestorePoint | None = None
         self._written: Ledger | None = None
+        self._unsettled: Run | None = None
         self._restore_run: RestoreRun | None = None
 
     @cached_property
@@ -647,7 +648,12 @@ class _Run:
         self._consistency = Consistency.OFFLINE
 
     def _each_disk(self, step: EachDisk) -> None:
-        """Consolidate disk by disk; the first failure is raised when all have had their turn."""
+        """
+        Consolidate disk by disk; the first failure is raised when all have had their turn.
+
+        A disk whose end is not known leaves the run in the ledger, whatever the others come to:
+        a recovery finds out.
+        """
         failures: list[FibackupError] = []
         for disk in step.disks:
             try:
@@ -674,6 +680,7 @@ class _Run:
         stale = stale_overlays(before, ledger) if before is not None else frozenset[PurePosixPath]()
         run = Run(self._plan.point or "-", self._plan.store or "-", RunPhase.CONSOLIDATING)
         self._host.write_ledger(uuid, evolve(ledger, run=run))
+        left, self._unsettled = self._unsettled, run
         try:
             if isinstance(disk.job, CommitOffline):
                 self._host.commit_offline(uuid, disk.job, self._emit, self._cancel)
@@ -683,21 +690,22 @@ class _Run:
             # The base may have been written, its overlays still cover that: it is measured anew.
             chain = self._host.read_domain(uuid).disk(target).chain
             if chain is not None and set(disk.overlays) <= set(chain.paths):
-                self._host.write_ledger(
-                    uuid, consolidated(ledger, target=target, removed=(), after=chain, stale=stale)
-                )
+                result = consolidated(ledger, target=target, removed=(), after=chain, stale=stale)
+                self._host.write_ledger(uuid, evolve(result, run=left))
+                self._unsettled = left
             raise
         chain = self._host.read_domain(uuid).disk(target).chain
         if chain is None or chain.paths != disk.job.leaves:
             raise HostError(target=target, reason="after the block job the chain is another one")
-        self._free(
-            consolidated(ledger, target=target, removed=disk.overlays, after=chain, stale=stale),
-            disk.overlays,
+        result = consolidated(
+            ledger, target=target, removed=disk.overlays, after=chain, stale=stale
         )
+        self._free(evolve(result, run=left), disk.overlays)
 
     def _free(self, ledger: Ledger, paths: tuple[PurePosixPath, ...]) -> None:
         """Write a ledger in which overlays are freed, delete their files, then forget them."""
         self._host.write_ledger(self._plan.uuid, ledger)
+        self._unsettled = ledger.run
         self._delete(paths)
         if paths:
             self._host.write_ledger(self._plan.uuid, ledger.without(paths))
@@ -707,7 +715,7 @@ class _Run:
             self._host.delete_image(self._plan.uuid, path)
 
     def _finish_job(self, step: FinishBlockJob) -> None:
-        """End a job that is found running; what the chain loses by it is freed."""
+        """End a job that is found running; the run stays in the ledger while another one runs."""
         uuid, target = self._plan.uuid, step.target
         domain = self._host.read_domain(uuid)
         before = domain.disk(target).chain
@@ -722,9 +730,9 @@ class _Run:
             if path not in after.paths and ledger.overlay(path) is not None
         )
         stale = stale_overlays(before, ledger)
-        self._free(
-            consolidated(ledger, target=target, removed=gone, after=after, stale=stale), gone
-        )
+        result = consolidated(ledger, target=target, removed=gone, after=after, stale=stale)
+        others = any(disk.block_job for disk in domain.disks if disk.target != target)
+        self._free(evolve(result, run=ledger.run if others else None), gone)
 
     def _refuse_shared(self, disk: ConsolidateDisk) -> None:
         """Ask once more, right before the first write: a domain may have come since the plan."""
