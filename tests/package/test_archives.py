@@ -72,4 +72,4 @@ def test_the_sdist_has_what_the_repository_has(sdist: Path) -> None:
     with tarfile.open(sdist) as archive:
         found = {each.name.partition("/")[2] for each in archive.getmembers() if each.isfile()}
     assert wanted - found == set()
-    assert found - wanted <= {"PKG-INFO", ".gitignore"}
+    assert found - wanted - {".gitignore"} == {"PKG-INFO", "man/fi-backup.1", "man/fibackup.1"}
