@@ -121,10 +121,16 @@ def _verb_section(
     yield from _paragraphs(f"{words[0].upper()}{words[1:]}.")
     yield from _options(each for each in own if not each.option_strings)
     yield from _options(each for each in own if each.option_strings)
-    if verb.epilog:
-        heading, _, examples = verb.epilog.partition("\n")
-        yield from _paragraphs(f"{heading[0].upper()}{heading[1:]}")
-        yield from _verbatim(examples)
+    yield from _epilog(verb.epilog or "")
+
+
+def _epilog(text: str) -> Iterator[str]:
+    """Yield what stands below the options: examples as they stand, and paragraphs."""
+    for block in filter(None, text.strip().split("\n\n")):
+        prose, _, examples = block.partition("\n  ")
+        yield from _paragraphs(f"{prose[0].upper()}{prose[1:]}")
+        if examples:
+            yield from _verbatim(f"  {examples}")
 
 
 def _shared_options(verbs: Iterable[argparse.ArgumentParser]) -> list[argparse.Action]:

@@ -29,18 +29,26 @@ from fibackup.cli.signals import Signals
 __all__ = ["VERBS", "Verb", "build_parser", "own_version", "verb_module"]
 
 VERBS: Mapping[str, str] = {
-    "backup": "take a restore point of running domains",
+    "backup": "take a restore point of domains, running or not",
     "consolidate": "shorten the live chains of domains",
     "recover": "finish or clear away what a killed run has left",
     "chain": "draw the live backing chains of a domain",
     "list": "list the restore points of a store",
-    "restore": "write disks of a restore point as flat images",
+    "restore": "write the disks of a restore point into a directory",
     "verify": "compare what a store holds with what was recorded",
     "prune": "drop the restore points that no rule keeps",
 }
 """Name and help of each verb; ``fibackup.cli.verbs.<name>`` is its module."""
 
 _EPILOG = """\
+examples:
+  fibackup backup --store /backup --dry-run web1   say what would be done, and why
+  fibackup backup --store /backup web1             do it
+  fibackup list --store /backup                    what there is
+  fibackup restore --store /backup web1 --into /var/tmp/web1
+
+fibackup VERB --help has the options of a verb, and more examples.
+
 exit codes: 0 ok, 1 failed, 2 usage, 3 requirements not met, 4 warnings (--strict), 5 some domains
 failed, 10 not a store, 11 locked, 12 verification failed, 13 domain busy, 128+N ended by signal N.
 """

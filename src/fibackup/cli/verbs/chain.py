@@ -15,6 +15,13 @@ from fibackup.cli.signals import Signals
 
 __all__ = ["add_arguments", "run"]
 
+_EXAMPLES = """\
+examples:
+  fibackup chain web1                              draw the chains, sizes to scale
+  fibackup chain --store /backup web1              with what the store has, beside them
+  fibackup chain --store /backup --svg web1.svg web1
+"""
+
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """
@@ -26,6 +33,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     Source:
         docs/design.md, "Command line".
     """
+    parser.epilog = _EXAMPLES
     store_option(parser, required=False)
     form = parser.add_mutually_exclusive_group()
     form.add_argument(

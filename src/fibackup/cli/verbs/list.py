@@ -17,6 +17,13 @@ from fibackup.cli.stores import find_history
 
 __all__ = ["add_arguments", "run"]
 
+_EXAMPLES = """\
+examples:
+  fibackup list --store /backup                    every domain, oldest point first
+  fibackup list --store /backup web1
+  fibackup list --store /backup --json             for scripts
+"""
+
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """
@@ -28,6 +35,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     Source:
         docs/design.md, "Command line".
     """
+    parser.epilog = _EXAMPLES
     store_option(parser)
     domain = parser.add_argument(
         "domain", metavar="DOMAIN", nargs="?", help="name or UUID (default: every domain)"
