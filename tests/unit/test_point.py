@@ -233,6 +233,17 @@ def test_points_print_their_disks_and_what_is_left_out() -> None:
     assert str(history()) == "no points"
 
 
+def test_a_long_reason_is_folded_between_words() -> None:
+    """No line of a printed point is wider than a hundred columns, and no word is lost."""
+    reason = " ".join(f"word{number}" for number in range(40))
+    one = point(FIRST)
+    long = evolve(one, disks=(evolve(one.disks[0], reason=reason),), skipped=(("sda", reason),))
+    lines = str(long).splitlines()
+    assert max(map(len, lines)) <= 100
+    assert len(lines) > 5
+    assert " ".join(str(long).split()).count(reason) == 2
+
+
 def test_a_disk_that_did_not_change_shows_the_image_of_its_parent() -> None:
     """A point without an image of a disk reads as the point that it names."""
     first = point(FIRST)

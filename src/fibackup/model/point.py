@@ -18,6 +18,7 @@ import re
 from datetime import UTC, datetime
 from enum import StrEnum
 from pathlib import PurePosixPath
+from textwrap import wrap
 from types import MappingProxyType
 from typing import TypeAlias
 
@@ -57,6 +58,7 @@ __all__ = [
 
 POINT_PATTERN = re.compile(r"[0-9]{8}T[0-9]{6}Z", re.ASCII)
 _POINT_FORMAT = "%Y%m%dT%H%M%SZ"
+_WIDEST = 100
 
 Annotation: TypeAlias = "str | int | bool | None"
 
@@ -397,9 +399,22 @@ class RestorePoint(Drawable):
         for disk in self.disks:
             under = f" on {disk.parent}" if disk.parent else ""
             size, reason = format_bytes(disk.size_bytes), printable(disk.reason)
-            lines.append(f"  {disk.target} {disk.kind}{under} {size}: {reason}")
-        lines.extend(f"  {target} not in the point: {reason}" for target, reason in self.skipped)
+            lines += _folded(f"  {disk.target} {disk.kind}{under} {size}: {reason}")
+        for target, reason in self.skipped:
+            lines += _folded(f"  {target} not in the point: {printable(reason)}")
         return "\n".join(lines)
+
+
+def _folded(line: str) -> list[str]:
+    """Break a line between words where it is wider than a page."""
+    indent = " " * 6
+    return wrap(
+        line,
+        _WIDEST,
+        subsequent_indent=indent,
+        break_long_words=False,
+        break_on_hyphens=False,
+    )
 
 
 @frozen

@@ -178,7 +178,7 @@ def _plan_disk(
         kind, on, layers = DiskKind.INCREMENT, parent.point.id, parent.new_layers
         under = history.top(parent.point.id, chain.target).name
         passed = f" (not on a newer one: {parent.doubt})" if parent.doubt else ""
-        reason = f"ledger, chain and store agree on the content of point {on}{passed}"
+        reason = f"ledger, chain and store agree on point {on}{passed}"
     names, copies, adopted = store_layers(chain.target, layers, under, history, point)
     planned = PlannedDisk(chain.target, kind, reason, on, names, adopted)
     return _DiskPlan(chain, overlay, kind, reason, on, copies, planned)

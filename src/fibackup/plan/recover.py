@@ -300,7 +300,7 @@ def _part(domain: Domain, history: History, overlay: Overlay) -> _Part | str:
         kind, reason, on, layers, under = DiskKind.FULL, parent, None, frozen_images.images, None
     else:
         kind, on, layers = DiskKind.INCREMENT, parent.point.id, parent.new_layers
-        reason = f"ledger, chain and store agree on the content of point {on}"
+        reason = f"ledger, chain and store agree on point {on}"
         under = history.top(on, chain.target).name
     names, copies, adopted = store_layers(
         chain.target, layers, under, history, overlay.point, frozen=True
