@@ -25,16 +25,19 @@ from signal import SIGKILL
 
 import pytest
 
+import fibackup as fb
 from hypervisor.faulty import (
     CALM,
     CUT,
     DONE,
     REFUSED,
+    VERBS,
     Zygote,
     every_fault,
     later,
     read_trace,
 )
+from hypervisor.host import tool
 from hypervisor.power import FILE_SYSTEMS
 from integration.needed import lost_power, need_strace
 from integration.sites import hashes, make_site
@@ -123,6 +126,39 @@ def test_every_write_of_a_backup_is_short_once(zygote: Zygote, tmp_path: Path) -
         if code == CALM:
             break
     assert 5 < number < 99
+
+
+@pytest.mark.parametrize(
+    ("complaint", "error"),
+    [
+        ("qemu-img: Failed to flush the L2 table cache: Input/output error", fb.QemuImgError),
+        ("qemu-img: Failed to flush the L2 table cache: No space left on device", fb.NoSpaceError),
+        ("qemu-img: warning: cache=none is slow here", None),
+    ],
+)
+def test_a_qemu_img_that_complains_has_failed(
+    zygote: Zygote,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    complaint: str,
+    error: type[fb.FibackupError] | None,
+) -> None:
+    """Where it cannot write the tables of an image that it closes, it exits with 0 all the same."""
+    site = make_site(tmp_path / "site", zygote)
+    liar = tmp_path / "qemu-img"
+    liar.write_text(f"#!/bin/sh\n{tool('qemu-img')} \"$@\"\necho '{complaint}' >&2\n")
+    liar.chmod(0o755)
+    monkeypatch.setenv("FIBACKUP_QEMU_IMG", str(liar))
+    out = tmp_path / "out"
+    act = replace(site.act, verb="restore", into=str(out))
+    if error is None:
+        VERBS["restore"](act)
+        assert site.flat(out / "vda.qcow2") == site.expected
+        return
+    with pytest.raises(fb.StepError) as caught:
+        VERBS["restore"](act)
+    assert isinstance(caught.value.__cause__, error)
+    assert not out.exists()
 
 
 # -- power ---------------------------------------------------------------------------------------
