@@ -377,8 +377,19 @@ def _run(
         for pipe in (child.stdout, child.stderr):
             if pipe is not None:
                 pipe.close()
-    if child.returncode not in accept:
-        raise _failure(argv, child.returncode, b"".join(complaints).decode(errors="replace"))
+    stderr = b"".join(complaints).decode(errors="replace")
+    if child.returncode not in accept or (said is None and _complains(stderr)):
+        raise _failure(argv, child.returncode, stderr)
+
+
+def _complains(stderr: str) -> bool:
+    """
+    Tell whether a child that ended well said otherwise.
+
+    When tables of a qcow2 image cannot be written while it is closed, qemu-img prints "Failed to
+    flush the L2 table cache: Input/output error" and exits with 0 (7.2): the image lacks data.
+    """
+    return any(line.strip() and "warning" not in line.lower() for line in stderr.splitlines())
 
 
 def _read_percent(stream: object, on_percent: OnPercent, moved: list[float]) -> None:
@@ -412,7 +423,9 @@ def _failure(argv: Sequence[str], returncode: int, stderr: str) -> Exception:
     if "Permission denied" in stderr:
         return PermissionDeniedError(reason=stderr.strip().splitlines()[-1], path=argv[-2])
     return QemuImgError(
-        reason=f"qemu-img {argv[1]} failed with exit status {returncode}",
+        reason=f"qemu-img {argv[1]} failed with exit status {returncode}"
+        if returncode
+        else f"qemu-img {argv[1]} ended as if it were well, and complained",
         argv=tuple(argv),
         returncode=returncode,
         stderr=stderr,
