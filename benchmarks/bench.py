@@ -40,6 +40,8 @@ from typing import Any, Final
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "tests"))
 
+from attrs import evolve
+
 import fibackup as fb
 from hypervisor import MIB, BlockDomain, DiskSpec, Embedded, PrivateDaemon, copy_sparse
 from hypervisor.host import run as run_tool
@@ -232,7 +234,7 @@ def back_up(
     return fb.Executor(host, store, threads=threads).run(plan)
 
 
-def fibackup_full(threads: int) -> Contestant:
+def fibackup_full(threads: int, policy: fb.BackupPolicy | None = None) -> Contestant:
     """Return a contestant: a full by fibackup, that many disks at a time."""
 
     @contextmanager
@@ -241,7 +243,7 @@ def fibackup_full(threads: int) -> Contestant:
             host = stage.host()
             yield (
                 tuple(stage.bases.values()),
-                lambda: back_up(host, store, domain.name, FULL, threads),
+                lambda: back_up(host, store, domain.name, policy or FULL, threads),
             )
 
     return contestant
@@ -259,6 +261,13 @@ def convert_bases(stage: Stage, out: Path) -> Iterator[tuple[Sequence[Path], Tim
     """Copy the base images by qemu-img."""
     sources = tuple(stage.bases.values())
     yield sources, lambda: convert(sources, out)
+
+
+@contextmanager
+def compress_bases(stage: Stage, out: Path) -> Iterator[tuple[Sequence[Path], Timed]]:
+    """Compress the base images by qemu-img, and compare nothing."""
+    sources = tuple(stage.bases.values())
+    yield sources, lambda: convert(sources, out, options=("-c", "-o", "compression_type=zstd"))
 
 
 @contextmanager
@@ -280,13 +289,18 @@ def cp(sources: Sequence[Path], out: Path) -> None:
     sync_files(out)
 
 
-def convert(sources: Sequence[Path], out: Path, backings: Sequence[Path] = ()) -> None:
+def convert(
+    sources: Sequence[Path],
+    out: Path,
+    backings: Sequence[Path] = (),
+    options: Sequence[str] = (),
+) -> None:
     """Convert images to qcow2, durably; with backings only what lies above them."""
     for number, source in enumerate(sources):
         on = ["-B", str(backings[number]), "-F", "qcow2"] if backings else []
-        options = ["-f", "qcow2", "-O", "qcow2", *on]
+        words = ["-f", "qcow2", "-O", "qcow2", *options, *on]
         subprocess.run(
-            ["qemu-img", "convert", *options, str(source), str(out / source.name)], check=True
+            ["qemu-img", "convert", *words, str(source), str(out / source.name)], check=True
         )
     sync_files(out)
 
@@ -532,6 +546,8 @@ def full(stage: Stage) -> dict[str, Result]:
         "fibackup, disk by disk": fibackup_full(1),
         "cp --sparse=always": copy_bases,
         "qemu-img convert": convert_bases,
+        "fibackup, compressed": fibackup_full(4, evolve(FULL, compress=True)),
+        "qemu-img convert -c": compress_bases,
         "snapshot + cp": snapshot_and_copy,
     }
     return compete(stage, contestants)

@@ -46,6 +46,7 @@ from fibackup.errors import (
     LockedError,
     ManifestError,
     NoSuchDomainError,
+    RequirementError,
     StalePlanError,
     StoreError,
     VerifyError,
@@ -1478,6 +1479,7 @@ class FakeStore:
         """Make an empty store."""
         self.path: PurePosixPath = PurePosixPath(path)
         self.space_bytes = free_bytes
+        self.can_compress = True
         self.while_copying: Callable[[CopyImage], object] | None = None
         self.restored: dict[PurePosixPath, dict[int, int]] = {}
         self._host = host
@@ -1802,6 +1804,12 @@ class FakeStore:
         """See `PointStore.free_bytes`."""
         with self._host.call("free_bytes"):
             return self.space_bytes
+
+    def require_compression(self) -> None:
+        """See `PointStore.require_compression`."""
+        with self._host.call("require_compression"):
+            if not self.can_compress:
+                raise RequirementError(reason="compression needs a qemu-img with zstd")
 
     def copy_image(
         self, uuid: str, step: CopyImage, on_event: OnEvent, cancel: CancelToken
@@ -2147,7 +2155,7 @@ def _copied(step: CopyImage, image: Image, clusters: Content) -> _Kept:
     record = StoredImage(
         name=step.name,
         format="qcow2",
-        size_bytes=(len(clusters) + 1) * CLUSTER_BYTES,
+        size_bytes=CLUSTER_BYTES + len(clusters) * CLUSTER_BYTES // (2 if step.compress else 1),
         sha256=_fingerprint(size, step.backing, clusters),
         virtual_size_bytes=size * CLUSTER_BYTES,
         backing=step.backing,

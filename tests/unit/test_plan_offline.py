@@ -10,6 +10,7 @@ from fibackup.errors import (
     DomainBusyError,
     DomainStateError,
     PolicyError,
+    RequirementError,
     StalePlanError,
     StepError,
     UnsupportedDiskError,
@@ -332,3 +333,36 @@ def _written(disk: Disk) -> Disk:
         disk,
         chain=evolve(disk.chain, images=(*images[:-1], evolve(images[-1], being_written=True))),
     )
+
+
+@pytest.mark.parametrize("running", [True, False])
+def test_a_compressed_point_says_so_in_every_copy(running: bool) -> None:  # noqa: FBT001
+    """In the plan and in its words; a compressed and another image lie in one chain."""
+    world = World()
+    if running:
+        world.host.start("web1")
+    policy = BackupPolicy(compress=True)
+    plan = world.plan(policy)
+    assert [copy.compress for copy in plan.copies] == [True, True]
+    assert "vda: compress /images/web1-vda.qcow2" in str(plan)
+    assert Plan.from_json(plan.to_json()) == plan
+    first = world.backup(policy)
+    if not running:
+        world.host.start("web1")
+    world.host.write("web1", "vda", 1, 9)
+    second = world.backup()
+    assert not any(copy.compress for copy in world.plan().copies)
+    for point in (first, second):
+        assert world.store.restore(world.uuid, point.id, "vda") == world.seen[point.id]["vda"]
+
+
+def test_a_store_that_cannot_compress_refuses_first() -> None:
+    """Nothing is written, neither there nor to the domain."""
+    world = World()
+    world.store.can_compress = False
+    before = world.host.read_domain("web1")
+    with pytest.raises(RequirementError, match="zstd"):
+        world.backup(BackupPolicy(compress=True))
+    assert world.host.read_domain("web1") == before
+    assert world.store.image_names(world.uuid) == ()
+    assert world.backup().disk("vda").images

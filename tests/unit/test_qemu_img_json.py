@@ -7,7 +7,14 @@ import json
 import pytest
 
 from fibackup.errors import ParseError
-from fibackup.parse import CheckResult, ImageInfo, parse_check, parse_image_info
+from fibackup.parse import (
+    CheckResult,
+    Extent,
+    ImageInfo,
+    parse_check,
+    parse_image_info,
+    parse_map,
+)
 
 INFO = {
     "virtual-size": 4194304,
@@ -87,3 +94,33 @@ def test_leaks_do_no_harm(counts: dict[str, int], sound: bool) -> None:  # noqa:
     check = parse_check(json.dumps({**CHECK, "image-end-offset": 262144, **counts}))
     assert check.sound is sound
     assert check.image_end_offset == 262144
+
+
+def extent(start: int, length: int, present: object = True) -> dict[str, object]:  # noqa: FBT002
+    """Return an entry of a map, with what is not used."""
+    return {"start": start, "length": length, "depth": 0, "present": present, "zero": False}
+
+
+def test_a_map_says_what_an_image_has() -> None:
+    """Neighbours of one kind are one: where the data lies makes no difference."""
+    found = parse_map(json.dumps([extent(0, 5), extent(5, 5), extent(10, 7, present=False)]))
+    assert found == (Extent(0, 10, present=True), Extent(10, 17, present=False))
+    assert parse_map("[]") == ()
+
+
+@pytest.mark.parametrize(
+    ("text", "where"),
+    [
+        ("{}", "map"),
+        ("[7]", "map[0]"),
+        (json.dumps([extent(0, 5), extent(6, 5)]), "map[1].start"),
+        (json.dumps([{"start": 0, "length": 5}]), "map[0].present"),
+        (json.dumps([extent(0, 5, present=1)]), "map[0].present"),
+        (json.dumps([extent(0, -5)]), "map[0].length"),
+    ],
+)
+def test_a_map_with_a_gap_or_without_presence_is_refused(text: str, where: str) -> None:
+    """A qemu-img that is too old does not say what is present."""
+    with pytest.raises(ParseError) as caught:
+        parse_map(text)
+    assert caught.value.where == where

@@ -6,7 +6,7 @@ import pytest
 
 from fibackup.errors import RequirementError
 from fibackup.model import Versions
-from fibackup.plan.requirements import KNOWN_FAULTS, Work, check_versions
+from fibackup.plan.requirements import KNOWN_FAULTS, Work, check_compression, check_versions
 
 
 def versions(libvirt: str = "9.0.0", qemu: str = "7.2.0") -> Versions:
@@ -72,3 +72,16 @@ def test_every_fault_says_what_to_do_and_where_it_is_written() -> None:
         assert fault.first < fault.fixed
         assert fault.source
         assert fault.words
+
+
+@pytest.mark.parametrize("number", ["6.1.0", "7.2.22", "11.0", None, "unknown"])
+def test_a_qemu_img_that_tells_what_is_present_compresses(number: str | None) -> None:
+    """And one whose version cannot be read is tried."""
+    check_compression(number)
+
+
+@pytest.mark.parametrize("number", ["4.2.0", "5.1.0", "6.0.1"])
+def test_an_older_qemu_img_does_not_compress(number: str) -> None:
+    """It could not prove what it wrote; the words say what else can be done."""
+    with pytest.raises(RequirementError, match=r"6\.1 or later.*without compression"):
+        check_compression(number)

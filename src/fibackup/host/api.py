@@ -618,6 +618,18 @@ class PointStore(Protocol):
         """
         ...
 
+    def require_compression(self) -> None:
+        """
+        Make sure that images can be compressed.
+
+        Raises:
+            RequirementError: qemu-img is missing, too old, or was built without zstd.
+
+        Source:
+            docs/backup.md, "Compression".
+        """
+        ...
+
     def copy_image(
         self, uuid: str, step: CopyImage, on_event: OnEvent, cancel: CancelToken
     ) -> StoredImage:

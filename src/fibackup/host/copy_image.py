@@ -1,10 +1,11 @@
 """
-Copy one frozen image into the store: qcow2 byte by byte under a new header, raw by qemu-img.
+Copy one frozen image into the store: qcow2 byte by byte under a new header, else by qemu-img.
 
 ::
 
     qcow2   open, image lock, header -> header' (backing name of the store), one pass
     raw     open, image lock, qemu-img convert -f raw -O qcow2, hash what was written
+    zstd    open, image lock, qemu-img convert -c, compare, hash what was written
     then    the receipt, then the name
 
 The image is compared before and after: inode, size and mtime must be what the plan wants.
@@ -16,9 +17,10 @@ import os
 import stat
 from pathlib import PurePosixPath
 
-from attrs import evolve
+from attrs import evolve, frozen
 
 from fibackup.errors import DomainBusyError, FibackupError, HostError, ParseError
+from fibackup.host.compress_image import write_compressed
 from fibackup.host.copy import copy_and_hash, hash_file
 from fibackup.host.events import CancelToken, CopyProgress, ImageCopied, OnEvent
 from fibackup.host.files import (
@@ -81,8 +83,10 @@ def copy_image(
         before = identity_of(fd)
         _refuse_change(step, step.identity, before)
         with temporary_file(step.name, disk_fd) as temp:
-            if step.format == "raw":
-                image = _convert_raw(step, fd, temp, before, disk_path, on_event, cancel)
+            header = None if step.format == "raw" else read_qcow2_head(fd, source)[0]
+            if header is None or (step.compress and not header.extended_l2):
+                work = _Rewrite(step, fd, temp, header, before, disk_fd, disk_path)
+                image = work.run(on_event, cancel)
             else:
                 image = _copy_qcow2(step, fd, temp, before, on_event, cancel)
             _refuse_change(step, before, identity_of(fd))
@@ -168,35 +172,64 @@ def _copy_qcow2(
     return _stored(step, before.size_bytes, sha256, header.virtual_size_bytes, before)
 
 
-def _convert_raw(
-    step: CopyImage,
-    fd: int,
-    temp: int,
-    before: FileIdentity,
-    disk_path: PurePosixPath,
-    on_event: OnEvent,
-    cancel: CancelToken,
-) -> StoredImage:
-    if step.backing is not None:
-        raise HostError(
-            target=step.target, reason="a raw image has no backing file", path=str(step.source)
-        )
+@frozen
+class _Rewrite:
+    """
+    An image that qemu-img writes anew; then it is hashed.
 
-    def progress(percent: float) -> None:
-        on_event(
-            CopyProgress(
-                step.target, step.name, int(before.size_bytes * percent / 100), before.size_bytes
+    An image with subclusters is not among them: a compressed cluster has none.
+    """
+
+    step: CopyImage
+    source: int
+    temp: int
+    header: Qcow2Header | None  # None: raw
+    before: FileIdentity
+    disk_fd: int
+    disk_path: PurePosixPath
+
+    def run(self, on_event: OnEvent, cancel: CancelToken) -> StoredImage:
+        """Write it, make it durable, and hash it."""
+        step, total = self.step, self.before.size_bytes
+        if self.header is None and step.backing is not None:
+            raise HostError(
+                target=step.target, reason="a raw image has no backing file", path=str(step.source)
             )
-        )
 
-    written = disk_path / f".{step.name}{TEMP_SUFFIX}"
-    convert(step.source, "raw", written, "qcow2", on_percent=progress, cancel=cancel)
-    os.fdatasync(temp)
-    os.posix_fadvise(fd, 0, 0, os.POSIX_FADV_DONTNEED)
-    size = os.fstat(temp).st_size
-    sha256 = hash_file(temp, size, on_bytes=lambda _: None, cancel=cancel)
-    header, _ = read_qcow2_head(temp, str(written))
-    return _stored(step, size, sha256, header.virtual_size_bytes, before)
+        def progress(percent: float) -> None:
+            on_event(CopyProgress(step.target, step.name, int(total * percent / 100), total))
+
+        written = self.disk_path / f".{step.name}{TEMP_SUFFIX}"
+        if step.compress:
+            write_compressed(
+                step,
+                self.disk_path,
+                written,
+                self.header.cluster_bytes if self.header is not None else None,
+                self._parent_bytes(),
+                on_percent=progress,
+                cancel=cancel,
+            )
+        else:
+            convert(step.source, "raw", written, "qcow2", on_percent=progress, cancel=cancel)
+        os.fdatasync(self.temp)
+        os.posix_fadvise(self.source, 0, 0, os.POSIX_FADV_DONTNEED)
+        size = os.fstat(self.temp).st_size
+        sha256 = hash_file(self.temp, size, on_bytes=lambda _: None, cancel=cancel)
+        found, _ = read_qcow2_head(self.temp, str(written))
+        if self.header is not None and found.virtual_size_bytes != self.header.virtual_size_bytes:
+            raise HostError(target=step.target, reason="qemu-img wrote another size")
+        return _stored(step, size, sha256, found.virtual_size_bytes, self.before)
+
+    def _parent_bytes(self) -> int:
+        name = self.step.backing
+        if name is None:
+            return 0
+        fd = os.open(name, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW, dir_fd=self.disk_fd)
+        try:
+            return read_qcow2_head(fd, name)[0].virtual_size_bytes
+        finally:
+            os.close(fd)
 
 
 def _stored(

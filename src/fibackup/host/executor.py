@@ -316,6 +316,8 @@ class _Run:
                 if tuple(point.id for point in history.points) != self._plan.expects.points:
                     raise self._stale("the store has other points than when the plan was made")
                 return
+            if any(copy.compress for copy in self._plan.copies):
+                self._store.require_compression()
             self._check_domain()
             self._check_space()
 

@@ -26,14 +26,18 @@ from fibackup.errors import (
     RequirementError,
 )
 from fibackup.host.events import CancelToken
-from fibackup.parse.qemu_img_json import CheckResult, parse_check
+from fibackup.parse.qemu_img_json import CheckResult, Extent, parse_check, parse_map
 
 __all__ = [
+    "allocation",
     "check",
     "commit",
+    "compare",
+    "compress",
     "convert",
     "create_empty",
     "create_overlay",
+    "create_zstd",
     "find_program",
     "find_qemu_img",
     "gather",
@@ -155,6 +159,90 @@ def convert(
     _run(argv, on_percent, cancel)
 
 
+def compress(
+    source: str,
+    destination: PurePosixPath,
+    backing: str | None,
+    cluster_bytes: int,
+    *,
+    on_percent: OnPercent,
+    cancel: CancelToken,
+) -> None:
+    """
+    Write an image anew as qcow2 with clusters compressed by zstd.
+
+    With *backing*, only what the uppermost image of *source* has itself is written.
+
+    Args:
+        source: ``json:`` and the options of an image, with the one under it; nothing is probed.
+        destination: Absolute path; an existing file of size 0 keeps its mode.
+        backing: File name of the qcow2 image under it, in the directory of *destination*, or None.
+        cluster_bytes: Size of its clusters.
+        on_percent: Called with 0 to 100.
+        cancel: Ends the child.
+
+    Raises:
+        QemuImgError: It failed; the destination is incomplete.
+        CancelledError: *cancel* was set; the destination is incomplete.
+
+    Source:
+        qemu-img(1), ``convert``: ``-c``, ``-B``; ``-W`` lets it compress in several threads.
+    """
+    under = ["-B", backing, "-F", "qcow2"] if backing is not None else []
+    argv = [
+        find_qemu_img(), "convert", "-p", "-c", "-W", "-O", "qcow2",
+        "-o", f"compression_type=zstd,cluster_size={cluster_bytes}", *under,
+        "-t", "writeback", "-T", "writeback",
+        "--", source, str(destination),
+    ]  # fmt: skip
+    _run(argv, on_percent, cancel)
+
+
+def compare(first: str, second: str, *, on_percent: OnPercent, cancel: CancelToken) -> bool:
+    """
+    Tell whether two images read the same, to the byte; where one is longer, zeros count as nothing.
+
+    Args:
+        first: ``json:`` and the options of an image.
+        second: The same of the other.
+        on_percent: Called with 0 to 100.
+        cancel: Ends the child.
+
+    Raises:
+        QemuImgError: One cannot be read.
+        CancelledError: *cancel* was set.
+
+    Source:
+        qemu-img(1), ``compare``: 0 the same, 1 not.
+    """
+    argv = [find_qemu_img(), "compare", "-p", "--", first, second]
+    return _run(argv, on_percent, cancel, accept=(0, 1)) == 0
+
+
+def allocation(image: str, *, cancel: CancelToken) -> tuple[Extent, ...]:
+    """
+    Return where an image has something of its own, explicit zeros included.
+
+    Args:
+        image: ``json:`` and the options of an image without a backing file.
+        cancel: Ends the child.
+
+    Raises:
+        QemuImgError: It cannot be read, or qemu-img is older than 6.1 and does not tell.
+        CancelledError: *cancel* was set.
+
+    Source:
+        qemu-img(1), ``map``: ``present``.
+    """
+    argv = [find_qemu_img(), "map", "--output=json", "--", image]
+    said: list[bytes] = []
+    _run(argv, lambda _: None, cancel, said=said)
+    try:
+        return parse_map(b"".join(said).decode(errors="replace"))
+    except ParseError as error:
+        raise QemuImgError(reason=f"qemu-img map: {error}", argv=tuple(argv)) from error
+
+
 def create_overlay(
     backing: PurePosixPath,
     backing_format: str,
@@ -263,6 +351,28 @@ def _node(path: PurePosixPath, **options: str) -> dict[str, object]:
     return {"driver": "qcow2", "file": {"driver": "file", "filename": str(path), **options}}
 
 
+def create_zstd(destination: PurePosixPath, *, cancel: CancelToken) -> None:
+    """
+    Write an empty image whose clusters would be compressed by zstd.
+
+    Args:
+        destination: Absolute path.
+        cancel: Ends the child.
+
+    Raises:
+        QemuImgError: It failed, as where qemu-img was built without zstd.
+        CancelledError: *cancel* was set.
+
+    Source:
+        qemu-img(1), ``create``.
+    """
+    argv = [
+        find_qemu_img(), "create", "-q", "-f", "qcow2", "-o", "compression_type=zstd",
+        "--", str(destination), "65536",
+    ]  # fmt: skip
+    _run(argv, lambda _: None, cancel)
+
+
 def commit(
     base: PurePosixPath,
     top: PurePosixPath,
@@ -332,7 +442,7 @@ def _run(
     *,
     accept: Sequence[int] = (0,),
     said: list[bytes] | None = None,
-) -> None:
+) -> int:
     """Run a child; with *said*, its standard output goes there, and is no progress."""
     cancel.check()
     child = subprocess.Popen(
@@ -380,6 +490,7 @@ def _run(
     stderr = b"".join(complaints).decode(errors="replace")
     if child.returncode not in accept or (said is None and _complains(stderr)):
         raise _failure(argv, child.returncode, stderr)
+    return child.returncode
 
 
 def _complains(stderr: str) -> bool:

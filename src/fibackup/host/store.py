@@ -39,6 +39,7 @@ from fibackup.errors import (
     StoreError,
     VerifyError,
 )
+from fibackup.host.compress_image import require_compression
 from fibackup.host.copy_image import copy_image
 from fibackup.host.events import CancelToken, OnEvent
 from fibackup.host.files import (
@@ -595,6 +596,10 @@ class Store:
 
     def _no_readers(self, fd: int, wait_seconds: float) -> AbstractContextManager[None]:
         return hold_store_lock(_READERS_LOCK, fd, exclusive=True, wait_seconds=wait_seconds)
+
+    def require_compression(self) -> None:
+        """See `PointStore.require_compression`."""
+        require_compression()
 
     def copy_image(
         self, uuid: str, step: CopyImage, on_event: OnEvent, cancel: CancelToken

@@ -56,7 +56,14 @@ from fibackup.parse.qcow2_header import (
     rewrite_backing,
     stored_header_fault,
 )
-from fibackup.parse.qemu_img_json import CheckResult, ImageInfo, parse_check, parse_image_info
+from fibackup.parse.qemu_img_json import (
+    CheckResult,
+    Extent,
+    ImageInfo,
+    parse_check,
+    parse_image_info,
+    parse_map,
+)
 from fibackup.parse.seals import SEALS_FILE, parse_seals, render_seals
 from fibackup.parse.volumes import Volumes, pool_directory
 from fibackup.parse.xml_tree import MAX_XML_BYTES, MAX_XML_DEPTH, parse_xml
@@ -107,6 +114,8 @@ __all__ = [
     "SEALS_FILE",
     "parse_image_info",
     "parse_check",
+    "parse_map",
+    "Extent",
     "ImageInfo",
     "CheckResult",
     "parse_xml",

@@ -5,6 +5,7 @@ What ``qemu-img`` prints with ``--output=json``.
 
     qemu-img info  --output=json -f qcow2 --backing-chain IMAGE    ImageInfo, ImageInfo, ...
     qemu-img check --output=json -f qcow2 IMAGE                    CheckResult
+    qemu-img map   --output=json IMAGE                             Extent, Extent, ...
 
 Keys that are not used may come and go between versions of QEMU; those that are used are read
 strictly.
@@ -19,7 +20,7 @@ from attrs import frozen
 
 from fibackup.errors import ParseError
 
-__all__ = ["CheckResult", "ImageInfo", "parse_check", "parse_image_info"]
+__all__ = ["CheckResult", "Extent", "ImageInfo", "parse_check", "parse_image_info", "parse_map"]
 
 _T = TypeVar("_T", str, int, bool)
 
@@ -79,6 +80,22 @@ class CheckResult:
         return not self.check_errors and not self.corruptions
 
 
+@frozen
+class Extent:
+    """
+    A run of bytes that an image has itself, or leaves to the image under it.
+
+    Attributes:
+        start: Where it begins.
+        end: Where it ends.
+        present: True when the image has it itself, be it as zeros.
+    """
+
+    start: int
+    end: int
+    present: bool
+
+
 def parse_image_info(text: str) -> tuple[ImageInfo, ...]:
     """
     Return the images that ``qemu-img info`` described.
@@ -129,6 +146,42 @@ def parse_check(text: str) -> CheckResult:
         leaks=_size(found, "leaks", "check") or 0,
         image_end_offset=_size(found, "image-end-offset", "check"),
     )
+
+
+def parse_map(text: str) -> tuple[Extent, ...]:
+    """
+    Return what ``qemu-img map`` said; neighbours of one kind are one.
+
+    Args:
+        text: Its standard output.
+
+    Returns:
+        The extents in order, without gaps.
+
+    Raises:
+        ParseError: Not JSON, extents with a gap, or one that does not say ``present``, as before
+            QEMU 6.1. Nothing was touched.
+
+    Source:
+        QEMU docs/tools/qemu-img.rst, ``map``.
+    """
+    document = _load(text, "map")
+    if not isinstance(document, list):
+        raise ParseError(where="map", reason=f"expected a list, found {type(document).__name__}")
+    found: list[Extent] = []
+    for number, item in enumerate(cast("list[object]", document)):
+        where = f"map[{number}]"
+        entry = _object(item, where)
+        start = _need(_size(entry, "start", where), "start", where)
+        length = _need(_size(entry, "length", where), "length", where)
+        present = _need(_get(entry, "present", bool, where), "present", where)
+        end = start + length
+        if start != (found[-1].end if found else 0):
+            raise ParseError(where=f"{where}.start", reason=f"{start} does not follow")
+        if found and found[-1].present == present:
+            start = found.pop().start
+        found.append(Extent(start, end, present))
+    return tuple(found)
 
 
 def _info(data: object, where: str) -> ImageInfo:

@@ -121,7 +121,7 @@ def plan_backup(
     for disk in choice.disks:
         check_disk(domain, disk)
     point = free_id(now, domain, history)
-    disks = _plan_disks(choice.disks, domain.ledger, history, point, full=wishes.full)
+    disks = _plan_disks(choice.disks, domain.ledger, history, point, wishes)
     freeze = _plan_freeze(domain, wishes)
     memory = memory_path(disks[0].overlay) if wishes.memory else None
     said = (freeze.detail,) if freeze.detail else ()
@@ -153,11 +153,11 @@ def plan_backup(
 
 
 def _plan_disks(
-    disks: tuple[Disk, ...], ledger: Ledger, history: History, point: str, *, full: bool
+    disks: tuple[Disk, ...], ledger: Ledger, history: History, point: str, policy: BackupPolicy
 ) -> tuple[_DiskPlan, ...]:
     overlays = overlay_paths(map(chain_of, disks), point)
     return tuple(
-        _plan_disk(chain_of(disk), overlays[disk.target], ledger, history, point, full=full)
+        _plan_disk(chain_of(disk), overlays[disk.target], ledger, history, point, policy)
         for disk in disks
     )
 
@@ -168,10 +168,9 @@ def _plan_disk(
     ledger: Ledger,
     history: History,
     point: str,
-    *,
-    full: bool,
+    policy: BackupPolicy,
 ) -> _DiskPlan:
-    parent = "a full was asked for" if full else find_parent(chain, ledger, history)
+    parent = "a full was asked for" if policy.full else find_parent(chain, ledger, history)
     if isinstance(parent, str):
         kind, reason, on, under, layers = DiskKind.FULL, parent, None, None, chain.images
     else:
@@ -179,7 +178,9 @@ def _plan_disk(
         under = history.top(parent.point.id, chain.target).name
         passed = f" (not on a newer one: {parent.doubt})" if parent.doubt else ""
         reason = f"ledger, chain and store agree on point {on}{passed}"
-    names, copies, adopted = store_layers(chain.target, layers, under, history, point)
+    names, copies, adopted = store_layers(
+        chain.target, layers, under, history, point, compress=policy.compress
+    )
     planned = PlannedDisk(chain.target, kind, reason, on, names, adopted)
     return _DiskPlan(chain, overlay, kind, reason, on, copies, planned)
 

@@ -13,6 +13,8 @@ from collections.abc import Iterable
 from datetime import datetime, timedelta
 from pathlib import PurePosixPath
 
+from attrs import evolve
+
 from fibackup.errors import DomainStateError
 from fibackup.model.chain import OVERLAY_MARK, BackingChain, Image
 from fibackup.model.domain import Domain
@@ -120,6 +122,7 @@ def store_layers(
     point: str,
     *,
     frozen: bool = False,
+    compress: bool = False,
 ) -> tuple[tuple[str, ...], tuple[CopyImage, ...], tuple[StoredImage, ...]]:
     """
     Name the stored images of *layers*; adopt what is stored already.
@@ -131,6 +134,7 @@ def store_layers(
         history: The store, for its receipts.
         point: Id of the point.
         frozen: True: the top image too is frozen already (the domain is off).
+        compress: True: the copies are compressed; what is stored already stays as it is.
 
     Returns:
         Names, top first; the copies to make, base first; the adopted images, top first.
@@ -158,7 +162,8 @@ def store_layers(
             under = known.name
         else:
             name = _free_name(target, point, above, history, names)
-            copies.append(_copy(target, image, name, under, frozen_already=settled))
+            copy = _copy(target, image, name, under, frozen_already=settled)
+            copies.append(evolve(copy, compress=compress))
             under = name
         names.append(under)
     return tuple(reversed(names)), tuple(copies), tuple(reversed(adopted))

@@ -67,8 +67,7 @@ def plan_offline(domain: Domain, history: History, *, now: datetime, policy: Bac
         check_disk(domain, disk)
     point = free_id(now, domain, history)
     parts = tuple(
-        _plan_disk(domain, chain_of(disk), history, point, full=policy.full)
-        for disk in choice.disks
+        _plan_disk(domain, chain_of(disk), history, point, policy) for disk in choice.disks
     )
     expected = tuple(ExpectedDisk.of(chain_of(disk), frozen=True) for disk in choice.disks)
     lanes = tuple(copies for _, copies in parts if copies)
@@ -114,21 +113,23 @@ def plan_offline(domain: Domain, history: History, *, now: datetime, policy: Bac
 
 
 def _plan_disk(
-    domain: Domain, chain: BackingChain, history: History, point: str, *, full: bool
+    domain: Domain, chain: BackingChain, history: History, point: str, policy: BackupPolicy
 ) -> tuple[PlannedDisk, tuple[CopyImage, ...]]:
     target = chain.target
-    parent = "a full was asked for" if full else find_parent(chain, domain.ledger, history)
+    parent = "a full was asked for" if policy.full else find_parent(chain, domain.ledger, history)
     if isinstance(parent, str):
         on, layers, under, reason = None, chain.images, None, parent
     else:
         on, layers = parent.point.id, parent.new_layers
         under = history.top(on, target).name
         reason = f"written since point {on}"
-    same = None if full else _unchanged_since(target, layers, on, history)
+    same = None if policy.full else _unchanged_since(target, layers, on, history)
     if same is not None:
         why = f"nothing was written since point {same.id}"
         return PlannedDisk(target, DiskKind.INCREMENT, why, same.id, ()), ()
-    names, copies, adopted = store_layers(target, layers, under, history, point, frozen=True)
+    names, copies, adopted = store_layers(
+        target, layers, under, history, point, frozen=True, compress=policy.compress
+    )
     kind = DiskKind.FULL if on is None else DiskKind.INCREMENT
     return PlannedDisk(target, kind, reason, on, names, adopted), copies
 

@@ -37,6 +37,7 @@ class BackupPolicy:
         consolidate: True: once the point is published, what lies between the active layer and the
             disk's own image is committed into that (rolling consolidation).
         secrets: True: the stored XML has the passwords that libvirt otherwise leaves out.
+        compress: True: the images that the point adds are stored with compressed clusters (zstd).
     """
 
     disks: tuple[str, ...] = ()
@@ -50,6 +51,7 @@ class BackupPolicy:
     offline: bool = True
     memory: bool = False
     secrets: bool = False
+    compress: bool = False
 
     def __attrs_post_init__(self) -> None:
         """Refuse wishes that contradict each other."""

@@ -18,9 +18,10 @@ from attrs import frozen
 from fibackup.errors import RequirementError
 from fibackup.model.point import Versions
 
-__all__ = ["KNOWN_FAULTS", "Fault", "Work", "check_versions"]
+__all__ = ["KNOWN_FAULTS", "Fault", "Work", "check_compression", "check_versions"]
 
 _NUMBER = re.compile(r"(\d+)(?:\.(\d+))?(?:\.(\d+))?")
+_COMPRESSION = (6, 1, 0)
 _OLDEST = {"libvirt": (6, 0, 0), "qemu": (4, 2, 0), "qemu-img": (4, 2, 0)}
 
 
@@ -132,6 +133,28 @@ def check_versions(
             if work in fault.work:
                 warnings.append(words)
     return tuple(warnings)
+
+
+def check_compression(qemu_img: str | None) -> None:
+    """
+    Refuse a qemu-img that cannot write compressed images, or cannot prove what it wrote.
+
+    Args:
+        qemu_img: Its version; one that cannot be read passes.
+
+    Raises:
+        RequirementError: It is too old. Nothing was touched.
+
+    Source:
+        QEMU 6.1, ``qemu-img map`` says ``present``; zstd is older (5.1).
+    """
+    number = _number(qemu_img or "")
+    if number is not None and number < _COMPRESSION:
+        needed = ".".join(map(str, _COMPRESSION[:2]))
+        raise RequirementError(
+            reason=f"qemu-img {qemu_img} is too old to compress; {needed} or later is needed, "
+            "or a backup without compression"
+        )
 
 
 def _number(text: str) -> tuple[int, int, int] | None:

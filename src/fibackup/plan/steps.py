@@ -179,7 +179,8 @@ class CopyImage:
         name: File name in the store.
         backing: File name of its backing file in the store, None for a base.
         identity: What the image must be, or None when the snapshot of this plan freezes it.
-        estimate_bytes: What it is expected to take.
+        estimate_bytes: What it is expected to take; with compression, at most.
+        compress: True: its clusters are compressed in the store, with zstd.
     """
 
     target: str
@@ -189,6 +190,7 @@ class CopyImage:
     backing: str | None
     identity: FileIdentity | None
     estimate_bytes: int
+    compress: bool = False
 
 
 @frozen
@@ -907,7 +909,8 @@ def _describe_copy(step: CopyImage) -> str:
     on = f" on {step.backing}" if step.backing else ""
     size = format_bytes(step.estimate_bytes)
     source = printable(str(step.source))
-    return f"{step.target}: copy {source} ({step.format}, {size}) to {step.name}{on}"
+    how = "compress" if step.compress else "copy"
+    return f"{step.target}: {how} {source} ({step.format}, {size}) to {step.name}{on}"
 
 
 def _describe_each(step: EachDisk) -> tuple[str, ...]:

@@ -72,6 +72,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="store the passwords in the domain's XML too, which libvirt leaves out otherwise",
     )
     parser.add_argument(
+        "--compress",
+        action="store_true",
+        help="compress what is stored (zstd): less space, and more processor time",
+    )
+    parser.add_argument(
         "--full", action="store_true", help="a full, even where an increment is proven"
     )
     parser.add_argument(
@@ -150,6 +155,7 @@ def _back_up(
         allow_paused=arguments.allow_paused,
         consolidate=arguments.consolidate,
         secrets=arguments.with_secrets,
+        compress=arguments.compress,
     )
     domain = host.read_domain(uuid)
     whole = not (arguments.disk or arguments.exclude)
