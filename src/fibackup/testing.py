@@ -78,7 +78,8 @@ from fibackup.model.verification import (
     Survey,
     VerificationRecord,
 )
-from fibackup.parse.domain_xml import parse_domain_xml
+from fibackup.parse.domain_xml import domain_root, parse_domain_xml
+from fibackup.parse.foreign import resumed_foreign
 from fibackup.parse.ledger_xml import parse_ledger, render_ledger
 from fibackup.parse.machine_state import find_nvram
 from fibackup.parse.manifest import parse_manifest, render_manifest
@@ -1269,6 +1270,13 @@ class FakeHost:
                 guest.active[disk.target] = disk.path
             guest.memory, guest.ledger = self.memory_files.pop(step.memory), Ledger()
             guest.state = DomainState.PAUSED if step.paused else DomainState.RUNNING
+
+    def foreign_parts(self, config: str, held: tuple[str, ...]) -> tuple[str, ...]:
+        """See `Host.foreign_parts`."""
+        with self.call("foreign_parts"):
+            nvrams = PurePosixPath("/var/lib/libvirt/qemu/nvram")
+            root = domain_root(config)
+            return resumed_foreign(root, held=held, emulators=(EMULATOR,), nvrams=nvrams)
 
     def read_host(self) -> HostFacts:
         """See `Host.read_host`."""

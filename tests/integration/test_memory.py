@@ -38,6 +38,7 @@ from fibackup import (
     Executor,
     FibackupError,
     FileRole,
+    ForeignConfigError,
     Host,
     LibvirtHost,
     NoSpaceError,
@@ -113,10 +114,24 @@ def plan_next(host: Host, store: Store, uuid: str, policy: BackupPolicy = WITH_M
     return plan_backup(found, store.read_history(uuid), now=datetime.now(UTC), policy=policy)
 
 
-def restore(host: LibvirtHost, store: Store, uuid: str, into: Path, *, paused: bool) -> Report:
+def restore(
+    host: LibvirtHost,
+    store: Store,
+    uuid: str,
+    into: Path,
+    *,
+    paused: bool,
+    keep_foreign: bool = False,
+) -> Report:
     """Bring a guest back from its newest point."""
-    history = store.read_history(uuid)
-    plan = plan_restore(history, "latest", into=PurePosixPath(into), memory=True, paused=paused)
+    plan = plan_restore(
+        store.read_history(uuid),
+        "latest",
+        into=PurePosixPath(into),
+        memory=True,
+        paused=paused,
+        keep_foreign=keep_foreign,
+    )
     return Executor(host, store).run(plan)
 
 
@@ -203,7 +218,10 @@ def test_a_guest_goes_on_where_it_was(
     guest.destroy()
     originals = hashes(guest.directory, Path(store.path))
     known, into = len(guest.counted()), tmp_path / "restored"
-    restore(host, store, guest.uuid, into, paused=False)
+    with pytest.raises(ForeignConfigError, match="os/kernel"):
+        restore(host, store, guest.uuid, into, paused=False)
+    assert not into.exists()
+    restore(host, store, guest.uuid, into, paused=False, keep_foreign=True)
     counts = wait_counts(guest, known)
     assert counts == list(range(counts[0], counts[0] + len(counts)))
     assert taken.before < counts[0] <= taken.after + 1
@@ -231,7 +249,7 @@ def test_a_guest_is_brought_back_after_its_definition_is_gone(
     assert str(taken.report.point.kind) == "increment"
     guest.destroy()
     guest.dom.undefine()
-    restore(host, store, guest.uuid, tmp_path / "restored", paused=True)
+    restore(host, store, guest.uuid, tmp_path / "restored", paused=True, keep_foreign=True)
     domain = host.read_domain(guest.name)
     assert (domain.uuid, domain.state) == (guest.uuid, DomainState.PAUSED)
     assert domain.persistent

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import xml.etree.ElementTree as ET
+from pathlib import PurePosixPath
 
 import pytest
 
-from fibackup.parse.foreign import find_foreign
+from fibackup.parse.foreign import find_foreign, resumed_foreign
 
 QEMU = "xmlns:qemu='http://libvirt.org/schemas/domain/qemu/1.0'"
 EMULATOR = "/usr/bin/qemu-system-x86_64"
@@ -135,6 +136,32 @@ def test_another_emulator_is_foreign() -> None:
     [part] = find_foreign(root, held=(), emulators={EMULATOR})
     assert part.words == "emulator (/x/qemu), not of this host"
     assert part.node in list(part.parent)
+
+
+@pytest.mark.parametrize(
+    ("top", "devices", "found"),
+    [
+        ("", "<hostdev type='pci'/>", "hostdev (pci)"),
+        ("", "<disk device='cdrom'><source file='/iso'/><target dev='sda'/></disk>",
+         "disk sda, medium /iso"),
+        ("", "<disk device='floppy'><source file='/f'/></disk>", "disk , medium /f"),
+        ("", "<disk device='cdrom'><target dev='sda'/></disk>", ""),
+        ("", "<disk device='cdrom'><source file='/i'/><target dev='vda'/></disk>", ""),
+        ("<os><nvram>/n/web1_VARS.fd</nvram></os>", "", ""),
+        ("<os><nvram>/n/web1_VARS.qcow2</nvram></os>", "", ""),
+        ("<os><nvram/></os>", "", ""),
+        ("<os><nvram>/n/web2_VARS.fd</nvram></os>", "", "os/nvram (/n/web2_VARS.fd)"),
+        ("<os><nvram><source file='/etc/shadow'/></nvram></os>", "", "os/nvram (/etc/shadow)"),
+        ("", "<tpm><backend type='emulator'><source path='/t'/></backend></tpm>",
+         "tpm (state in /t)"),
+    ],
+)  # fmt: skip
+def test_a_guest_that_goes_on_has_what_it_had(top: str, devices: str, found: str) -> None:
+    """Media, variables and a TPM's state are at the places that the XML names."""
+    root = ET.fromstring(f"<domain><name>web1</name>{top}<devices>{devices}</devices></domain>")
+    nvrams = PurePosixPath("/n")
+    parts = resumed_foreign(root, held={"vda"}, emulators=(), nvrams=nvrams)
+    assert " ".join(parts) == found
 
 
 def test_an_ordinary_domain_has_nothing_foreign() -> None:

@@ -12,6 +12,7 @@ from fibackup.errors import (
     DomainBusyError,
     DomainStateError,
     FibackupError,
+    ForeignConfigError,
     ModelError,
     PolicyError,
     StepError,
@@ -28,6 +29,7 @@ from fibackup.model import (
     Ledger,
     NewOverlay,
     Snapshot,
+    StoredFile,
 )
 from fibackup.parse import parse_ledger, render_ledger
 from fibackup.plan import (
@@ -272,7 +274,28 @@ def test_a_restore_with_memory_needs_all_that_belongs_together(world: World) -> 
     with pytest.raises(PolicyError, match="consistency is: application"):
         world.plan_restore()
     point = world.store.read_history(world.uuid).points[-1]
-    assert memory_steps(point, (), INTO, paused=False) == ()
+    assert memory_steps(point, (), INTO, paused=False, keep_foreign=False) == ()
+
+
+def test_an_xml_that_reaches_out_of_the_guest_is_refused_unless_allowed(world: World) -> None:
+    """Before a file is written; a guest that goes on keeps its devices, so none is taken out."""
+    world.backup()
+    world.host.shut_off("web1")
+    read, drive = world.store.read_config, "<disk device='cdrom'><source file='/etc/shadow'/>"
+
+    def hostile(uuid: str, file: StoredFile) -> str:
+        return read(uuid, file).replace("<devices>", f"<devices>{drive}<target dev='sda'/></disk>")
+
+    world.store.read_config = hostile  # type: ignore[method-assign]
+    plan = world.plan_restore()
+    with pytest.raises(ForeignConfigError) as caught:
+        Executor(world.host, world.store).run(plan)
+    assert caught.value.parts == ("disk sda, medium /etc/shadow",)
+    assert world.store.restored == {}
+    history = world.store.read_history(world.uuid)
+    allowed = plan_restore(history, "latest", into=INTO, memory=True, keep_foreign=True)
+    Executor(world.host, world.store).run(allowed)
+    assert world.host.read_domain("web1").state is DomainState.RUNNING
 
 
 def other_of_the_name(world: World) -> None:

@@ -318,11 +318,30 @@ class Host(Protocol):
 
         Raises:
             DomainBusyError: The domain runs. Nothing was touched.
+            ForeignConfigError: The XML in the file with the memory reaches out of the guest, and
+                the step does not allow it. Nothing was touched.
+            VerifyError: That XML is another domain's. Nothing was touched.
             LibvirtError: libvirt refused; the old definition stands. ``reason`` says so when the
                 guest runs and only its definition could not be set.
 
         Source:
             libvirt ``virDomainRestoreFlags``, ``virDomainDefineXML``.
+        """
+        ...
+
+    def foreign_parts(self, config: str, held: tuple[str, ...]) -> tuple[str, ...]:
+        """
+        Return, in words, what of a stored XML reaches out of a guest that is resumed.
+
+        Args:
+            config: The XML.
+            held: Targets of the disks that are restored.
+
+        Returns:
+            The parts, such as ``"hostdev (pci)"``.
+
+        Source:
+            docs/memory.md, "Bringing the guest back".
         """
         ...
 

@@ -31,6 +31,7 @@ from fibackup.errors import (
     DestinationExistsError,
     DomainBusyError,
     FibackupError,
+    ForeignConfigError,
     HostError,
     NoSpaceError,
     NoSuchDomainError,
@@ -333,6 +334,7 @@ class _Run:
                 )
         if any(isinstance(step, ResumeDomain) for step in self._plan.steps):
             self._check_resumable()
+            self._check_foreign()
         for path in self._store.occupied(self._plan.expects.absent):
             raise DestinationExistsError(
                 domain=self._plan.domain,
@@ -361,6 +363,21 @@ class _Run:
                 raise DomainBusyError(
                     domain=found.name,
                     reason=f"the domain {state}; a guest is brought back into one that is off",
+                )
+
+    def _check_foreign(self) -> None:
+        """Refuse a stored XML that reaches out of the guest, unless somebody has allowed it."""
+        for step in self._plan.steps:
+            if not isinstance(step, ResumeDomain) or step.keep_foreign:
+                continue
+            config = self._store.read_config(self._plan.uuid, step.config)
+            held = tuple(disk.target for disk in step.disks)
+            parts = self._host.foreign_parts(config, held)
+            if parts:
+                raise ForeignConfigError(
+                    domain=self._plan.domain,
+                    reason=f"the XML of point {self._plan.point} reaches out of the guest",
+                    parts=parts,
                 )
 
     def _check_domain(self) -> None:

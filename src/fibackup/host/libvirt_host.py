@@ -31,7 +31,14 @@ from urllib.parse import urlsplit
 import libvirt
 from attrs import evolve
 
-from fibackup.errors import AgentError, DomainBusyError, LibvirtError, RequirementError
+from fibackup.errors import (
+    AgentError,
+    DomainBusyError,
+    ForeignConfigError,
+    LibvirtError,
+    RequirementError,
+    VerifyError,
+)
 from fibackup.host.block_jobs import finish_job, run_commit, run_pull
 from fibackup.host.commit_image import committed
 from fibackup.host.define import (
@@ -79,6 +86,7 @@ from fibackup.parse.domain_xml import (
     with_disk_sources,
     without_ledger,
 )
+from fibackup.parse.foreign import resumed_foreign
 from fibackup.parse.ledger_xml import LEDGER_PREFIX, LEDGER_URI, parse_ledger, render_ledger
 from fibackup.parse.machine_state import find_nvram, find_tpm, has_tpm
 from fibackup.plan.requirements import Work, check_versions
@@ -486,6 +494,7 @@ class LibvirtHost:
         with libvirt_errors("virDomainSaveImageGetXMLDesc", uuid):
             secure = libvirt.VIR_DOMAIN_SAVE_IMAGE_XML_SECURE
             saved = self._connection.saveImageGetXMLDesc(memory, secure)
+        self._refuse_foreign(uuid, step, config, saved)
         live = with_disk_sources(without_ledger(saved), sources)
         flags = libvirt.VIR_DOMAIN_SAVE_PAUSED if step.paused else 0
         with libvirt_errors("virDomainRestoreFlags", uuid):
@@ -494,6 +503,33 @@ class LibvirtHost:
         runs = "the guest is back on the restored disks, only its definition could not be set"
         with libvirt_errors(f"{runs}; virDomainDefineXML", uuid):
             self._connection.defineXML(definition)
+
+    def _refuse_foreign(self, uuid: str, step: ResumeDomain, config: str, saved: str) -> None:
+        """Refuse a file with memory that brings in what the stored XML does not say."""
+        stored, there = parse_domain_xml(config), parse_domain_xml(saved)
+        if (there.uuid, there.name) != (uuid, stored.name) or stored.uuid != uuid:
+            raise VerifyError(
+                domain=stored.name,
+                reason=f"the memory is that of {there.name}, {there.uuid}",
+                path=str(step.memory),
+            )
+        held = tuple(disk.target for disk in step.disks)
+        parts = () if step.keep_foreign else self.foreign_parts(saved, held)
+        if parts:
+            raise ForeignConfigError(
+                domain=stored.name,
+                reason="the XML in the file with the memory reaches out of the guest",
+                path=str(step.memory),
+                parts=parts,
+            )
+
+    def foreign_parts(self, config: str, held: tuple[str, ...]) -> tuple[str, ...]:
+        """See `Host.foreign_parts`."""
+        with libvirt_errors("virConnectGetURI"):
+            nvrams = nvram_directory(self._connection.getURI())
+        emulators = self.read_host().emulators
+        root = domain_root(config)
+        return resumed_foreign(root, held=held, emulators=emulators, nvrams=nvrams)
 
     def read_host(self) -> HostFacts:
         """See `Host.read_host`."""

@@ -17,13 +17,14 @@ later libvirt invents. A foreign part is an element: it can be kept, or taken ou
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Iterator, Mapping
+from pathlib import PurePosixPath
 from types import MappingProxyType
 from typing import TypeAlias
 from xml.etree.ElementTree import Element
 
 from attrs import frozen
 
-__all__ = ["ForeignPart", "find_foreign"]
+__all__ = ["ForeignPart", "find_foreign", "resumed_foreign"]
 
 
 def _words(text: str) -> frozenset[str]:
@@ -97,6 +98,59 @@ def find_foreign(
     )
 
 
+def resumed_foreign(
+    root: Element, *, held: Collection[str], emulators: Collection[str], nvrams: PurePosixPath
+) -> tuple[str, ...]:
+    """
+    Return, in words, what reaches out of a guest that goes on from its memory.
+
+    Such a guest knows its devices, so nothing can be taken out; and what a new definition places
+    anew stays where it was: media of drives, NVRAM, the state of a TPM.
+
+    Args:
+        root: The ``domain`` element.
+        held: Targets of the disks that the point holds.
+        emulators: What the host has for emulators.
+        nvrams: Where the host's libvirt keeps firmware variables.
+
+    Source:
+        docs/memory.md, "Bringing the guest back".
+    """
+    return (
+        *(part.words for part in find_foreign(root, held=held, emulators=emulators)),
+        *_media(root, held),
+        *_variables(root, nvrams),
+        *(
+            f"tpm (state in {source.get('path')})"
+            for source in root.iterfind("devices/tpm/backend/source")
+        ),
+    )
+
+
+def _media(root: Element, held: Collection[str]) -> Iterator[str]:
+    for disk in root.iterfind("devices/disk"):
+        target = disk.find("target")
+        name = target.get("dev", "") if target is not None else ""
+        for source in disk.findall("source") if name not in held and _is_drive(disk) else ():
+            yield f"disk {name}, medium {' '.join(sorted(source.attrib.values()))}"
+
+
+def _variables(root: Element, nvrams: PurePosixPath) -> Iterator[str]:
+    usual = nvrams / f"{root.findtext('name')}_VARS.fd"
+    for node in root.iterfind("os/nvram"):
+        texts = (node.text or "", *(each.get("file", "") for each in node.findall("source")))
+        yield from (
+            f"os/nvram ({text.strip()})"
+            for text in texts
+            if text.strip() and PurePosixPath(text.strip()).with_suffix(".fd") != usual
+        )
+
+
+def _is_drive(disk: Element) -> bool:
+    removable = disk.get("device") in {"cdrom", "floppy"}
+    return removable and disk.get("type", "file") in {"file", "block"}
+
+
 def _name(node: Element) -> str:
     """Return an element's name, with libvirt's prefix for those of QEMU's namespace."""
     uri, brace, name = node.tag.rpartition("}")
@@ -163,8 +217,7 @@ def _nothing(_: Element, __: Element) -> _Found:
 def _disk(devices: Element, disk: Element, held: Collection[str]) -> _Found:
     target = disk.find("target")
     name = target.get("dev", "") if target is not None else ""
-    removable = disk.get("device") in {"cdrom", "floppy"}
-    if name in held or (removable and disk.get("type", "file") in {"file", "block"}):
+    if name in held or _is_drive(disk):
         return
     source = disk.find("source")
     values = sorted(source.attrib.values()) if source is not None else []

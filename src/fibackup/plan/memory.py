@@ -140,7 +140,12 @@ def check_memory_restore(point: RestorePoint, targets: tuple[str, ...], *, memor
 
 
 def memory_steps(
-    point: RestorePoint, images: tuple[DiskRestore, ...], into: PurePosixPath, *, paused: bool
+    point: RestorePoint,
+    images: tuple[DiskRestore, ...],
+    into: PurePosixPath,
+    *,
+    paused: bool,
+    keep_foreign: bool,
 ) -> tuple[RestoreMemory, ResumeDomain] | tuple[()]:
     """
     Return the steps that bring a guest back once its disks are restored.
@@ -150,6 +155,7 @@ def memory_steps(
         images: The steps that restore its disks.
         into: The directory of the restored files.
         paused: True: the guest is left paused.
+        keep_foreign: True: its XML may reach out of the guest.
 
     Source:
         libvirt ``virDomainRestoreFlags``.
@@ -161,7 +167,7 @@ def memory_steps(
     disks = tuple(RestoredDisk(step.target, step.destination, step.format) for step in images)
     return (
         RestoreMemory(memory, destination),
-        ResumeDomain(destination, config, disks, paused),
+        ResumeDomain(destination, config, disks, paused, keep_foreign),
     )
 
 

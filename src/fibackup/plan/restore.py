@@ -63,6 +63,7 @@ def plan_restore(
     verify: bool = True,
     memory: bool = False,
     paused: bool = False,
+    keep_foreign: bool = False,
     define: NewDomain | None = None,
 ) -> Plan:
     """
@@ -79,6 +80,8 @@ def plan_restore(
         verify: False: an overlay on the store's image is made without reading the stored images.
         memory: True: bring the guest back running where it was; all disks are restored.
         paused: True: with *memory*, leave the guest paused.
+        keep_foreign: True: with *memory*, the stored XML may reach out of the guest; else the run
+            refuses such a one before its first step.
         define: The domain to define with the restored disks.
 
     Returns:
@@ -117,7 +120,9 @@ def plan_restore(
         _disk(history, found.id, target, into, form, image_format, verify=verify)
         for target in targets
     )
-    resuming = memory_steps(found, steps, into, paused=paused) if memory else ()
+    resuming = (
+        memory_steps(found, steps, into, paused=paused, keep_foreign=keep_foreign) if memory else ()
+    )
     domain = (
         plan_definition(history, found, steps, into, define) if define is not None else Definition()
     )

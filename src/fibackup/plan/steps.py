@@ -378,12 +378,14 @@ class ResumeDomain:
         config: The stored XML of the domain.
         disks: The restored disks, all of the point.
         paused: True: the guest is left paused.
+        keep_foreign: True: what of the stored XML reaches out of the guest is allowed.
     """
 
     memory: PurePosixPath
     config: StoredFile
     disks: tuple[RestoredDisk, ...]
     paused: bool = False
+    keep_foreign: bool = False
 
 
 @frozen

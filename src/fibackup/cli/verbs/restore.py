@@ -88,8 +88,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--foreign",
         choices=[str(each) for each in fb.Foreign],
         default=str(fb.Foreign.REFUSE),
-        help="with --define: what to do with parts of the stored XML that reach out of the guest, "
-        "such as devices and programs of the host (default: refuse)",
+        help="with --define or --memory: what to do with parts of the stored XML that reach out "
+        "of the guest, such as devices and programs of the host (default: refuse)",
     )
     dry_run_option(parser)
 
@@ -111,8 +111,9 @@ def run(arguments: argparse.Namespace, signals: Signals) -> int:
     Source:
         docs/design.md, "Command line".
     """
-    if arguments.start and arguments.define is None:
-        print("fibackup restore: --start goes with --define", file=sys.stderr)
+    fault = _usage_fault(arguments)
+    if fault:
+        print(f"fibackup restore: {fault}", file=sys.stderr)
         return USAGE
     with fb.Store.open(arguments.store) as store, ExitStack() as opened:
         uuid = find_history(store, arguments.domain).uuid
@@ -132,6 +133,7 @@ def run(arguments: argparse.Namespace, signals: Signals) -> int:
             verify=not arguments.no_verify,
             memory=arguments.memory,
             paused=arguments.paused,
+            keep_foreign=fb.Foreign(arguments.foreign) is fb.Foreign.KEEP,
             define=define,
         )
         if arguments.dry_run:
@@ -141,6 +143,20 @@ def run(arguments: argparse.Namespace, signals: Signals) -> int:
     result = {"domain": plan.domain, "uuid": plan.uuid, "ok": True, **done}
     print_items(arguments, "results", [result])
     return OK
+
+
+def _usage_fault(arguments: argparse.Namespace) -> str:
+    """Return what does not go together, empty when all does."""
+    if arguments.start and arguments.define is None:
+        return "--start goes with --define"
+    if arguments.memory and arguments.define is not None:
+        return (
+            "--memory brings the guest back as itself, also when its domain is gone: "
+            "it goes without --define"
+        )
+    if arguments.memory and arguments.foreign == str(fb.Foreign.DROP):
+        return "a guest that goes on from its memory keeps its devices: --foreign refuse or keep"
+    return ""
 
 
 def _new_domain(
