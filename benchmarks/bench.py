@@ -1,5 +1,5 @@
 """
-What a backup costs beside the plainest ways to copy the same images, measured in one run.
+What a backup and a restore cost beside the plainest ways to do the same, measured in one run.
 
 ::
 
@@ -7,12 +7,13 @@ What a backup costs beside the plainest ways to copy the same images, measured i
 
     full         two paused disks, incompressible data and holes, whole images
     increment    what was written since the point before
+    restore      the third point of the two disks: flat as qcow2, flat as raw, linked to the store
     memory       peak of a process that backs up one large disk, through a daemon
 
 The contestants take turns, in a random order each round: what one leaves behind helps or harms the
 next. Every one begins after a sync, with none of the images in the page cache, and ends when its
-outputs are durable. What counts are the medians, and
-the ratio to ``cp``. fibackup alone also freezes and proves (libvirt), hashes (sha256), and leaves
+outputs are durable. What counts are the medians, and the ratio to the plain way (``cp``, or
+``qemu-img``). fibackup alone also freezes and proves (libvirt), hashes (sha256), and leaves
 nothing in the page cache; ``snapshot + cp`` is the method of fi-backup.sh.
 """
 
@@ -35,7 +36,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import Any, Final
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "tests"))
@@ -135,10 +136,10 @@ def cached_bytes(path: Path) -> int:
     return sum(byte & 1 for byte in buffer.raw) * mmap.PAGESIZE
 
 
-def forget(directory: Path) -> None:
-    """Make all files durable, then drop those below a directory from the page cache."""
+def forget(directory: Path, *others: Path) -> None:
+    """Make all files durable, then drop those below a directory, and others, from the cache."""
     os.sync()
-    for path in directory.rglob("*"):
+    for path in (*directory.rglob("*"), *others):
         if not path.is_file():
             continue
         with path.open("rb") as stream:
@@ -390,6 +391,107 @@ def backing_of(image: Path) -> Path:
     return Path(next(name for name in names if name))
 
 
+# --- the restore --------------------------------------------------------------------------------
+
+
+class Restores:
+    """A store with a full and two increments of two disks, and ways to bring the newest back."""
+
+    def __init__(self, stage: Stage, ours: BlockDomain, store: Path) -> None:
+        """Take the points."""
+        self._store = fb.Store.create(store)
+        self._uuid, host = ours.uuid, stage.host()
+        for number in range(3):
+            back_up(host, self._store, ours.name, PAUSED, 4)
+            scatter(ours, stage.sizes.increment_mib, 100 + number)
+        back_up(host, self._store, ours.name, PAUSED, 4)
+        self._stored = tuple(store.glob("*/vd?/*.qcow2"))
+        self._tops = tuple(max(store.glob(f"*/{target}/*.qcow2")) for target in TARGETS)
+
+    def contests(self) -> dict[str, tuple[str, dict[str, Contestant]]]:
+        """Return for each form of a restore the plain way to do it, and the contestants."""
+        return {
+            "flat, qcow2": self._flat(fb.ImageFormat.QCOW2),
+            "flat, raw": self._flat(fb.ImageFormat.RAW),
+            "linked": (
+                "qemu-img create",
+                {
+                    "fibackup": self._fibackup(fb.RestoreForm.LINKED),
+                    "fibackup --no-verify": self._fibackup(fb.RestoreForm.LINKED, verify=False),
+                    "qemu-img create": self._create,
+                    "sha256sum": self._hash,
+                },
+            ),
+        }
+
+    def _flat(self, image_format: fb.ImageFormat) -> tuple[str, dict[str, Contestant]]:
+        contestants: dict[str, Contestant] = {
+            "fibackup": self._fibackup(fb.RestoreForm.FLAT, image_format),
+            "qemu-img convert": self._convert(image_format),
+        }
+        return "qemu-img convert", contestants
+
+    def _fibackup(
+        self,
+        form: fb.RestoreForm,
+        image_format: fb.ImageFormat = fb.ImageFormat.QCOW2,
+        *,
+        verify: bool = True,
+    ) -> Contestant:
+        @contextmanager
+        def contestant(_: Stage, out: Path) -> Iterator[tuple[Sequence[Path], Timed]]:
+            def timed() -> fb.Report:
+                history = self._store.read_history(self._uuid)
+                into = PurePosixPath(out)
+                plan = fb.plan_restore(
+                    history,
+                    "latest",
+                    into=into,
+                    form=form,
+                    image_format=image_format,
+                    verify=verify,
+                )
+                return fb.Executor(None, self._store).run(plan)
+
+            yield self._stored, timed
+
+        return contestant
+
+    def _convert(self, image_format: fb.ImageFormat) -> Contestant:
+        @contextmanager
+        def contestant(_: Stage, out: Path) -> Iterator[tuple[Sequence[Path], Timed]]:
+            def timed() -> None:
+                for top, target in zip(self._tops, TARGETS, strict=True):
+                    options = ["-f", "qcow2", "-O", str(image_format), str(top)]
+                    destination = out / f"{target}.{image_format}"
+                    subprocess.run(["qemu-img", "convert", *options, destination], check=True)
+                sync_files(out)
+
+            yield self._stored, timed
+
+        return contestant
+
+    @contextmanager
+    def _create(self, _: Stage, out: Path) -> Iterator[tuple[Sequence[Path], Timed]]:
+        def timed() -> None:
+            for top, target in zip(self._tops, TARGETS, strict=True):
+                options = ["-q", "-f", "qcow2", "-F", "qcow2", "-b", str(top)]
+                destination = out / f"{target}.qcow2"
+                subprocess.run(["qemu-img", "create", *options, destination], check=True)
+            sync_files(out)
+
+        yield self._stored, timed
+
+    @contextmanager
+    def _hash(self, _: Stage, out: Path) -> Iterator[tuple[Sequence[Path], Timed]]:
+        del out
+
+        def timed() -> None:
+            run_tool("sha256sum", *self._stored)
+
+        yield self._stored, timed
+
+
 # --- measuring ----------------------------------------------------------------------------------
 
 
@@ -409,7 +511,7 @@ def measure(stage: Stage, contestant: Contestant, result: Result) -> None:
     out = Path(tempfile.mkdtemp(dir=stage.hypervisor.root))
     counter = stage.counter
     with contestant(stage, out) as (sources, timed):
-        forget(stage.hypervisor.images)
+        forget(stage.hypervisor.images, *sources)
         before = (counter.processes, counter.calls)
         clock, cpu = time.monotonic(), cpu_seconds()
         report = timed()
@@ -491,12 +593,12 @@ def peak_rss() -> int:
 # --- the tables ---------------------------------------------------------------------------------
 
 
-def table(title: str, results: dict[str, Result]) -> str:
-    """Return one contest as a table; the ratios are to cp."""
-    unit = statistics.median(results["cp --sparse=always"].seconds)
+def table(title: str, results: dict[str, Result], plain: str = "cp --sparse=always") -> str:
+    """Return one contest as a table; the ratios are to the plain way."""
+    unit = statistics.median(results[plain].seconds)
     head = (
         "seconds",
-        "of cp",
+        f"of {plain.split(maxsplit=1)[0]}",
         "spread",
         "processor",
         "copying",
@@ -536,6 +638,7 @@ def bench(sizes: Sizes) -> None:
         size = f"{len(bases)} disks, {sizes.increment_mib} MiB written to each"
         found = increment(stage)
         print(table(f"increment: {size}, {sizes.rounds} rounds", found), "", sep="\n", flush=True)
+        restore(stage)
     print(memory(sizes.large_mib))
 
 
@@ -560,6 +663,19 @@ def increment(stage: Stage) -> dict[str, Result]:
     one, other = stage.copied_bases("ours"), stage.copied_bases("theirs")
     with stage.domain(one) as ours, stage.domain(other) as theirs:
         return compete(stage, Increments(stage, ours, theirs, store).contestants())
+
+
+def restore(stage: Stage) -> None:
+    """Compare restores, and print the tables."""
+    store = stage.hypervisor.root / "restores"
+    store.mkdir()
+    with stage.domain(stage.copied_bases("restored")) as ours:
+        restores = Restores(stage, ours, store)
+        for form, (plain, contestants) in restores.contests().items():
+            found = compete(stage, contestants)
+            rounds = f"{stage.sizes.rounds} rounds"
+            title = f"restore, {form}: {len(TARGETS)} disks, 4 images each, {rounds}"
+            print(table(title, found, plain), "", sep="\n", flush=True)
 
 
 def main(arguments: Sequence[str] | None = None) -> None:

@@ -271,6 +271,7 @@ def hash_file(
     on_bytes: OnBytes,
     cancel: CancelToken,
     pace: OnBytes | None = None,
+    keep_cached: bool = False,
 ) -> str:
     """
     Return the sha256 of an open file; holes are hashed as zeros without being read.
@@ -281,6 +282,7 @@ def hash_file(
         on_bytes: Called with the position reached.
         cancel: Asked between two blocks.
         pace: Called with the bytes of each block that was read; may wait.
+        keep_cached: True: what was read stays in the page cache, for another who reads it now.
 
     Returns:
         64 hexadecimal digits, as sha256sum(1) prints.
@@ -309,7 +311,9 @@ def hash_file(
                 pace(count)
             digest.update(view[:count])
             position += count
-            cache.passed(position)
+            if not keep_cached:
+                cache.passed(position)
             on_bytes(position)
-    cache.finish()
+    if not keep_cached:
+        cache.finish()
     return digest.hexdigest()

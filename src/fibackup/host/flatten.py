@@ -190,6 +190,8 @@ def verify_image(
     disk_path: PurePosixPath,
     on_bytes: Callable[[int], None],
     linked: ChildToken,
+    *,
+    keep_cached: bool = False,
 ) -> None:
     """
     Hash a stored image; one that is wrong ends what else runs under the same token.
@@ -200,12 +202,15 @@ def verify_image(
         disk_path: The disk's directory in the store, for errors.
         on_bytes: Called with the position reached.
         linked: Asked between two blocks, and cancelled by every failure.
+        keep_cached: True: somebody else reads it at the same time.
 
     Raises:
         VerifyError: It is not what its manifest says.
     """
     try:
-        found = hash_file(fd, image.size_bytes, on_bytes=on_bytes, cancel=linked)
+        found = hash_file(
+            fd, image.size_bytes, on_bytes=on_bytes, cancel=linked, keep_cached=keep_cached
+        )
         if found != image.sha256:
             raise wrong_image(  # noqa: TRY301 - the handler is for every failure, this one too
                 image, disk_path, f"sha256 is {found}, {image.sha256} recorded"
@@ -233,7 +238,9 @@ def _convert_and_verify(
 
     with ThreadPoolExecutor(2, "fibackup-verify") as pool:
         checks: list[Future[None]] = [
-            pool.submit(verify_image, image, fd, disk_path, lambda _: None, linked)
+            pool.submit(
+                verify_image, image, fd, disk_path, lambda _: None, linked, keep_cached=True
+            )
             for image, fd in files
         ]
         error: BaseException | None = None
