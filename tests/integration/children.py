@@ -27,6 +27,7 @@ from fibackup.cli import main as fibackup_main
 __all__ = ["ACTS", "CHILDREN"]
 
 READERS = {
+    "autostart",
     "domain_config",
     "free_bytes",
     "image_uses",
@@ -34,6 +35,7 @@ READERS = {
     "read_config",
     "read_domain",
     "read_history",
+    "read_state",
     "versions",
 }
 """Calls that change nothing: killed before one is as killed before the next that does."""
@@ -49,23 +51,27 @@ def say(*words: str) -> None:
 
 
 class Calls:
-    """Counts the calls of host and store; before the n-th it kills a process."""
+    """Counts the calls of host and store; before the n-th it kills a process, or fails."""
 
-    def __init__(self, at: int, victim: int, ignored: frozenset[str]) -> None:
-        """Count to *at*; a victim of 0 is this process."""
-        self.count, self.at, self.victim, self.ignored = 0, at, victim or os.getpid(), ignored
+    def __init__(self, at: int, victim: int | None) -> None:
+        """Count to *at*; a victim of 0 is this process, and without one the call fails."""
+        self.count, self.at, self.last = 0, at, ""
+        self.victim = os.getpid() if victim == 0 else victim
 
     def seam(self, inner: object) -> Any:  # noqa: ANN401 - it stands in for a host and for a store
         """Return *inner* with its calls counted."""
         return _Seam(inner, self)
 
     def one(self, name: str) -> None:
-        """Count a call."""
-        if name in self.ignored:
+        """Count a call; the look at the chain right after a job counts too."""
+        looks, self.last = self.last == "run_block_job", name
+        if name in READERS and not looks:
             return
         self.count += 1
         if self.count == self.at:
             say("call", name)
+            if self.victim is None:
+                raise fb.HostError(reason=f"{name} fails, as the test wishes")
             os.kill(self.victim, signal.SIGKILL)
 
 
@@ -89,12 +95,12 @@ class _Seam:
 
 def run_of(uri: str, path: str, uuid: str, act: str, at: str, victim: str, whose: str) -> int:
     """Run an act; say the point that it is to make, the call that was its last, and its error."""
-    ignored = READERS if whose == "client" else frozenset[str]()
-    calls = Calls(int(at), int(victim), frozenset(ignored))
+    ours = whose in {"client", "error"}
+    calls = Calls(int(at), None if whose == "error" else int(victim))
     real_host, real_store = fb.LibvirtHost.open(uri), fb.Store.open(path)
     plan = ACTS[act](real_host, real_store, uuid)
     say("point", plan.point or "-")
-    store = calls.seam(real_store) if whose == "client" else real_store
+    store = calls.seam(real_store) if ours else real_store
     try:
         fb.Executor(calls.seam(real_host), store if plan.store else None, threads=1).run(plan)
     except fb.FibackupError as error:
@@ -128,6 +134,7 @@ ACTS: dict[str, Callable[[fb.LibvirtHost, fb.Store, str], fb.Plan]] = {
     "commit": _consolidation(),
     "keep": _consolidation(keep_overlay=True),
     "pull": _consolidation(method=fb.Method.BLOCKPULL),
+    "off": _consolidation(),
 }
 
 

@@ -113,8 +113,13 @@ class Rig:
         return {"LIBVIRT_DEFAULT_URI": self.daemon.uri}
 
     def run_of(self, act: str, at: int, victim: str = "client") -> tuple[Ended, str]:
-        """Run an act in a child; before its n-th call a process is killed. Return the call too."""
-        pids = {"client": 0, "daemon": self.daemon.pid, "qemu": next(iter(self._qemu()), 0)}
+        """Run an act in a child; before its n-th call somebody dies. Return the call too."""
+        pids = {
+            "client": 0,
+            "error": 0,
+            "daemon": self.daemon.pid,
+            "qemu": next(iter(self._qemu()), 0),
+        }
         words = [self.daemon.uri, str(self.store.path), self.domain.uuid, act, str(at)]
         done = self.forks.run("run", *words, str(pids[victim]), victim)
         assert "Traceback" not in done.stderr, done.stderr
