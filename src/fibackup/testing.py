@@ -103,6 +103,7 @@ from fibackup.plan.steps import (
     SaveState,
 )
 from fibackup.plan.verify_steps import FileToVerify, VerifyContents, VerifyFiles
+from fibackup.render.drawable import Drawable, Picture
 
 __all__ = ["CLUSTER_BYTES", "AgentState", "Content", "FakeHost", "FakeStore", "Moment"]
 
@@ -1465,7 +1466,7 @@ def _fingerprint(size: int, backing: str | None, clusters: Mapping[int, int]) ->
     return _sha256(json.dumps([size, backing, sorted(clusters.items())]))
 
 
-class FakeStore:
+class FakeStore(Drawable):
     """
     A store in memory; satisfies `PointStore`.
 
@@ -1493,6 +1494,19 @@ class FakeStore:
         self._host = host
         self._uuid = uuid
         self._shelves: dict[str, _Shelf] = {}
+
+    def __repr__(self) -> str:
+        """Return path and UUID."""
+        return f"<FakeStore {str(self.path)!r} {self._uuid}>"
+
+    def picture(self) -> Picture:
+        """
+        Return what is known without reading, as a `Store` does.
+
+        Source:
+            docs/explore.md.
+        """
+        return Picture(title=f"store {self.path}", facts=("in memory", self._uuid))
 
     @property
     def uuid(self) -> str:

@@ -111,8 +111,7 @@ from fibackup.plan.steps import (
     SaveState,
 )
 from fibackup.plan.verify_steps import VerifyContents, VerifyFiles
-from fibackup.render.drawable import Picture
-from fibackup.render.notebook import draw_html
+from fibackup.render.drawable import Drawable, Picture
 
 __all__ = ["STORE_FILE", "Store"]
 
@@ -127,7 +126,7 @@ _READS = 3
 _HIDDEN_IN_EMPTY = {"lost+found"}
 
 
-class Store:
+class Store(Drawable):
     """
     A backup directory.
 
@@ -274,12 +273,15 @@ class Store:
         """Return path and UUID."""
         return f"<Store {str(self.path)!r} {self._uuid}>"
 
-    def _repr_html_(self) -> str:
-        """Return what a notebook shows: what is known without reading; `read_history` reads."""
+    def picture(self) -> Picture:
+        """
+        Return what is known without reading; `read_history` reads.
+
+        Source:
+            docs/explore.md.
+        """
         state = "open" if self._fd >= 0 else "closed"
-        return draw_html(
-            Picture(title=f"store {self.path}", facts=(state, self._uuid)), text=repr(self)
-        )
+        return Picture(title=f"store {self.path}", facts=(state, self._uuid))
 
     # --- reading --------------------------------------------------------------------------------
 
