@@ -24,6 +24,7 @@ from fibackup.model.point import RestorePoint, StoredImage
 from fibackup.plan.outlook import DiskOutlook, foresee
 from fibackup.plan.report import Report
 from fibackup.plan.restore_steps import CreateLinked, DiskRestore, FlattenImage
+from fibackup.plan.retention import PointVerdict
 from fibackup.plan.steps import (
     CopyImage,
     ExpectedImage,
@@ -58,7 +59,12 @@ def plan_picture(value: Plan) -> Picture:
     cost = (f"{format_bytes(value.cost_bytes)} to copy",) if value.copies else ()
     return Picture(
         title=f"{value.domain}: {value.verb}",
-        facts=(*((f"point {value.point}",) if value.point else ()), *cost, value.uuid),
+        facts=(
+            *((f"point {value.point}",) if value.point else ()),
+            *cost,
+            *_tally(value),
+            value.uuid,
+        ),
         sections=_sections(value),
         tables=(
             Table("decisions", rows=tuple(_decisions(value))),
@@ -83,6 +89,7 @@ def report_picture(value: Report) -> Picture:
         title=f"{plan.domain}: {plan.verb} done",
         facts=(
             f"took {format_seconds(value.seconds)}",
+            *_tally(plan),
             *((f"point {value.point.id}",) if value.point is not None else ()),
             *((f"{format_bytes(value.copied_bytes)} copied",) if value.copied_bytes else ()),
             *((f"the guest was frozen for {format_seconds(frozen)}",) if frozen else ()),
@@ -121,9 +128,37 @@ def _decisions(plan: Plan) -> Iterator[tuple[str, str, str]]:
 def _sections(plan: Plan, made: RestorePoint | None = None) -> tuple[Section, ...]:
     """Return the chains of a plan; *made* is the point once there is one."""
     return (
+        *((_points_section(plan.verdicts),) if plan.verdicts else ()),
         *(_live_section(plan, outlook, made) for outlook in foresee(plan)),
         *(_restore_section(step) for step in plan.steps if isinstance(step, DiskRestore)),
     )
+
+
+# --- points -------------------------------------------------------------------------------------
+
+
+def _tally(plan: Plan) -> Iterator[str]:
+    """Yield what becomes of the points, in numbers."""
+    if plan.verdicts:
+        kept = sum(each.kept for each in plan.verdicts)
+        freed = sum(each.freed_bytes for each in plan.verdicts)
+        yield f"{kept} kept, {len(plan.verdicts) - kept} dropped"
+        yield f"{format_bytes(freed)} freed at once"
+
+
+def _points_section(verdicts: tuple[PointVerdict, ...]) -> Section:
+    """Return the points, newest first: what keeps them, or that they go."""
+    boxes = tuple(
+        Box(
+            name=each.point,
+            words=each.reasons,
+            tag="kept" if each.kept else "",
+            change=Change.SAME if each.kept else Change.GONE,
+            hint=each.reasons,
+        )
+        for each in reversed(verdicts)
+    )
+    return Section("points", (Column("newest first", boxes),))
 
 
 # --- live chains --------------------------------------------------------------------------------
@@ -298,7 +333,8 @@ def _stored(
 
 def _restore_section(step: DiskRestore) -> Section:
     """Return the stored images of a disk, and what is made of them."""
-    stored = Column("store", stack(map(_stored_box, step.images)))
+    boxes = tuple(_stored_box(image, step.images) for image in step.images)
+    stored = Column("store", stack(boxes))
     if isinstance(step, CreateLinked):
         overlay = _restored_box(step, "an overlay on the store's own image")
         link = Link(0, 0, 0, LinkKind.SITS_ON)
@@ -307,20 +343,31 @@ def _restore_section(step: DiskRestore) -> Section:
         flat = _restored_box(step, "one image that needs no other")
         return Section(step.target, (stored, Column("restored", (flat,))), (Link(0, 0, 0),))
     copies = stack(
-        evolve(_stored_box(image), change=Change.NEW, tag="", hint=(str(place),))
-        for image, place in zip(step.images, step.destinations, strict=True)
+        evolve(box, change=Change.NEW, tag="", hint=(str(place),))
+        for box, place in zip(boxes, step.destinations, strict=True)
     )
     links = tuple(Link(0, row, row) for row in range(len(copies)))
     return Section(step.target, (stored, Column("restored", copies)), links)
 
 
-def _stored_box(image: StoredImage) -> Box:
+def _stored_box(image: StoredImage, chain: tuple[StoredImage, ...]) -> Box:
+    """Return an image of a stored chain; a full may have several, when it has a template."""
+    point = _point_in(image.name)
+    full = point == _point_in(chain[-1].name)
+    top = next(each for each in chain if _point_in(each.name) == point) is image
+    kind = "full" if full else "increment"
     return Box(
         name=image.name,
         size_bytes=image.size_bytes,
-        tint=Tint.FULL if image.backing is None else Tint.INCREMENT,
-        tag="full" if image.backing is None else "increment",
+        tint=Tint.FULL if full else Tint.INCREMENT,
+        words=() if top else ("of the same point",),
+        tag=kind if top else "",
     )
+
+
+def _point_in(name: str) -> str:
+    """Return the id of a point, with which the names of its images begin."""
+    return name.partition(".")[0].partition("-")[0]
 
 
 def _restored_box(step: DiskRestore, words: str) -> Box:

@@ -261,7 +261,8 @@ def _total(column: Column) -> str:
     """Return what is to be said of a whole chain; nothing of one that is about to change."""
     boxes = [box for box in column.boxes if box is not None]
     size = sum(box.size_bytes or 0 for box in boxes)
-    if len(boxes) < 2 or any(box.change is not Change.SAME for box in boxes):
+    lone = all(box.on is None for box in boxes)  # no chain: points, or one image
+    if lone or any(box.change is not Change.SAME for box in boxes):
         return ""
     known = all(box.size_bytes is not None for box in boxes)
     return f"{len(boxes)} images" + (f", {format_bytes(size)}" if known else "")
