@@ -1717,6 +1717,11 @@ class FakeStore(Drawable):
                 lost=tuple(sorted(shelf.seals.keys() - shelf.manifests.keys())),
             )
 
+    def read_record(self, uuid: str) -> VerificationRecord:
+        """See `PointStore.read_record`."""
+        with self._host.call("read_record"):
+            return self._shelf(uuid).record
+
     def survey(self, uuid: str) -> Survey:
         """See `PointStore.survey`."""
         history = self.read_history(uuid)

@@ -190,3 +190,14 @@ def test_a_verification_runs_beside_a_writer(world: World, points: Points) -> No
         assert world.store.survey(world.uuid).busy
         assert verify(world).faults == ()
     assert not world.store.survey(world.uuid).busy
+
+
+def test_the_record_is_read_by_itself(world: World, points: Points) -> None:
+    """As the survey has it; there is none before the first verification."""
+    two_points(world, points)
+    assert world.store.read_record(world.uuid).files == ()
+    verify(world)
+    record = world.store.read_record(world.uuid)
+    assert record.files
+    assert record == world.store.survey(world.uuid).record
+    assert world.store.read_record("00000000-0000-4000-8000-00000000dead").files == ()

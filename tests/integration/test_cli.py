@@ -571,7 +571,10 @@ def test_an_empty_hypervisor_and_an_empty_store(shell: Shell, domain: BlockDomai
     """Nothing to list is no error: an empty list, exit 0."""
     domain.close()
     fb.Store.create(shell.store).close()
-    assert json.loads(shell.run("list", "-s", shell.store, "--json").stdout) == {"points": []}
+    assert json.loads(shell.run("list", "-s", shell.store, "--json").stdout) == {
+        "points": [],
+        "domains": [],
+    }
     assert shell.run("list", "-s", shell.store).stdout == ""
     assert json.loads(shell.run(*shell.words("--running", "--json")).stdout) == {"results": []}
 

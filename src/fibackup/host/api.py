@@ -23,7 +23,7 @@ from fibackup.model.host_facts import HostFacts
 from fibackup.model.ledger import Ledger
 from fibackup.model.point import FileRole, History, RestorePoint, StoredFile, StoredImage, Versions
 from fibackup.model.snapshot import Snapshot
-from fibackup.model.verification import ContentCheck, FileCheck, Survey
+from fibackup.model.verification import ContentCheck, FileCheck, Survey, VerificationRecord
 from fibackup.plan.prune_steps import DropPoints, MergeImages
 from fibackup.plan.report import RestoredImage
 from fibackup.plan.steps import (
@@ -533,6 +533,21 @@ class PointStore(Protocol):
 
         Source:
             docs/store-format.md.
+        """
+        ...
+
+    def read_record(self, uuid: str) -> VerificationRecord:
+        """
+        Return when what was last verified; nothing, when the record is damaged or is not there.
+
+        Args:
+            uuid: The domain's UUID.
+
+        Raises:
+            FormatTooNewError: A newer fibackup wrote it.
+
+        Source:
+            docs/store-format.md, ``verified.json``.
         """
         ...
 

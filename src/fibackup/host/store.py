@@ -91,7 +91,7 @@ from fibackup.model.point import (
     StoredFile,
     StoredImage,
 )
-from fibackup.model.verification import ContentCheck, FileCheck, Survey
+from fibackup.model.verification import ContentCheck, FileCheck, Survey, VerificationRecord
 from fibackup.parse.manifest import (
     parse_receipt,
     parse_store_file,
@@ -396,6 +396,15 @@ class Store(Drawable):
                     and sizes.get(receipt.image.name) == receipt.image.size_bytes
                 ):
                     yield receipt
+
+    def read_record(self, uuid: str) -> VerificationRecord:
+        """See `PointStore.read_record`."""
+        with os_errors(str(self.path)):
+            name = self._find(uuid)
+            if name is None:
+                return VerificationRecord()
+            with open_directory(name, self._fd) as fd:
+                return sound_record(fd)[0]
 
     def survey(self, uuid: str) -> Survey:
         """See `PointStore.survey`."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 from fibackup.plan.backup import plan_backup
 from fibackup.plan.consolidate import ConsolidationPolicy, Method, plan_consolidation
 from fibackup.plan.define import NewDomain
+from fibackup.plan.listing import ListedPoint, list_points
 from fibackup.plan.outlook import DiskOutlook, foresee
 from fibackup.plan.pictures import plan_picture, report_picture
 from fibackup.plan.policy import BackupPolicy, Quiesce
@@ -68,6 +69,8 @@ __all__ = [
     "plan_verify",
     "judge",
     "last_verified",
+    "list_points",
+    "ListedPoint",
     "Verified",
     "VerifyPolicy",
     "VerifyFiles",

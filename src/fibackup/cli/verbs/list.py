@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import argparse
-from datetime import UTC
+from collections.abc import Sequence
+from datetime import UTC, datetime
 
 import fibackup as fb
 from fibackup.cli.completion import complete_stored_domains, completed_by
 from fibackup.cli.drawing import terminal_width
 from fibackup.cli.exits import OK
 from fibackup.cli.options import store_option
-from fibackup.cli.output import print_items
+from fibackup.cli.output import print_items, print_json
 from fibackup.cli.say import warn
 from fibackup.cli.signals import Signals
 from fibackup.cli.stores import find_history
@@ -41,6 +42,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "domain", metavar="DOMAIN", nargs="?", help="name or UUID (default: every domain)"
     )
     completed_by(domain, complete_stored_domains)
+    parser.add_argument(
+        "--tree", action="store_true", help="draw the points, and what lies on what"
+    )
 
 
 def run(arguments: argparse.Namespace, _: Signals) -> int:
@@ -64,45 +68,137 @@ def run(arguments: argparse.Namespace, _: Signals) -> int:
             histories = [store.read_history(uuid) for uuid in store.domains()]
         else:
             histories = [find_history(store, arguments.domain)]
+        listed = [fb.list_points(each, store.read_record(each.uuid)) for each in histories]
     for history in histories:
         for file, reason in history.unreadable:
             warn(f"{file}: {reason}")
-    points = sorted(
-        (point for each in histories for point in each.points), key=lambda p: (p.time, p.sequence)
-    )
     if arguments.json:
-        tops = {each.uuid: each for each in histories}
-        documents = (_point_document(tops[point.uuid], point) for point in points)
-        print_items(arguments, "points", documents)
+        _print_documents(arguments, listed)
         return OK
-    for history in histories:
-        if history.points:
-            print(f"{fb.printable(history.points[-1].domain)}  {history.uuid}")
-            print(fb.draw_history(history, width=terminal_width()))
+    for history, points in zip(histories, listed, strict=True):
+        if points:
+            print(f"{fb.printable(points[-1].point.domain)}  {history.uuid}")
+            if arguments.tree:
+                print(fb.draw_history(history, width=terminal_width()))
+            else:
+                print(_table(points))
             print()
+    if len(histories) > 1 and any(listed):
+        every = [point for points in listed for point in points]
+        print(f"the store: {_total(every)}")
     return OK
 
 
-def _point_document(history: fb.History, point: fb.RestorePoint) -> dict[str, object]:
+# --- for people ---------------------------------------------------------------------------------
+
+_TITLES = (
+    *("point", "time (UTC)", "kind", "consistency", "disks"),
+    *("own", "with what it needs", "freed without it", "verified (UTC)"),
+)
+
+
+def _table(points: Sequence[fb.ListedPoint]) -> str:
+    """Return a line for each point under the titles, and the sum."""
+    rows = [_TITLES, *map(_row, points)]
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    lines = (
+        "  ".join(word.ljust(width) for word, width in zip(row, widths, strict=True)).rstrip()
+        for row in rows
+    )
+    return "\n".join((*lines, _total(points)))
+
+
+def _row(listed: fb.ListedPoint) -> tuple[str, ...]:
+    point = listed.point
+    marks = ("" if listed.whole else " damaged") + (" protected" if listed.protected else "")
+    return (
+        point.id,
+        f"{point.time.astimezone(UTC):%Y-%m-%d %H:%M:%S}",
+        str(point.kind),
+        str(point.consistency),
+        fb.printable(",".join(disk.target for disk in point.disks)),
+        fb.format_bytes(listed.own_bytes),
+        fb.format_bytes(listed.total_bytes),
+        fb.format_bytes(listed.freed_bytes),
+        _age(listed.verified) + marks,
+    )
+
+
+def _age(verified: fb.Verified) -> str:
+    """Return when a point was verified, in few words."""
+    if verified.wrong:
+        return "found wrong"
+    if verified.files is None:
+        return "never"
+    deep = ", in depth" if verified.contents is not None else ""
+    return f"{verified.files.astimezone(UTC):%Y-%m-%d}{deep}"
+
+
+def _total(points: Sequence[fb.ListedPoint]) -> str:
+    count = "1 point" if len(points) == 1 else f"{len(points)} points"
+    return f"{count}, {fb.format_bytes(sum(point.own_bytes for point in points))}"
+
+
+# --- for scripts --------------------------------------------------------------------------------
+
+
+def _print_documents(
+    arguments: argparse.Namespace, listed: Sequence[Sequence[fb.ListedPoint]]
+) -> None:
+    points = sorted(
+        (each for points in listed for each in points),
+        key=lambda each: (each.point.time, each.point.sequence),
+    )
+    if arguments.json_lines:
+        print_items(arguments, "points", map(_point_document, points))
+        return
+    domains = [
+        {
+            "domain": points[-1].point.domain,
+            "uuid": points[-1].point.uuid,
+            "points": len(points),
+            "bytes": sum(point.own_bytes for point in points),
+        }
+        for points in listed
+        if points
+    ]
+    documents = list(map(_point_document, points))
+    print_json(arguments, {"points": documents, "domains": domains})
+
+
+def _point_document(listed: fb.ListedPoint) -> dict[str, object]:
     """Return a point as ``list --json`` promises it; fields may be added, never changed."""
+    point, tops = listed.point, dict(listed.tops)
     return {
         "id": point.id,
         "domain": point.domain,
         "uuid": point.uuid,
-        "time": point.time.astimezone(UTC).isoformat().replace("+00:00", "Z"),
+        "time": _stamp(point.time),
         "sequence": point.sequence,
         "kind": str(point.kind),
         "consistency": str(point.consistency),
         "parent": point.parent,
+        "bytes": listed.own_bytes,
+        "total_bytes": listed.total_bytes,
+        "freed_bytes": listed.freed_bytes,
+        "verified": _stamp(listed.verified.files),
+        "contents_verified": _stamp(listed.verified.contents),
+        "found_wrong": listed.verified.wrong,
+        "whole": listed.whole,
+        "protected": listed.protected,
         "disks": {
             disk.target: {
-                "image": history.top(point.id, disk.target).name,
+                "image": tops[disk.target].name if disk.target in tops else None,
                 "kind": str(disk.kind),
                 "reason": disk.reason,
                 "bytes": disk.size_bytes,
                 "virtual_size": disk.virtual_size_bytes,
-                "sha256": history.top(point.id, disk.target).sha256,
+                "sha256": tops[disk.target].sha256 if disk.target in tops else None,
             }
             for disk in point.disks
         },
     }
+
+
+def _stamp(time: datetime | None) -> str | None:
+    return None if time is None else time.astimezone(UTC).isoformat().replace("+00:00", "Z")
