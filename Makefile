@@ -96,6 +96,7 @@ package: $(ready) ## build, check, install and use the wheel and the sdist
 
 bench: $(ready) ## measure
 	$(PYTHON) benchmarks/bench.py
+	$(PYTHON) benchmarks/stores.py
 
 clean: ## remove what builds and tests leave; .venv and the guest stay
 	rm -rf build dist site htmlcov .coverage .cache/coverage .cache/mypy .cache/pytest .cache/ruff

@@ -7,7 +7,7 @@ from contextlib import suppress
 from datetime import UTC, datetime, timedelta
 from hashlib import sha256
 from pathlib import Path, PurePosixPath
-from types import TracebackType
+from types import MappingProxyType, TracebackType
 from typing import Final, Self
 
 import fibackup as fb
@@ -20,6 +20,13 @@ START: Final = datetime(2026, 11, 24, 4, 4, 7, tzinfo=UTC)
 UUID: Final = "7c3c4f8a-63ca-5da2-bb74-dc6f8fc4553a"
 CLUSTER: Final = 65536
 XML: Final = "<domain type='kvm'><name>web1</name></domain>"
+
+SUFFIXES: Final = {
+    fb.FileRole.MEMORY: "mem",
+    fb.FileRole.NVRAM: "nvram",
+    fb.FileRole.TPM_STATE: "tpm",
+}
+NOTHING: Final[Mapping[fb.FileRole, bytes]] = MappingProxyType({})
 
 Writes = Mapping[int, int]
 """Number of a cluster to the byte that fills it."""
@@ -87,9 +94,19 @@ class StoreMaker:
         return self.store.read_history(self.uuid)
 
     def point(
-        self, writes: Mapping[str, Writes], *, full: bool = False, options: tuple[str, ...] = ()
+        self,
+        writes: Mapping[str, Writes],
+        *,
+        full: bool = False,
+        options: tuple[str, ...] = (),
+        compress: bool = False,
+        states: Mapping[fb.FileRole, bytes] = NOTHING,
     ) -> fb.RestorePoint:
-        """Take a point of disks, after writing clusters to each; the first one is a full."""
+        """
+        Take a point of disks, after writing clusters to each; the first one is a full.
+
+        Its other files have the content that is given.
+        """
         history = self.history()
         self._count += 1
         moment = self.start + timedelta(days=self._count - 1)
@@ -98,10 +115,16 @@ class StoreMaker:
         latest = history.latest
         with self.store.locked(self.uuid, self.name, exclusive=True):
             disks = tuple(
-                self._disk(target, point_id, clusters, full=full, options=options)
+                self._disk(target, point_id, clusters, full, options, compress)
                 for target, clusters in writes.items()
             )
             config = self.store.save_config(self.uuid, f"{point_id}.xml", XML)
+            saved = tuple(
+                self.store.save_state(
+                    self.uuid, fb.SaveState(role, f"{point_id}.{SUFFIXES[role]}"), data
+                )
+                for role, data in states.items()
+            )
             point = fb.RestorePoint(
                 id=point_id,
                 sequence=history.next_sequence,
@@ -112,14 +135,20 @@ class StoreMaker:
                 uuid=self.uuid,
                 consistency=fb.Consistency.CRASH,
                 consistency_detail="",
-                files=(config,),
+                files=(config, *saved),
                 disks=disks,
             )
             self.store.publish(point)
         return point
 
     def _disk(
-        self, target: str, point: str, writes: Writes, *, full: bool, options: tuple[str, ...]
+        self,
+        target: str,
+        point: str,
+        writes: Writes,
+        full: bool,  # noqa: FBT001
+        options: tuple[str, ...],
+        compress: bool,  # noqa: FBT001
     ) -> fb.PointDisk:
         live = self._live / f"{target}-{point}.qcow2"
         parent, under = (None, None) if full else self._tops.get(target, (None, None))
@@ -139,6 +168,7 @@ class StoreMaker:
             backing=f"{parent}.qcow2" if parent else None,
             identity=None,
             estimate_bytes=0,
+            compress=compress,
         )
         image = self.store.copy_image(self.uuid, step, ignore_events, CancelToken())
         self._tops[target] = (point, live)

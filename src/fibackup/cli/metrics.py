@@ -12,7 +12,7 @@ from fibackup.cli.parser import own_version
 from fibackup.cli.progress import aside
 from fibackup.cli.say import warn
 
-__all__ = ["metrics_option", "note_failure", "note_success", "write_samples"]
+__all__ = ["metrics_option", "note_failure", "note_success", "note_verified", "write_samples"]
 
 
 def metrics_option(parser: argparse.ArgumentParser) -> None:
@@ -87,6 +87,27 @@ def note_failure(arguments: argparse.Namespace, domain: str) -> str | None:
     return write_samples(
         arguments, lambda: fb.run_metrics(domain, path, now=datetime.now(UTC), report=None)
     )
+
+
+def note_verified(arguments: argparse.Namespace, found: fb.Verification) -> str | None:
+    """
+    Write since when all of a domain is known to be good; where something is not, nothing.
+
+    Args:
+        arguments: Parsed.
+        found: By the verification of a domain.
+
+    Returns:
+        What went wrong, in words; None: nothing did.
+
+    Source:
+        docs/operate.md, "Metrics".
+    """
+    times = [point.verified for point in found.points if point.verified is not None]
+    if found.faults or not times or len(times) < len(found.points):
+        return None
+    path, oldest = os.path.abspath(arguments.store), min(times)
+    return write_samples(arguments, lambda: fb.verified_metrics(found.domain, path, now=oldest))
 
 
 def write_samples(

@@ -11,6 +11,7 @@ from datetime import UTC, datetime, timedelta
 import fibackup as fb
 from fibackup.cli.completion import complete_points, complete_stored_domains, completed_by
 from fibackup.cli.exits import FAILED, OK, SOME_FAILED, USAGE, WARNINGS, exit_code
+from fibackup.cli.metrics import metrics_option, note_verified
 from fibackup.cli.options import dry_run_option, store_option, strict_option
 from fibackup.cli.output import Failure, complain, print_json, print_line
 from fibackup.cli.progress import aside, progress
@@ -86,6 +87,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     strict_option(parser)
     dry_run_option(parser)
+    metrics_option(parser)
 
 
 def _percent(text: str) -> float:
@@ -210,14 +212,16 @@ def _verified(
     if found is None:  # pragma: no cover - a plan to verify has one
         return {**who, "ok": False}, FAILED, False
     _show(arguments, found)
+    problem = note_verified(arguments, found)
     document: dict[str, object] = {
         **who,
         "ok": not found.faults,
         "seconds": report.seconds,
         "verification": fb.encode(found),
+        **({"problems": [problem]} if problem else {}),
     }
     if not found.faults:
-        return document, OK, bool(found.warnings)
+        return document, OK, bool(found.warnings or problem)
     error = fb.VerifyError(
         domain=found.domain,
         reason=f"{_count(len(found.faults))}; points that are whole: "

@@ -1,0 +1,312 @@
+"""
+What `fibackup verify` finds of damage to a real store, and that a restore refuses just that.
+
+::
+
+    vda    point 1 full  <-  point 2 increment        point 3 full
+    vdb    point 1 full  <-  point 2 increment        point 3 full
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
+from pathlib import Path, PurePosixPath
+from typing import Any
+
+import pytest
+
+import fibackup as fb
+from fibackup.host.events import FileVerified
+from hypervisor.stores import StoreMaker
+
+pytestmark = pytest.mark.libvirt
+
+SOURCE = Path(fb.__file__).parents[1]
+STATES = {fb.FileRole.NVRAM: b"variables" * 100, fb.FileRole.MEMORY: bytes(range(256)) * 8}
+
+
+@dataclass
+class Copy:
+    """A copy of the store, to be damaged."""
+
+    root: Path
+    home: Path
+    points: tuple[str, str, str]
+    references: dict[str, dict[str, Path]]
+
+    def file(self, name: str) -> Path:
+        """Return a file of the domain; ``{1}`` in its name is the id of the first point."""
+        return self.home / self.named(name)
+
+    def named(self, name: str) -> str:
+        """Fill in the ids of points."""
+        return name.format(None, *self.points)
+
+    def verify(self, *words: str, code: int = 12) -> dict[str, Any]:
+        """Run the command in a process of its own; return its document."""
+        done = run_cli("verify", "--store", self.root, "--json", *words)
+        assert done.returncode == code, done
+        document: dict[str, Any] = json.loads(done.stdout)
+        return document
+
+    def restorable(self, into: Path) -> dict[str, set[str]]:
+        """Return the disks of each point that a restore brings back, right to the byte."""
+        found: dict[str, set[str]] = {}
+        with fb.Store.open(self.root) as store:
+            for point in self.points:
+                found[point] = set()
+                for target in ("vda", "vdb"):
+                    place = into / f"{point}-{target}"
+                    try:
+                        history = store.read_history(store.domains()[0])
+                        plan = fb.plan_restore(
+                            history,
+                            point,
+                            into=PurePosixPath(place),
+                            disks=(target,),
+                            image_format=fb.ImageFormat.RAW,
+                        )
+                        (image,) = fb.Executor(None, store).run(plan).restored
+                    except (fb.StoreError, fb.StepError):
+                        assert not place.exists() or not list(place.iterdir())
+                        continue
+                    reference = self.references[point][target]
+                    assert Path(image.path).read_bytes() == reference.read_bytes()
+                    found[point].add(target)
+        return found
+
+
+def run_cli(*words: str | Path) -> subprocess.CompletedProcess[str]:
+    """Run the command line; it never shows a traceback."""
+    done = subprocess.run(
+        [sys.executable, "-m", "fibackup", *map(str, words)],
+        check=False,
+        capture_output=True,
+        text=True,
+        env={**os.environ, "PYTHONPATH": str(SOURCE), "FIBACKUP_CONFIG": ""},
+        timeout=120,
+    )
+    assert "Traceback" not in done.stderr
+    return done
+
+
+@pytest.fixture(scope="module")
+def maker(tmp_path_factory: pytest.TempPathFactory) -> Iterator[StoreMaker]:
+    """Give a store with three points of two disks, with NVRAM and memory."""
+    with StoreMaker(tmp_path_factory.mktemp("verify")) as made:
+        for number in (1, 2, 3):
+            writes = {number: number, 10: number}
+            made.point({"vda": writes, "vdb": writes}, full=number == 3, states=STATES)
+        yield made
+
+
+@pytest.fixture
+def copy(maker: StoreMaker, tmp_path: Path) -> Copy:
+    """Give a copy of it."""
+    root = tmp_path / "copy"
+    shutil.copytree(maker.root, root)
+    first, second, third = maker.references
+    return Copy(root, root / maker.home.name, (first, second, third), maker.references)
+
+
+# -- one damage at a time ------------------------------------------------------------------------
+
+
+def flip(path: Path) -> None:
+    """Flip one bit in the middle."""
+    data = bytearray(path.read_bytes())
+    data[len(data) // 2] ^= 1
+    path.write_bytes(data)
+
+
+def cut(path: Path) -> None:
+    """Take the last byte away."""
+    os.truncate(path, path.stat().st_size - 1)
+
+
+def empty(path: Path) -> None:
+    """Take everything away."""
+    os.truncate(path, 0)
+
+
+def edit(path: Path) -> None:
+    """Change what a manifest says, as an editor does."""
+    path.write_text(path.read_text().replace('"crash"', '"application"'))
+
+
+def link(path: Path) -> None:
+    """Put a symbolic link to the file in its place."""
+    path.rename(path.with_name("elsewhere"))
+    path.symlink_to("elsewhere")
+
+
+def unlink(path: Path) -> None:
+    """Remove it."""
+    path.unlink()
+
+
+ALL = "vda vdb"
+DAMAGE: dict[str, tuple[Callable[[Path], None], str, str, tuple[str, str, str]]] = {
+    # what happens, to which file; the kind; what can be restored of each point
+    "a flipped bit": (flip, "vda/{1}.qcow2", "sha256", ("vdb", "vdb", ALL)),
+    "a flipped bit in an increment": (flip, "vda/{2}.qcow2", "sha256", (ALL, "vdb", ALL)),
+    "a cut image": (cut, "vdb/{2}.qcow2", "size", (ALL, "vda", ALL)),
+    "an empty image": (empty, "vdb/{1}.qcow2", "size", ("vda", "vda", ALL)),
+    "a missing image": (unlink, "vda/{3}.qcow2", "missing", (ALL, ALL, "vdb")),
+    "a link": (link, "vda/{3}.qcow2", "not-a-file", (ALL, ALL, "vdb")),
+    "a changed manifest": (edit, "{2}.json", "manifest", (ALL, "", ALL)),
+    "a flipped bit in a manifest": (flip, "{3}.json", "manifest", (ALL, ALL, "")),
+    "a cut manifest": (cut, "{2}.json", "manifest", (ALL, "", ALL)),
+    "an empty manifest": (empty, "{2}.json", "manifest", (ALL, "", ALL)),
+    "a missing manifest": (unlink, "{2}.json", "lost", (ALL, "", ALL)),
+    "changed XML": (flip, "{1}.xml", "sha256", (ALL, ALL, ALL)),
+    "missing XML": (unlink, "{3}.xml", "missing", (ALL, ALL, ALL)),
+    "changed NVRAM": (flip, "{2}.nvram", "sha256", (ALL, ALL, ALL)),
+    "cut NVRAM": (cut, "{2}.nvram", "size", (ALL, ALL, ALL)),
+    "changed memory": (flip, "{3}.mem", "sha256", (ALL, ALL, ALL)),
+    "empty memory": (empty, "{3}.mem", "size", (ALL, ALL, ALL)),
+}
+
+
+@pytest.mark.parametrize("name", DAMAGE)
+def test_every_damage_is_found_and_named(copy: Copy, tmp_path: Path, name: str) -> None:
+    """
+    Exit code 12, the file, the points that it spoils and those that are whole.
+
+    A restore brings back just the disks that the verdict says, right to the byte.
+    """
+    damage, file, kind, left = DAMAGE[name]
+    damage(copy.file(file))
+    (result,) = copy.verify()["results"]
+    (fault,) = result["verification"]["faults"]
+    assert (fault["kind"], fault["file"]) == (kind, copy.named(file))
+    health = {point["id"]: point for point in result["verification"]["points"]}
+    assert list(health) == list(copy.points)
+    disks = {point: set(words.split()) for point, words in zip(copy.points, left, strict=True)}
+    assert {point: set(found["disks"]) for point, found in health.items()} == disks
+    spoiled = {point for point, found in health.items() if not found["whole"]}
+    assert spoiled == set(fault["points"])
+    assert spoiled
+    whole = ", ".join(point for point in copy.points if point not in spoiled)
+    assert f"points that are whole: {whole}" in result["error"]["message"]
+    assert copy.restorable(tmp_path / "into") == disks
+
+
+def test_swapped_files_are_both_found(copy: Copy, tmp_path: Path) -> None:
+    """Each is sound, and has the size of the other."""
+    one, other = copy.file("vda/{1}.qcow2"), copy.file("vda/{3}.qcow2")
+    assert one.stat().st_size == other.stat().st_size
+    one.rename(tmp_path / "third")
+    other.rename(one)
+    (tmp_path / "third").rename(other)
+    (result,) = copy.verify()["results"]
+    faults = {each["file"]: each["points"] for each in result["verification"]["faults"]}
+    first, second, third = copy.points
+    assert faults == {
+        copy.named("vda/{1}.qcow2"): [first, second],
+        copy.named("vda/{3}.qcow2"): [third],
+    }
+    assert copy.restorable(tmp_path / "into") == {point: {"vdb"} for point in copy.points}
+
+
+def test_people_are_told_the_file_and_the_points(copy: Copy) -> None:
+    """On stdout, also when all else is not wanted; and stderr says what is whole."""
+    flip(copy.file("vda/{1}.qcow2"))
+    for words in ((), ("--quiet",)):
+        done = run_cli("verify", "--store", copy.root, *words)
+        assert done.returncode == 12
+        (line,) = [line for line in done.stdout.splitlines() if "sha256 is" in line]
+        assert copy.named("vda/{1}.qcow2: ") in line
+        assert copy.named("(spoils {1}, {2})") in line
+        assert copy.named("points that are whole: {3}") in done.stderr
+
+
+def test_what_lies_about_is_told_and_is_no_fault(copy: Copy) -> None:
+    """A stranger, a leftover; a mark that protects a point is neither."""
+    copy.file("{2}.protected").touch()
+    copy.verify("--strict", code=0)
+    copy.file("notes.txt").touch()
+    copy.file("vda/20200101T000000Z.qcow2").touch()
+    (result,) = copy.verify(code=0)["results"]
+    found = result["verification"]
+    assert [file for file, _ in found["strangers"]] == ["notes.txt"]
+    assert [file for file, _ in found["leftovers"]] == ["vda/20200101T000000Z.qcow2"]
+    copy.verify("--strict", code=4)
+
+
+def test_metrics_say_since_when_all_is_good(copy: Copy, tmp_path: Path) -> None:
+    """A fault, or a part of the files, does not move it."""
+    file = tmp_path / "fibackup.prom"
+    copy.verify("--metrics", str(file), "--sample", "10%", code=0)
+    assert not file.exists()
+    copy.verify("--metrics", str(file), code=0)
+    with fb.Store.open(copy.root) as store:
+        record = store.read_record(store.domains()[0])
+    (line,) = [line for line in file.read_text().splitlines() if line[0] != "#"]
+    assert line.startswith('fibackup_last_verified_timestamp_seconds{domain="web1"')
+    oldest = min(entry.time for entry in record.files)
+    assert float(line.split()[-1]) == pytest.approx(oldest.timestamp(), abs=1e-3)
+    flip(copy.file("{1}.xml"))
+    before = file.read_bytes()
+    copy.verify("--metrics", str(file))
+    assert file.read_bytes() == before
+
+
+def test_a_good_copy_heals(copy: Copy, maker: StoreMaker) -> None:
+    """What was wrong is read again, first of all, also when nothing else is."""
+    flip(copy.file("vda/{1}.qcow2"))
+    copy.verify()
+    shutil.copy(maker.path(copy.named("vda/{1}.qcow2")), copy.file("vda/{1}.qcow2"))
+    (result,) = copy.verify("--skip-since", "1h", code=0)["results"]
+    assert result["verification"]["read_files"] == 1
+
+
+# -- how much is read ----------------------------------------------------------------------------
+
+
+def verified(copy: Copy, policy: fb.VerifyPolicy, stop_after: int = 0) -> list[str]:
+    """Verify in this process; return the files that were read."""
+    read: list[str] = []
+    token = fb.CancelToken()
+
+    def listener(event: fb.Event) -> None:
+        if isinstance(event, FileVerified) and event.size_bytes:
+            read.append(event.file)
+            if len(read) == stop_after:
+                token.cancel()
+
+    with fb.Store.open(copy.root) as store:
+        survey = store.survey(store.domains()[0])
+        plan = fb.plan_verify(survey, now=datetime.now(UTC), policy=policy)
+        executor = fb.Executor(None, store, threads=1)
+        if stop_after:
+            with pytest.raises(fb.StepError):
+                executor.run(plan, on_event=listener, cancel=token)
+        else:
+            executor.run(plan, on_event=listener)
+    return read
+
+
+def test_an_interrupted_verification_goes_on(copy: Copy) -> None:
+    """What was read is not read again; together everything was read once."""
+    since = datetime.now(UTC) - timedelta(minutes=1)
+    first = verified(copy, fb.VerifyPolicy(skip_since=since), stop_after=4)
+    second = verified(copy, fb.VerifyPolicy(skip_since=since))
+    assert len(first) == 4
+    assert sorted(first + second) == sorted(set(first + second))
+    assert len(first + second) == len(verified(copy, fb.VerifyPolicy()))
+
+
+def test_two_halves_are_everything(copy: Copy) -> None:
+    """A sample takes what was read longest ago."""
+    half = fb.VerifyPolicy(sample_percent=50)
+    first, second = verified(copy, half), verified(copy, half)
+    assert set(first) | set(second) == set(verified(copy, fb.VerifyPolicy()))
+    assert set(first) != set(second)
