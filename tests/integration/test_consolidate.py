@@ -38,6 +38,7 @@ from fibackup import (
     Executor,
     ImageFormat,
     LibvirtHost,
+    PermissionDeniedError,
     Plan,
     PolicyError,
     Quiesce,
@@ -337,6 +338,32 @@ def test_a_commit_without_room_loses_nothing(
     assert [len(made.chain(target)) for target in domain.disks] == [2, 2]
     made.write("vda", 42)
     assert kinds(made.backup()) == {"increment"}
+    made.check()
+
+
+def test_a_base_that_qemu_may_not_write_is_named(
+    block_domain: MakeBlockDomain, series: MakeSeries
+) -> None:
+    """With its path and what to look at; the overlay stays, and with the right to write it goes."""
+    made = series(block_domain())
+    made.write("vda", 1)
+    made.backup()
+    made.write("vda", 2)
+    base, before = made.domain.path("vda"), made.chain()
+    run("chattr", "+i", base)
+    try:
+        with pytest.raises(StepError) as caught:
+            made.consolidate()
+    finally:
+        run("chattr", "-i", base)
+    cause = caught.value.__cause__
+    assert isinstance(cause, PermissionDeniedError)
+    assert cause.path == str(base)
+    assert f"owner and mode of {base}" in cause.reason
+    assert made.chain() == before
+    made.check()
+    made.consolidate()
+    assert made.chain() == (base,)
     made.check()
 
 

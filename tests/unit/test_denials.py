@@ -42,6 +42,8 @@ class Refusal(libvirt.libvirtError):
             f"{COMMAND} 'block-commit': Could not reopen file '/i/a b': Permission denied",
             "/i/a b",
         ),
+        (1, f"{COMMAND} 'block-commit': Could not open '/i/x': Operation not permitted", "/i/x"),
+        (1, f"{COMMAND} 'block-commit': Could not open '/i/x': Read-only file system", "/i/x"),
         (38, "Cannot access storage file '/i/x' (as uid:1, gid:2): Permission denied", "/i/x"),
     ],
 )

@@ -39,6 +39,8 @@ CONNECTION_LOST = frozenset({1, 38, 39})
 _ACCESS = {29, 45, 88, 94}
 _QUOTED_PATH = re.compile(r"['\"](/[^'\"]+)['\"]")
 _BUSY_BLOCK_JOB = {83}
+_DENIALS = ("Permission denied", "Operation not permitted", "Read-only file system")
+"""EACCES, EPERM and EROFS, as QEMU and libvirt print them."""
 
 _FRAGMENTS: tuple[tuple[str, type[HostError]], ...] = (
     ('Failed to get "write" lock', DomainBusyError),
@@ -81,7 +83,7 @@ def translate(error: libvirt.libvirtError, *, domain: str | None = None, doing: 
         return PermissionDeniedError(
             reason=f"{reason}; is the user in the group libvirt?", domain=domain
         )
-    if "Permission denied" in words:
+    if any(denial in words for denial in _DENIALS):
         return _denied(words, reason, domain)
     for fragment, kind in _FRAGMENTS:
         if fragment in words:
@@ -109,8 +111,8 @@ def _remedy(path: str | None) -> str:
         module = "AppArmor or SELinux: the audit log"
     where = path or "the image"
     return (
-        f"look at owner and mode of {where} and at the x bits of its directories for QEMU's user; "
-        f"then at {module}"
+        f"look at owner and mode of {where} and at the x bits of its directories for QEMU's user, "
+        f"at lsattr and at how the file system is mounted; then at {module}"
     )
 
 
