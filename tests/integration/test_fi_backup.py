@@ -230,6 +230,15 @@ def test_t5_with_memory(site: Site) -> None:
     site.restores()
 
 
+def test_a_state_directory_that_is_missing_is_found_before_anything_starts(site: Site) -> None:
+    """There is no point, no overlay, and no directory."""
+    store, missing = site.directory("backup dir"), site.place / "no state dir"
+    done = site.run("-s", missing, "-b", store, "all", code=1)
+    assert f"{missing}" in done.stderr
+    assert (list(store.iterdir()), missing.exists()) == ([], False)
+    assert site.depths("t1d") + site.depths("t2d") == [1, 1, 1]
+
+
 def test_what_it_says(site: Site) -> None:
     """Nothing when all is well; with -v steps, with -d all; errors on stderr, each with its tag."""
     store = site.directory("backup dir")

@@ -14,10 +14,10 @@ Errors and warnings go to stderr, the rest to stdout. Without -v it says nothing
 from __future__ import annotations
 
 import os
-import shutil
 import sys
 from collections.abc import Sequence
 from datetime import UTC, datetime
+from pathlib import PurePosixPath
 
 import fibackup as fb
 from fibackup.cli.exits import FAILED, OK, SOME_FAILED, USAGE, exit_code
@@ -112,6 +112,8 @@ def _guarded(options: Options) -> int:
 
 def _run(options: Options, log: _Log, signals: Signals) -> int:
     failures: list[fb.FibackupError] = []
+    if options.state_dir is not None:
+        _refuse_missing(options.state_dir)
     with fb.LibvirtHost.open() as host:
         consolidates = options.consolidation is not Consolidation.NO
         for warning in host.check_requirements(consolidates=consolidates):
@@ -218,26 +220,27 @@ def _execute(executor: fb.Executor, plan: fb.Plan, log: _Log, signals: Signals) 
     return report
 
 
+def _refuse_missing(directory: str) -> None:
+    """Refuse a directory of -s that is none before anything starts."""
+    if not os.path.isdir(directory):
+        raise fb.HostError(
+            reason="there is no such directory for the guest's memory", path=directory
+        )
+
+
 def _keep_state(store: fb.Store, point: fb.RestorePoint, directory: str, log: _Log) -> None:
     """Put a copy of the guest's memory into the directory of -s, unless that is the store."""
     file = next((each for each in point.files if each.role is fb.FileRole.MEMORY), None)
     if file is None or os.path.realpath(directory) == os.path.realpath(store.path):
         return
     name = next(each for each in os.listdir(store.path) if each.endswith(point.uuid))
-    source = os.path.join(store.path, name, file.name)
-    target = os.path.join(directory, f"{name}-{file.name}")
+    target = PurePosixPath(os.path.abspath(directory), f"{name}-{file.name}")
+    step = fb.RestoreMemory(file, target)
     try:
-        with open(source, "rb") as stored:
-            fd = os.open(target, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW, 0o600)
-            with open(fd, "wb") as copy:
-                shutil.copyfileobj(stored, copy, 1 << 20)
-                copy.flush()
-                os.fsync(copy.fileno())
-    except OSError as error:
+        store.restore_memory(point.uuid, step, log.event, fb.CancelToken())
+    except fb.FibackupError as error:
+        words = f"point {point.id} is complete, but its memory could not be copied"
         raise fb.HostError(
-            domain=point.domain,
-            reason=f"point {point.id} is complete, but its memory could not be copied: "
-            f"{error.strerror}",
-            path=target,
+            domain=point.domain, reason=f"{words}: {error.reason}", path=str(target)
         ) from error
     log.say("VER", f"the memory of point {point.id} is in {target}")
