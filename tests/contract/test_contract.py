@@ -257,6 +257,15 @@ def test_a_run_holds_the_domain_and_a_second_one_touches_nothing(
     assert held
 
 
+def test_a_caller_may_hold_the_lock_over_more_than_one_run(world: World, points: Points) -> None:
+    """Then a run does not take it, and the caller has it still."""
+    with world.host.locked(world.uuid):
+        Executor(world.host, world.store).run(points.plan(), holds_lock=True)
+        with pytest.raises(LockedError), world.host.locked(world.uuid):
+            pass
+    assert len(world.store.read_history(world.uuid).points) == 1
+
+
 def test_an_image_that_a_guest_writes_is_not_copied(world: World) -> None:
     """The copy is refused, and nothing of it is left."""
     active = chain(world).active.path

@@ -17,10 +17,12 @@ import stat
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
+from typing import Any
 
 import pytest
 
 import fibackup as fb
+from fibackup.cli import fi_backup
 from hypervisor import MIB, BlockDomain, DiskSpec, PrivateDaemon, differences
 from integration.forks import Ended, Forks
 
@@ -207,6 +209,31 @@ def test_t4_rolling_by_pull(site: Site) -> None:
     site.backup("-C", store=store, names=("t1d", "t2d"))
     site.run("-C", "all")
     site.restores()
+
+
+@pytest.mark.parametrize("method", ["blockcommit", "blockpull"])
+def test_the_lock_is_held_from_the_first_look_to_the_last_deletion(
+    site: Site, monkeypatch: pytest.MonkeyPatch, method: str
+) -> None:
+    """Snapshot, copy, consolidation: at every call another run is kept out."""
+    store = site.directory("backup dir")
+    site.backup(store=store, names=("t1d",))
+    uuid, seen = site.domains["t1d"].uuid, list[str]()
+    with fb.LibvirtHost.open(site.daemon.uri) as other:
+        for name in ("read_domain", "take_snapshot", "run_block_job", "delete_image"):
+            real = getattr(fb.LibvirtHost, name)
+
+            def look(host: fb.LibvirtHost, *words: object, real: Any = real) -> object:  # noqa: ANN401
+                if host is not other:
+                    seen.append(real.__name__)
+                    with pytest.raises(fb.LockedError), other.locked(uuid):
+                        pass
+                return real(host, *words)
+
+            monkeypatch.setattr(fb.LibvirtHost, name, look)
+        monkeypatch.setenv("LIBVIRT_DEFAULT_URI", site.daemon.uri)
+        assert fi_backup.main(["-C", "-m", method, "-b", str(store), "t1d"]) == 0
+    assert {"read_domain", "take_snapshot", "run_block_job", "delete_image"} == set(seen)
 
 
 def test_t5_with_memory(site: Site) -> None:

@@ -142,8 +142,14 @@ def _names(options: Options, host: fb.LibvirtHost) -> tuple[str, ...]:
 
 
 def _one(options: Options, host: fb.LibvirtHost, name: str, log: _Log, signals: Signals) -> None:
-    """Back a domain up, shorten its chains, or both in one run."""
-    domain = _recover(options, host, host.read_domain(name), log, signals)
+    """Back a domain up, shorten its chains, or both, under one lock."""
+    uuid = host.identify(name)[1]
+    with host.locked(uuid):
+        _locked(options, host, uuid, log, signals)
+
+
+def _locked(options: Options, host: fb.LibvirtHost, uuid: str, log: _Log, signals: Signals) -> None:
+    domain = _recover(options, host, host.read_domain(uuid), log, signals)
     log.say("DEB", f"domain {domain.name} ({domain.uuid}) is {domain.state}")
     if options.backs_up:
         _back_up(options, host, domain, log, signals)
@@ -215,7 +221,7 @@ def _execute(executor: fb.Executor, plan: fb.Plan, log: _Log, signals: Signals) 
     log.say("DEB", plan)
     for warning in plan.warnings:
         log.say("WAR", f"{plan.domain}: {warning}")
-    report = executor.run(plan, on_event=log.event, cancel=signals.token)
+    report = executor.run(plan, on_event=log.event, cancel=signals.token, holds_lock=True)
     log.say("VER", report)
     return report
 

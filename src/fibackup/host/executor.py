@@ -145,6 +145,7 @@ class Executor:
         on_event: OnEvent = ignore_events,
         cancel: CancelToken | None = None,
         gate: Gate = no_gate,
+        holds_lock: bool = False,
     ) -> Report:
         """
         Run *plan*.
@@ -155,6 +156,8 @@ class Executor:
             cancel: Asked between steps and while copying.
             gate: Called before each step, under the locks of the run; a `FibackupError` that it
                 raises fails the step before it begins.
+            holds_lock: True: the caller holds `Host.locked` of the domain, over more than this
+                plan.
 
         Returns:
             What was done.
@@ -172,7 +175,8 @@ class Executor:
         token = cancel or CancelToken()
         run = _Run(self._host, self._store, plan, on_event, token, gate, self._threads)
         with ExitStack() as held:
-            if self._host is not None and plan.verb not in {"restore", "prune"}:
+            locks = not holds_lock and plan.verb not in {"restore", "prune"}
+            if self._host is not None and locks:
                 held.enter_context(self._host.locked(plan.uuid))
             if self._store is not None:
                 exclusive = plan.verb in {"backup", "recover", "prune"}
