@@ -33,6 +33,7 @@ from fibackup import (
     CancelledError,
     CancelToken,
     CopyProgress,
+    DiskKind,
     DomainStateError,
     Event,
     Executor,
@@ -331,6 +332,15 @@ def test_a_commit_without_room_loses_nothing(
     assert isinstance(caught.value.__cause__, BlockJobError)
     assert len(made.chain("vda")) == 3
     assert len(made.chain("vdb")) == 2
+    made.check()
+    os.truncate(filler, filler.stat().st_size - 8 * CLUSTER)  # room for an overlay, not for more
+    made.write("vda", 40)
+    with pytest.raises(StepError, match="vda"):
+        made.backup()
+    assert len(made.chain("vda")) == 4
+    points = made.store.read_history(domain.uuid).points
+    assert [point.id for point in points] == list(made.references)
+    assert points[-1].kind is DiskKind.INCREMENT
     made.check()
     filler.unlink()
     made.write("vda", 41, 70)
@@ -747,6 +757,30 @@ def test_a_domain_that_starts_meanwhile_keeps_its_overlay(
     with contextlib.suppress(StepError):
         Executor(made.host, None).run(made.plan(), on_event=start)
     assert made.chain() in {before, (made.domain.path("vda"),)}
+    made.check()
+
+
+def test_a_domain_cannot_start_between_the_commit_and_the_new_definition(
+    block_domain: MakeBlockDomain, series: MakeSeries, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The active layer is locked as QEMU would, until the definition names the base."""
+    made = series(block_domain())
+    made.write("vda", 1)
+    made.backup()
+    made.domain.destroy()
+    real, refusals = libvirt.virConnect.defineXML, list[str]()
+
+    def define(connection: libvirt.virConnect, xml: str) -> libvirt.virDomain:
+        with pytest.raises(libvirt.libvirtError) as caught:
+            made.domain.start()
+        refusals.append(str(caught.value))
+        return real(connection, xml)
+
+    monkeypatch.setattr(libvirt.virConnect, "defineXML", define)
+    made.consolidate()
+    assert "lock" in refusals[0]
+    assert made.chain() == (made.domain.path("vda"),)
+    made.domain.start()
     made.check()
 
 

@@ -6,9 +6,9 @@ from pathlib import PurePosixPath
 import pytest
 from attrs import evolve
 
-from fibackup.errors import DomainStateError, ModelError, StepError
+from fibackup.errors import DomainStateError, ModelError, RequirementError, StepError
 from fibackup.host.executor import Executor
-from fibackup.model import DiskKind, Ledger, Run, RunPhase
+from fibackup.model import DiskKind, Ledger, Run, RunPhase, Versions
 from fibackup.model.domain import Disk, DomainState
 from fibackup.plan import (
     BackupPolicy,
@@ -262,6 +262,25 @@ def test_a_deep_chain_is_warned_of() -> None:
     assert world.plan().warnings == ()
     world.host.foreign_snapshot("web1", "vda")
     assert "images deep: consolidate soon" in world.plan().warnings[0]
+
+
+def test_a_chain_that_this_libvirt_would_not_start_is_not_made(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Refused before the first step; a domain that is off gets no overlay, and its point."""
+    world = World(("vda",))
+    monkeypatch.setattr(
+        FakeHost, "versions", lambda _: Versions(fibackup="0", libvirt="11.0.0", qemu="9.0.0")
+    )
+    for _ in range(23):
+        world.host.foreign_snapshot("web1", "vda")
+    Executor(world.host, world.store).run(world.plan())
+    calls = len(world.host.calls)
+    with pytest.raises(RequirementError, match="26 images"):
+        Executor(world.host, world.store).run(world.plan())
+    assert not {"write_ledger", "take_snapshot"} & set(world.host.calls[calls:])
+    world.host.shut_off("web1")
+    Executor(world.host, world.store).run(world.plan())
 
 
 def test_a_definition_that_names_another_image_is_warned_of() -> None:

@@ -6,7 +6,13 @@ import pytest
 
 from fibackup.errors import RequirementError
 from fibackup.model import Versions
-from fibackup.plan.requirements import KNOWN_FAULTS, Work, check_compression, check_versions
+from fibackup.plan.requirements import (
+    KNOWN_FAULTS,
+    Work,
+    check_compression,
+    check_depth,
+    check_versions,
+)
 
 
 def versions(libvirt: str = "9.0.0", qemu: str = "7.2.0") -> Versions:
@@ -85,3 +91,18 @@ def test_an_older_qemu_img_does_not_compress(number: str) -> None:
     """It could not prove what it wrote; the words say what else can be done."""
     with pytest.raises(RequirementError, match=r"6\.1 or later.*without compression"):
         check_compression(number)
+
+
+@pytest.mark.parametrize("number", ["10.8.0", "11.10.0"])
+def test_a_chain_that_libvirt_would_not_start_is_refused(number: str) -> None:
+    """With the disk and what to do; the depth that it does start is not."""
+    check_depth(versions(number), "vda", 25)
+    with pytest.raises(RequirementError, match="fibackup consolidate") as caught:
+        check_depth(versions(number), "vda", 26)
+    assert caught.value.target == "vda"
+
+
+@pytest.mark.parametrize("number", ["9.0.0", "10.7.0", "12.0.0", "unknown"])
+def test_other_versions_start_deeper_chains(number: str) -> None:
+    """Up to libvirt's own limit."""
+    check_depth(versions(number), "vda", 199)

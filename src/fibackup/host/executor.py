@@ -69,10 +69,12 @@ from fibackup.model.point import (
 )
 from fibackup.model.snapshot import NewOverlay, Snapshot
 from fibackup.parse.domain_xml import domain_facts
+from fibackup.plan.backup import DEEP_CHAIN
 from fibackup.plan.continuity import stale_overlays
 from fibackup.plan.define_steps import DefineStep
 from fibackup.plan.prune_steps import DropPoints, MergeImages
 from fibackup.plan.report import Report, StepOutcome
+from fibackup.plan.requirements import check_depth
 from fibackup.plan.steps import (
     STATES,
     CommitOffline,
@@ -324,6 +326,7 @@ class _Run:
             if any(copy.compress for copy in self._plan.copies):
                 self._store.require_compression()
             self._check_domain()
+            self._check_depth()
             self._check_space()
 
     def _check_restore(self) -> None:
@@ -391,6 +394,14 @@ class _Run:
             raise self._stale(difference)
         for path in self._host.occupied(expects.absent):
             raise self._stale("the name of the new overlay is taken", str(path))
+
+    def _check_depth(self) -> None:
+        """Ask for the version only when a snapshot makes a chain that some would not start."""
+        snapshots = any(isinstance(step, (TakeSnapshot, WhileFrozen)) for step in self._plan.steps)
+        for disk in self._plan.expects.disks if snapshots else ():
+            depth = len(disk.images) + 1
+            if depth > DEEP_CHAIN:
+                check_depth(self._host.versions(), disk.target, depth)
 
     def _check_space(self) -> None:
         expects = self._plan.expects

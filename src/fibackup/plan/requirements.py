@@ -6,6 +6,7 @@ Which versions of libvirt, QEMU and qemu-img will do, and which are known to do 
     too old            RequirementError, before anything is touched
     known to be bad    RequirementError when the work would meet the fault, else nothing
     known to be odd    a warning that says what to expect
+    chain too deep     RequirementError before the snapshot that would make it
 """
 
 from __future__ import annotations
@@ -18,7 +19,7 @@ from attrs import frozen
 from fibackup.errors import RequirementError
 from fibackup.model.point import Versions
 
-__all__ = ["KNOWN_FAULTS", "Fault", "Work", "check_compression", "check_versions"]
+__all__ = ["KNOWN_FAULTS", "Fault", "Work", "check_compression", "check_depth", "check_versions"]
 
 _NUMBER = re.compile(r"(\d+)(?:\.(\d+))?(?:\.(\d+))?")
 _COMPRESSION = (6, 1, 0)
@@ -88,9 +89,12 @@ KNOWN_FAULTS = (
         source="libvirt issue 36",
     ),
 )
-"""Faults that this library can meet. The depth that libvirt 10.8 to 11.10 can start is not among
-them: `plan_backup` warns of deep chains for every version. Nor is libvirt 9.0.0, whose jobs can
-keep a disk from being detached later: Debian's 9.0.0 has the fix, under the same number."""
+"""Faults that this library can meet. Libvirt 9.0.0, whose jobs can keep a disk from being detached
+later, is not among them: Debian's 9.0.0 has the fix, under the same number. The depth that libvirt
+10.8 to 11.10 can start depends on the domain: `check_depth`."""
+
+_SHALLOW = ((10, 8, 0), (12, 0, 0), 25)
+"""First version that starts no deeper chain, first later one that does, number of images."""
 
 
 def check_versions(
@@ -154,6 +158,31 @@ def check_compression(qemu_img: str | None) -> None:
         raise RequirementError(
             reason=f"qemu-img {qemu_img} is too old to compress; {needed} or later is needed, "
             "or a backup without compression"
+        )
+
+
+def check_depth(found: Versions, target: str, depth: int) -> None:
+    """
+    Refuse an overlay after which this libvirt could not start the domain any more.
+
+    Args:
+        found: The versions; a libvirt that cannot be read passes.
+        target: The disk.
+        depth: The images of its chain, the new overlay included.
+
+    Raises:
+        RequirementError: With the disk and the remedy. Nothing was touched.
+
+    Source:
+        libvirt NEWS 12.0.0: more than about 25 layers.
+    """
+    first, fixed, most = _SHALLOW
+    number = _number(found.libvirt)
+    if number is not None and first <= number < fixed and depth > most:
+        raise RequirementError(
+            target=target,
+            reason=f"libvirt {found.libvirt} starts no domain with a chain of {depth} images, "
+            f"{most} at most (libvirt NEWS 12.0.0); consolidate first: fibackup consolidate",
         )
 
 
