@@ -13,7 +13,7 @@ import subprocess
 from collections.abc import Iterator
 from datetime import UTC, datetime
 from hashlib import sha256
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 
 import libvirt
 import pytest
@@ -23,9 +23,12 @@ from hypervisor import (
     MIB,
     BlockDomain,
     DiskSpec,
+    GuestOptions,
     MakeBlockDomain,
+    MakeLinuxGuest,
     PrivateDaemon,
     create_image,
+    read_records,
     same_content,
 )
 from hypervisor.host import run
@@ -575,10 +578,41 @@ def test_danger_21_two_runs_never_hold_one_domain(
     drop_in.restores()
 
 
-def test_danger_22_quiesced_rotation_stderr_uri_and_names(
+def test_danger_22_quiesced_rotation(
+    drop_in: DropIn, linux_guest: MakeLinuxGuest, tmp_path: Path
+) -> None:
+    """-C -q freezes by the agent, twice; a point needs no journal, and chains stay two deep."""
+    disk = DiskSpec(size_bytes=128 * MIB)
+    guest = linux_guest(disk, options=GuestOptions(record_kib=4), on=drop_in.daemon)
+    acked = 0
+    for _ in range(2):
+        acked = guest.wait_more()
+        drop_in.run("-Cqb", drop_in.store, guest.name)
+    with fb.LibvirtHost.open(drop_in.daemon.uri) as host, fb.Store.open(drop_in.store) as store:
+        (found,) = host.read_domain(guest.uuid).disks
+        assert found.chain is not None
+        assert found.chain.depth == 2
+        history = store.read_history(guest.uuid)
+        full, point = history.points
+        assert full.consistency is point.consistency is fb.Consistency.APPLICATION
+        assert (full.kind, point.kind) == (fb.DiskKind.FULL, fb.DiskKind.INCREMENT)
+        plan = fb.plan_restore(
+            history,
+            point.id,
+            into=PurePosixPath(tmp_path / "out"),
+            image_format=fb.ImageFormat.RAW,
+        )
+        fb.Executor(None, store).run(plan)
+    records = read_records(tmp_path / "out/vda.raw", "vda", replay_journal=False)
+    assert records == list(range(1, len(records) + 1))
+    assert len(records) >= acked
+    guest.close()
+
+
+def test_danger_22_no_agent_stderr_uri_and_names(
     drop_in: DropIn, block_domain: MakeBlockDomain, images: Path
 ) -> None:
-    """-C -q is understood; failures are on stderr; data.qcow2 and data.img keep apart."""
+    """Without an agent -C -q fails, on stderr; data.qcow2 and data.img keep apart."""
     domain = running(
         block_domain,
         drop_in,
