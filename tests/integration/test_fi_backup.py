@@ -211,6 +211,37 @@ def test_t4_rolling_by_pull(site: Site) -> None:
     site.restores()
 
 
+def test_what_is_off_or_paused_is_consolidated_where_that_is_safe(site: Site) -> None:
+    """Off: -c commits, -C leaves chains alone, a pull is refused; and so is one while paused."""
+    store = site.directory("backup dir")
+    off, paused = site.domains["t1d"], site.domains["t2d"]
+    for _ in range(2):
+        site.backup(store=store, names=("t1d", "t2d"))
+    off.destroy()
+    paused.dom.suspend()
+    for name, word in (("t1d", "off"), ("t2d", "paused")):
+        assert word in site.run("-c", "-m", "blockpull", name, code=1).stderr
+    site.run("-C", "t1d")
+    assert site.depths("t1d") + site.depths("t2d") == [3, 3, 3]
+    site.run("-c", "t1d")
+    assert site.depths("t1d") + site.depths("t2d") == [1, 3, 3]
+    site.run("-c", "t2d")
+    assert site.depths("t2d") == [1, 1]
+    off.start(paused=False)
+    paused.dom.resume()
+    site.backup(store=store, names=("t1d", "t2d"))
+    site.restores()
+
+
+def test_a_directory_with_other_files_is_no_store(site: Site) -> None:
+    """Such as the copies of the script: exit 10, nothing is added, no overlay is made."""
+    place = site.directory("old backups")
+    (place / "disk.img").write_text("a copy")
+    assert str(place) in site.run("-b", place, "t1d", code=10).stderr
+    assert [path.name for path in place.iterdir()] == ["disk.img"]
+    assert site.depths("t1d") == [1]
+
+
 @pytest.mark.parametrize("method", ["blockcommit", "blockpull"])
 def test_the_lock_is_held_from_the_first_look_to_the_last_deletion(
     site: Site, monkeypatch: pytest.MonkeyPatch, method: str
@@ -242,6 +273,8 @@ def test_t5_with_memory(site: Site) -> None:
     for place in (store, other):
         for _ in range(2):
             site.backup("-s", place, store=store, names=("t1d", "t2d"))
+        site.backup("-C", "-s", place, store=store, names=("t1d", "t2d"))
+        assert site.depths("t1d") + site.depths("t2d") == [2, 2, 2]
         assert all(domain.dom.isActive() for domain in site.domains.values())
         site.run("-dc", "all")
     for name in ("t1d", "t2d"):
@@ -249,7 +282,7 @@ def test_t5_with_memory(site: Site) -> None:
             assert point.consistency is fb.Consistency.MEMORY
             assert fb.FileRole.MEMORY in {file.role for file in point.files}
     states = sorted(other.iterdir())
-    assert len(states) == 4
+    assert len(states) == 6
     assert {stat.S_IMODE(path.stat().st_mode) for path in states} == {0o600}
     stored = {f"{path.parent.name}-{path.name}": path for path in store.glob("*/*.mem")}
     for path in states:
