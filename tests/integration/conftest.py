@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 
+import fibackup as fb
 from hypervisor import (
     TWO_DISKS,
     BlockDomain,
@@ -32,6 +34,12 @@ def hypervisor() -> Iterator[Embedded]:
         yield opened
 
 
+@pytest.fixture
+def host(hypervisor: Embedded) -> fb.LibvirtHost:
+    """Give the host."""
+    return fb.LibvirtHost(hypervisor.connection)
+
+
 @pytest.fixture(scope="session")
 def private_daemon() -> Iterator[PrivateDaemon]:
     """Give a libvirtd of this session's own."""
@@ -51,6 +59,15 @@ def forks() -> Iterator[Forks]:
 def zygote() -> Iterator[Zygote]:
     """Give the process that forks acts that fail."""
     with fork_server() as made:
+        yield made
+
+
+@pytest.fixture
+def store(tmp_path: Path) -> Iterator[fb.Store]:
+    """Give an empty store."""
+    place = tmp_path / "store"
+    place.mkdir()
+    with fb.Store.create(place) as made:
         yield made
 
 

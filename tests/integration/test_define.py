@@ -65,15 +65,6 @@ SOURCE = Path(fibackup.__file__).resolve().parents[1]
 
 
 @pytest.fixture
-def store(tmp_path: Path) -> Iterator[Store]:
-    """Give an empty store."""
-    place = tmp_path / "store"
-    place.mkdir()
-    with Store.create(place) as made:
-        yield made
-
-
-@pytest.fixture
 def host(hypervisor: Embedded) -> Iterator[LibvirtHost]:
     """Give the host, and forget the domains that the test has restored."""
     connection = hypervisor.connection

@@ -17,17 +17,11 @@ import pytest
 from attrs import evolve
 
 import fibackup as fb
-from hypervisor import BlockDomain, DiskSpec, Embedded, MakeBlockDomain, create_image
+from hypervisor import BlockDomain, DiskSpec, MakeBlockDomain, create_image
 from hypervisor.host import run
 from integration.rig import wait_until
 
 pytestmark = pytest.mark.libvirt
-
-
-@pytest.fixture
-def host(hypervisor: Embedded) -> fb.LibvirtHost:
-    """Give the host."""
-    return fb.LibvirtHost(hypervisor.connection)
 
 
 def overlay_of(domain: BlockDomain) -> Path:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import io
 import tarfile
 import xml.etree.ElementTree as ET
-from collections.abc import Iterator
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -21,26 +20,11 @@ from fibackup import (
     Store,
     plan_backup,
 )
-from hypervisor import BlockDomain, Embedded, MakeBlockDomain
+from hypervisor import BlockDomain, MakeBlockDomain
 
 pytestmark = pytest.mark.libvirt
 
 TPM = "<tpm model='tpm-crb'><backend type='emulator' version='2.0'/></tpm>"
-
-
-@pytest.fixture
-def host(hypervisor: Embedded) -> LibvirtHost:
-    """Give the host."""
-    return LibvirtHost(hypervisor.connection)
-
-
-@pytest.fixture
-def store(tmp_path: Path) -> Iterator[Store]:
-    """Give an empty store."""
-    place = tmp_path / "store"
-    place.mkdir()
-    with Store.create(place) as made:
-        yield made
 
 
 def with_firmware(domain: BlockDomain) -> None:

@@ -18,7 +18,6 @@ import subprocess
 import sys
 import time
 import xml.etree.ElementTree as ET
-from collections.abc import Iterator
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path, PurePosixPath
@@ -133,21 +132,6 @@ def restore(
         keep_foreign=keep_foreign,
     )
     return Executor(host, store).run(plan)
-
-
-@pytest.fixture
-def host(hypervisor: Embedded) -> LibvirtHost:
-    """Give the host."""
-    return LibvirtHost(hypervisor.connection)
-
-
-@pytest.fixture
-def store(tmp_path: Path) -> Iterator[Store]:
-    """Give an empty store."""
-    place = tmp_path / "store"
-    place.mkdir()
-    with Store.create(place) as made:
-        yield made
 
 
 # -- a guest that goes on ------------------------------------------------------------------------

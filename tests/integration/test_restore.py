@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import stat
-from collections.abc import Iterator
 from datetime import UTC, datetime
 from pathlib import Path, PurePosixPath
 
@@ -28,25 +27,10 @@ from fibackup import (
     plan_backup,
     plan_restore,
 )
-from hypervisor import MIB, BlockDomain, DiskSpec, Embedded, MakeBlockDomain, differences
+from hypervisor import MIB, BlockDomain, DiskSpec, MakeBlockDomain, differences
 from hypervisor.host import run
 
 pytestmark = pytest.mark.libvirt
-
-
-@pytest.fixture
-def host(hypervisor: Embedded) -> LibvirtHost:
-    """Give the host."""
-    return LibvirtHost(hypervisor.connection)
-
-
-@pytest.fixture
-def store(tmp_path: Path) -> Iterator[Store]:
-    """Give an empty store."""
-    place = tmp_path / "store"
-    place.mkdir()
-    with Store.create(place) as made:
-        yield made
 
 
 class Taken:

@@ -80,15 +80,6 @@ def check(domain: BlockDomain, store: Store, into: Path) -> None:
 
 
 @pytest.fixture
-def store(tmp_path: Path) -> Iterator[Store]:
-    """Give an empty store."""
-    place = tmp_path / "store"
-    place.mkdir()
-    with Store.create(place) as made:
-        yield made
-
-
-@pytest.fixture
 def names(tmp_path: Path) -> Iterator[Path]:
     """Give new names for directories."""
     return (tmp_path / f"restored-{number}" for number in itertools.count())
