@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import shutil
 import subprocess
 import sys
 import xml.etree.ElementTree as ET
@@ -27,6 +28,7 @@ from fibackup import (
     FileRole,
     Foreign,
     ForeignConfigError,
+    ImageFormat,
     LibvirtHost,
     NewDomain,
     Plan,
@@ -133,7 +135,7 @@ def plan_clone(
     history = store.read_history(uuid)
     assert history.latest is not None
     [config] = [file for file in history.latest.files if file.role is FileRole.DOMAIN_XML]
-    disks = more.pop("disks", ())
+    wishes = {key: more.pop(key) for key in ("disks", "image_format") if key in more}
     define = NewDomain(
         name,
         store.read_config(uuid, config),
@@ -147,7 +149,7 @@ def plan_clone(
         into=PurePosixPath(into),
         form=form,
         define=define,
-        disks=disks,  # type: ignore[arg-type]
+        **wishes,  # type: ignore[arg-type]
     )
 
 
@@ -471,6 +473,112 @@ def test_a_disk_that_another_domain_writes_is_refused(scene: Scene) -> None:
     assert "clone" not in scene.names()
 
 
+def test_chosen_disks_alone_in_a_chosen_format(scene: Scene) -> None:
+    """The domain has that disk, raw and declared so, and no other; the original's is not in it."""
+    scene.run(scene.plan(disks=("vdb",), image_format=ImageFormat.RAW))
+    dom = scene.lookup()
+    assert images(dom) == {"vdb": scene.into / "vdb.raw"}
+    driver = ET.fromstring(dom.XMLDesc(libvirt.VIR_DOMAIN_XML_INACTIVE)).find("devices/disk/driver")
+    assert driver is not None
+    assert driver.get("type") == "raw"
+    assert differences(scene.into / "vdb.raw", "raw", scene.reference["vdb"]) == ""
+    assert sorted(path.name for path in scene.into.iterdir()) == ["vdb.raw"]
+
+
+# -- what the XML brings in ----------------------------------------------------------------------
+
+
+BROUGHT_IN = {
+    "qemu:commandline": (
+        "</domain>",
+        (
+            "<qemu:commandline xmlns:qemu='http://libvirt.org/schemas/domain/qemu/1.0'>"
+            "<qemu:env name='X' value='y'/></qemu:commandline></domain>"
+        ),
+    ),
+    "emulator (/tmp/evil), not of this host": (
+        "<emulator>/usr/bin/qemu-system-x86_64</emulator>",
+        "<emulator>/tmp/evil</emulator>",
+    ),
+    "hostdev (pci)": (
+        "</devices>",
+        (
+            "<hostdev mode='subsystem' type='pci' managed='yes'><source>"
+            "<address domain='0' bus='0' slot='31' function='0'/></source></hostdev></devices>"
+        ),
+    ),
+    "filesystem (mount)": (
+        "</devices>",
+        "<filesystem type='mount'><source dir='/etc'/><target dir='x'/></filesystem></devices>",
+    ),
+    "disk vdx, /etc/shadow: not in the point": (
+        "</devices>",
+        (
+            "<disk type='file'><driver name='qemu' type='raw'/><source file='/etc/shadow'/>"
+            "<target dev='vdx' bus='virtio'/></disk></devices>"
+        ),
+    ),
+}
+
+
+class Hostile(LibvirtHost):
+    """A host whose domains have XML that reaches out of them."""
+
+    changes: tuple[tuple[str, str], ...] = ()
+
+    def domain_config(self, uuid: str, *, secrets: bool = False) -> str:
+        """Return the XML, with more in it."""
+        config = super().domain_config(uuid, secrets=secrets)
+        for old, new in self.changes:
+            assert config.count(old) == 1, (old, config)
+            config = config.replace(old, new)
+        return config
+
+
+def brought(scene: Scene, *parts: str) -> None:
+    """Take a point whose XML has these parts."""
+    hostile = Hostile(scene.connection)
+    hostile.changes = tuple(BROUGHT_IN[part] for part in parts)
+    take(hostile, scene.store, scene.domain.uuid)
+
+
+@pytest.mark.parametrize("part", BROUGHT_IN)
+def test_what_the_xml_brings_in_is_refused_and_shown(scene: Scene, part: str) -> None:
+    """Named, with the difference that it makes to take it out; nothing is made."""
+    brought(scene, part)
+    before, names = scene.picture(), scene.names()
+    with pytest.raises(ForeignConfigError) as caught:
+        scene.plan()
+    assert caught.value.parts == (part,)
+    gone = [line for line in caught.value.difference.splitlines() if line.startswith("-")]
+    word = part.partition(" ")[0].removeprefix("qemu:")
+    assert any(word in line for line in gone), gone
+    assert part in str(caught.value)
+    assert (scene.picture(), scene.names()) == (before, names)
+    assert not scene.into.exists()
+
+
+def test_what_the_xml_brings_in_is_taken_out(scene: Scene) -> None:
+    """All of it, as the dry run shows; the domain is tried without it."""
+    brought(scene, *BROUGHT_IN)
+    plan = scene.plan(foreign=Foreign.DROP)
+    for part in BROUGHT_IN:
+        assert f"taken out: {part}" in str(plan)
+    scene.run(plan)
+    xml = scene.lookup().XMLDesc(libvirt.VIR_DOMAIN_XML_INACTIVE)
+    for word in ("commandline", "evil", "hostdev", "filesystem", "shadow"):
+        assert word not in xml
+    assert set(images(scene.lookup())) == {"vda", "vdb"}
+
+
+def test_what_is_allowed_stays(scene: Scene) -> None:
+    """An option of QEMU that somebody wants."""
+    brought(scene, "qemu:commandline")
+    scene.run(scene.plan(foreign=Foreign.KEEP))
+    xml = scene.lookup().XMLDesc(libvirt.VIR_DOMAIN_XML_INACTIVE)
+    assert "<qemu:env name='X' value='y'/>" in xml
+
+
 # -- a domain that does not start ----------------------------------------------------------------
 
 
@@ -541,6 +649,8 @@ def test_the_command_line_defines_and_starts(
     cli("backup", *connect, "-s", place, "--allow-paused", domain.name)
     words = ("restore", *connect, "-s", place, domain.name, "--into", into)
     assert "goes with --define" in cli(*words, "--start", code=2).stderr
+    assert "goes without --define" in cli(*words, "--memory", "--define", name, code=2).stderr
+    assert "keeps its devices" in cli(*words, "--memory", "--foreign", "drop", code=2).stderr
     shown = cli(*words, "--define", name, "--as", "linked", "--dry-run").stdout
     assert f"+  <name>{name}</name>" in shown
     assert not into.exists()
@@ -555,3 +665,39 @@ def test_the_command_line_defines_and_starts(
     destroy_domain(dom)
     assert differences(into / "vda.qcow2", "qcow2", reference) == ""
     undefine_domain(dom)
+
+
+# -- another host --------------------------------------------------------------------------------
+
+
+def test_a_restore_needs_nothing_of_the_source_host(
+    scene: Scene, private_daemon: PrivateDaemon, tmp_path: Path
+) -> None:
+    """On another host, from a copy of the store; domain, images and the store itself are gone."""
+    name, uuid, dom = scene.domain.name, scene.domain.uuid, scene.domain.dom
+    reference = {
+        target: shutil.copyfile(path, tmp_path / f"{target}.raw")
+        for target, path in scene.reference.items()
+    }
+    copy = tmp_path / "a copy"
+    shutil.copytree(scene.store.path, copy)
+    dom.destroy()
+    undefine_domain(dom)
+    shutil.rmtree(scene.domain.directory)
+    shutil.rmtree(scene.store.path)
+    for form, wished in zip(RestoreForm, (name, f"{name}-chain", f"{name}-linked"), strict=True):
+        into = tmp_path / f"into {form}"
+        cli("restore", "-s", copy, uuid, "--into", into / "disks", "--as", form)
+        words = ("-c", private_daemon.uri, "-s", copy, uuid, "--into", into / "domain")
+        cli("restore", *words, "--as", form, "--define", wished, "--start")
+        there = private_daemon.connection.lookupByName(wished)
+        assert there.isActive()
+        assert (there.UUIDString() == uuid) is (wished == name)
+        found = images(there)
+        destroy_domain(there)
+        undefine_domain(there)
+        for target, path in reference.items():
+            assert differences(found[target], "qcow2", path) == ""
+            inside = found[target].relative_to(into / "domain")
+            assert differences(into / "disks" / inside, "qcow2", path) == ""
+    shutil.copytree(copy, scene.store.path)

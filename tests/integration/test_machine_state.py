@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import io
+import json
 import tarfile
 import xml.etree.ElementTree as ET
 from datetime import UTC, datetime
+from importlib.metadata import version
 from pathlib import Path
 
 import libvirt
@@ -13,10 +15,13 @@ import pytest
 
 from fibackup import (
     BackupPolicy,
+    Event,
     Executor,
     FileRole,
     LibvirtHost,
     RestorePoint,
+    SaveDomainConfig,
+    StepFinished,
     Store,
     plan_backup,
 )
@@ -109,3 +114,61 @@ def test_passwords_are_stored_when_asked_for(
         point = take(domain, host, store, secrets=secrets)
         xml = stored(store, point, FileRole.DOMAIN_XML)
         assert (b"hunter2" in xml) is secrets
+
+
+def test_the_stored_xml_is_what_libvirt_gave(
+    block_domain: MakeBlockDomain, host: LibvirtHost, store: Store
+) -> None:
+    """The inactive one, to the byte; what a domain has only while it runs is not in it."""
+    domain = block_domain(devices_xml="<serial type='pty'/>")
+    given: list[str] = []
+
+    def listen(event: Event) -> None:
+        if isinstance(event, StepFinished) and isinstance(event.step, SaveDomainConfig):
+            given.append(domain.dom.XMLDesc(libvirt.VIR_DOMAIN_XML_INACTIVE))
+
+    plan = plan_backup(
+        host.read_domain(domain.uuid),
+        store.read_history(domain.uuid),
+        now=datetime.now(UTC),
+        policy=BackupPolicy(allow_paused=True),
+    )
+    point = Executor(host, store).run(plan, on_event=listen).point
+    assert point is not None
+    assert [stored(store, point, FileRole.DOMAIN_XML).decode()] == given
+    live = ET.fromstring(domain.dom.XMLDesc(0)).find("devices/serial/source")
+    assert live is not None
+    assert str(live.get("path")) not in given[0]
+
+
+@pytest.mark.parametrize("autostart", [False, True])
+def test_a_manifest_says_what_the_host_was(
+    block_domain: MakeBlockDomain, host: LibvirtHost, store: Store, *, autostart: bool
+) -> None:
+    """Versions, machine type, emulator, and whether the domain starts with the host."""
+    domain = block_domain(start=False)
+    domain.dom.setAutostart(int(autostart))
+    point = take(domain, host, store)
+    root = ET.fromstring(domain.dom.XMLDesc(libvirt.VIR_DOMAIN_XML_INACTIVE))
+    kind = root.find("os/type")
+    assert kind is not None
+    connection = domain.hypervisor.connection
+    [path] = Path(store.path).glob(f"*/{point.id}.json")
+    manifest = json.loads(path.read_text("utf-8"))["point"]
+    assert manifest["versions"] == {
+        "fibackup": version("fibackup"),
+        "libvirt": dotted(connection.getLibVersion()),
+        "qemu": dotted(connection.getVersion()),
+    }
+    facts = dict(manifest["facts"])
+    assert facts["machine"] == kind.get("machine")
+    assert facts["machine"].startswith("pc-q35-")  # not the alias, which another QEMU reads anew
+    assert facts["arch"] == kind.get("arch")
+    assert facts["virtualization"] == "qemu"
+    assert facts["emulator"] == root.findtext("devices/emulator")
+    assert facts["autostart"] == ("yes" if autostart else "no")
+
+
+def dotted(version: int) -> str:
+    """Return a version as people write it."""
+    return f"{version // 1_000_000}.{version // 1000 % 1000}.{version % 1000}"
