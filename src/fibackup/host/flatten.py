@@ -236,12 +236,13 @@ def _convert_and_verify(
             CopyProgress(step.target, step.destination.name, int(total * percent / 100), total)
         )
 
+    by_size = sorted(files, key=lambda each: each[0].size_bytes, reverse=True)
     with ThreadPoolExecutor(2, "fibackup-verify") as pool:
         checks: list[Future[None]] = [
             pool.submit(
                 verify_image, image, fd, disk_path, lambda _: None, linked, keep_cached=True
             )
-            for image, fd in files
+            for image, fd in by_size
         ]
         error: BaseException | None = None
         try:
