@@ -8,6 +8,7 @@ import os
 import shutil
 import subprocess
 import sys
+import time
 import xml.etree.ElementTree as ET
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -394,6 +395,39 @@ def test_a_restored_linux_guest_boots_on_linked_disks(
     guest.close()
 
 
+def test_the_smoke_start_never_lets_the_guest_run(scene: Scene) -> None:
+    """It is started, paused and ended; only with `start` does it run in the end."""
+    seen: list[tuple[str, int]] = []
+
+    def listen(_: object, dom: libvirt.virDomain, event: int, __: int, ___: object) -> None:
+        if event != libvirt.VIR_DOMAIN_EVENT_SHUTDOWN:  # QEMU's own, which may come too late
+            seen.append((dom.name(), event))
+
+    kind = libvirt.VIR_DOMAIN_EVENT_ID_LIFECYCLE
+    handle = scene.connection.domainEventRegisterAny(None, kind, listen, None)
+    try:
+        scene.run(scene.plan("tried"))
+        scene.into = scene.into.with_name("other")
+        scene.run(scene.plan("used", start=True))
+        deadline = time.monotonic() + 30
+        while len([name for name, _ in seen if name == "used"]) < 6:
+            assert time.monotonic() < deadline, seen
+            time.sleep(0.05)
+    finally:
+        scene.connection.domainEventDeregisterAny(handle)
+    tried = [
+        libvirt.VIR_DOMAIN_EVENT_DEFINED,
+        libvirt.VIR_DOMAIN_EVENT_STARTED,
+        libvirt.VIR_DOMAIN_EVENT_SUSPENDED,
+        libvirt.VIR_DOMAIN_EVENT_STOPPED,
+    ]
+    assert [event for name, event in seen if name == "tried"] == tried
+    used = [event for name, event in seen if name == "used"]
+    assert used[: len(tried)] == tried
+    runs = {libvirt.VIR_DOMAIN_EVENT_STARTED, libvirt.VIR_DOMAIN_EVENT_RESUMED}
+    assert set(used[len(tried) :]) == runs
+
+
 # -- refused -------------------------------------------------------------------------------------
 
 
@@ -577,6 +611,19 @@ def test_what_is_allowed_stays(scene: Scene) -> None:
     scene.run(scene.plan(foreign=Foreign.KEEP))
     xml = scene.lookup().XMLDesc(libvirt.VIR_DOMAIN_XML_INACTIVE)
     assert "<qemu:env name='X' value='y'/>" in xml
+
+
+def test_a_domains_own_disk_is_never_the_destination(scene: Scene, tmp_path: Path) -> None:
+    """Whichever way its directory is named; it runs, and has what it had."""
+    before = scene.picture()
+    (tmp_path / "link").symlink_to(scene.domain.directory)
+    for place in (scene.domain.directory, tmp_path / "link"):
+        scene.into = place
+        for form in (RestoreForm.FLAT, RestoreForm.LINKED):
+            with pytest.raises(DestinationExistsError):
+                scene.run(scene.plan(form=form))
+    assert scene.picture() == before
+    assert "clone" not in scene.names()
 
 
 # -- a domain that does not start ----------------------------------------------------------------
