@@ -1,10 +1,13 @@
 """Facts about restore points and the history of a domain in a store."""
 
+import pickle
+from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta, timezone
 from pathlib import PurePosixPath
 
 import pytest
 from attrs import evolve
+from typing_extensions import override
 
 from fibackup.errors import ManifestError, ModelError, NoSuchPointError
 from fibackup.model.chain import FileIdentity
@@ -186,6 +189,40 @@ def test_the_images_of_a_disk_reach_down_to_a_base() -> None:
     """They are followed by name through the points, top first."""
     names = [image.name for image in BOTH.images(SECOND, "vda")]
     assert names == [f"{SECOND}.qcow2", f"{FIRST}.qcow2"]
+
+
+class Watched(tuple[RestorePoint, ...]):
+    """Points that count how often they are gone through."""
+
+    __slots__ = ()
+    walks = 0
+
+    @override
+    def __iter__(self) -> Iterator[RestorePoint]:
+        type(self).walks += 1
+        return super().__iter__()
+
+
+def test_a_question_to_a_history_does_not_go_through_all_points() -> None:
+    """A list or a plan asks once for each of ten thousand points."""
+    asked = History(STORE, PurePosixPath("/backup"), UUID, Watched(BOTH.points))
+    Watched.walks = 0
+    for each in (FIRST, SECOND):
+        assert asked.find(each) == asked.point(each)
+        assert asked.top(each, "vda").name == f"{each}.qcow2"
+        assert asked.images(each, "vda") == BOTH.images(each, "vda")
+        assert asked.damage(each, "vda") is None
+    assert asked.find("20261126T040000Z") is None
+    assert Watched.walks == 0
+
+
+def test_histories_are_equal_when_their_points_are() -> None:
+    """What is kept beside them to answer quickly does not count, nor does it show."""
+    same = evolve(BOTH, points=tuple(BOTH.points))
+    assert (same, hash(same), repr(same)) == (BOTH, hash(BOTH), repr(BOTH))
+    assert "_by_id" not in repr(same)
+    assert evolve(BOTH, points=BOTH.points[:1]).find(SECOND) is None
+    assert pickle.loads(pickle.dumps(same)) == BOTH  # noqa: S301 - it is our own
 
 
 def test_a_backing_name_that_leads_nowhere_is_an_error() -> None:

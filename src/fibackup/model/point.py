@@ -15,12 +15,12 @@ from __future__ import annotations
 
 import hashlib
 import re
+from collections.abc import Mapping
 from datetime import UTC, datetime
 from enum import StrEnum
 from pathlib import PurePosixPath
 from textwrap import wrap
-from types import MappingProxyType
-from typing import TypeAlias
+from typing import Any, TypeAlias
 
 from attrs import field, frozen
 
@@ -417,6 +417,11 @@ def _folded(line: str) -> list[str]:
     )
 
 
+def _index() -> Any:  # noqa: ANN401 - as attrs types a field
+    """Return a field that follows from the others: it does not count when two are compared."""
+    return field(init=False, eq=False, repr=False, factory=dict[str, Any])
+
+
 @frozen
 class History(Drawable):
     """
@@ -452,9 +457,11 @@ class History(Drawable):
     directory: str = ""
     lost: tuple[str, ...] = ()
     protected: frozenset[str] = frozenset()
+    _by_id: Mapping[str, RestorePoint] = _index()
+    _stored: Mapping[str, Mapping[str, StoredImage]] = _index()
 
     def __attrs_post_init__(self) -> None:
-        """Refuse points out of order, of another domain or with one id twice."""
+        """Refuse points out of order, of another domain or with one id twice; index the others."""
         sequences = [point.sequence for point in self.points]
         ids = [point.id for point in self.points]
         if sequences != sorted(set(sequences)) or len(set(ids)) != len(ids):
@@ -463,6 +470,13 @@ class History(Drawable):
             )
         if any(point.uuid != self.uuid or point.store != self.store for point in self.points):
             raise ManifestError(reason="a point of another domain or store", path=str(self.path))
+        stored: dict[str, dict[str, StoredImage]] = {}
+        for point in self.points:
+            for disk in point.disks:
+                images = stored.setdefault(disk.target, {})
+                images.update((image.name, image) for image in disk.images)
+        object.__setattr__(self, "_by_id", dict(zip(ids, self.points, strict=True)))
+        object.__setattr__(self, "_stored", stored)
 
     @property
     def next_sequence(self) -> int:
@@ -494,9 +508,8 @@ class History(Drawable):
         """
         if point_id == "latest" and self.points:
             return self.points[-1]
-        for point in self.points:
-            if point.id == point_id:
-                return point
+        if point_id in self._by_id:
+            return self._by_id[point_id]
         for file, reason in self.unreadable:
             if file.startswith(point_id):
                 raise ManifestError(reason=reason, path=str(self.path / file))
@@ -519,7 +532,7 @@ class History(Drawable):
         Source:
             docs/store-format.md, ``point``.
         """
-        return next((point for point in self.points if point.id == point_id), None)
+        return self._by_id.get(point_id)
 
     def top(self, point_id: str, target: str) -> StoredImage:
         """
@@ -540,7 +553,7 @@ class History(Drawable):
             docs/store-format.md, ``images``.
         """
         disk = self.point(point_id).disk(target)
-        for _ in self.points:
+        for _ in range(len(self.points)):
             if disk.images:
                 return disk.images[0]
             parent = self.find(disk.parent or "")
@@ -571,16 +584,8 @@ class History(Drawable):
         Source:
             docs/store-format.md, ``images``.
         """
-        stored = MappingProxyType(
-            {
-                image.name: image
-                for point in self.points
-                for disk in point.disks
-                if disk.target == target
-                for image in disk.images
-            }
-        )
         chain: list[StoredImage] = [self.top(point_id, target)]
+        stored = self._stored[target]
         while (backing := chain[-1].backing) is not None:
             if backing not in stored or len(chain) > MAX_DEPTH * max(1, len(self.points)):
                 raise ManifestError(
