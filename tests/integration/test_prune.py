@@ -25,6 +25,7 @@ from hypervisor.images import MIB
 from hypervisor.killing import Killer
 from hypervisor.qcow2_reader import read_qcow2
 from hypervisor.stores import START, StoreMaker, content, named, nothing_is_left_over
+from integration.needed import absent
 
 pytestmark = pytest.mark.libvirt
 
@@ -251,13 +252,18 @@ def merge_plan(maker: StoreMaker, *, wait_seconds: float = 0.1) -> fb.Plan:
     return fb.plan_prune(maker.history(), policy, now=NOW, wait_seconds=wait_seconds)
 
 
-def interrupt_merge(maker: StoreMaker, monkeypatch: pytest.MonkeyPatch, call: str) -> None:
-    """Run the prune until a merge, with its journal written, is about to make this call."""
+def interrupt_merge(
+    maker: StoreMaker, monkeypatch: pytest.MonkeyPatch, call: str = "rename", number: int = 1
+) -> None:
+    """Run the prune until a merge, with its journal written, makes this call so many times."""
+    count = 0
 
-    def fail(*_: object, **__: object) -> None:
-        if maker.path("merge.json").exists():
+    def fail(*words: object, **named: object) -> None:
+        nonlocal count
+        count += maker.path("merge.json").exists() and not str(words[0]).startswith(".merge.json")
+        if count >= number:
             raise OSError(28, "No space left on device")
-        original(*_, **__)
+        original(*words, **named)
 
     original = getattr(os, call)
     with monkeypatch.context() as patched:
@@ -265,6 +271,47 @@ def interrupt_merge(maker: StoreMaker, monkeypatch: pytest.MonkeyPatch, call: st
         with pytest.raises(fb.StepError, match="No space left"):
             fb.Executor(None, maker.store).run(merge_plan(maker))
     assert maker.path("merge.json").exists()
+
+
+READ_ONLY = (
+    "unshare", "-m", "--propagation", "private", "sh", "-c",
+    'mount --bind "$0" "$0" && mount -o remount,bind,ro "$0" && exec "$@"',
+)  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("call", "number", "placed"),
+    [("rename", 1, False), ("rename", 2, True), ("rename", 3, True), ("unlink", 3, True)],
+)
+def test_an_interrupted_merge_reads_right_where_nobody_can_write(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, call: str, number: int, *, placed: bool
+) -> None:
+    """A store on read-only media: the new image waits, has its place, or is in the manifest."""
+    if os.geteuid() != 0:
+        absent("root", "only root may mount")
+    with merge_due(tmp_path) as maker:
+        interrupt_merge(maker, monkeypatch, call, number)
+        points = ids(maker)
+        assert placed is not any(maker.home.glob("vda/*.merged"))
+        had = {point: maker.references[point]["vda"].read_bytes() for point in points}
+        before = {path: path.read_bytes() for path in maker.root.rglob("*") if path.is_file()}
+        fibackup = (sys.executable, "-m", "fibackup")
+        words = ("--store", maker.root)
+        for point in points:
+            into = tmp_path / point
+            more = ("--format", "raw", "--point", point, "--into", into, "web1")
+            run(*READ_ONLY, maker.root, *fibackup, "restore", *words, *more)
+            assert (into / "vda.raw").read_bytes() == had[point]
+        said = run(*READ_ONLY, maker.root, *fibackup, "verify", *words, "--deep", "--json")
+        (found,) = json.loads(said)["results"]
+        assert [point["whole"] for point in found["verification"]["points"]] == [True, True]
+        assert found["verification"]["faults"] == []
+        assert {p: p.read_bytes() for p in maker.root.rglob("*") if p.is_file()} == before
+        with maker.store.locked(maker.uuid, "web1", exclusive=True):
+            pass
+        nothing_is_left_over(maker.root, maker.uuid)
+        assert maker.point({"vda": {3: 9}}).disks[0].kind is fb.DiskKind.INCREMENT
+        check(maker, tmp_path / "out")
 
 
 def test_a_drop_that_a_merge_has_overtaken_is_refused(
@@ -276,7 +323,7 @@ def test_a_drop_that_a_merge_has_overtaken_is_refused(
     Its heirs would get manifests that name images which the merge has taken away.
     """
     with merge_due(tmp_path) as maker:
-        interrupt_merge(maker, monkeypatch, "rename")
+        interrupt_merge(maker, monkeypatch)
         (merged, newest) = ids(maker)
         had = content(maker.root)
         policy = fb.RetentionPolicy(keep_last=1)
@@ -302,7 +349,7 @@ def test_a_merge_that_gives_up_leaves_the_one_before_alone(
 ) -> None:
     """An image that waits beside a journal is not taken for a leftover."""
     with merge_due(tmp_path) as maker:
-        interrupt_merge(maker, monkeypatch, "rename")
+        interrupt_merge(maker, monkeypatch)
         had = content(maker.root)
         with maker.store.locked(maker.uuid, "web1", exclusive=False):
             with pytest.raises(fb.StepError, match="another run holds the lock"):
@@ -320,7 +367,7 @@ def test_a_journal_without_its_image_is_not_believed(
 ) -> None:
     """Nothing goes, as long as what should replace it is not proven to be there."""
     with merge_due(tmp_path) as maker:
-        interrupt_merge(maker, monkeypatch, "rename")
+        interrupt_merge(maker, monkeypatch)
         (waiting,) = maker.home.glob("vda/*.merged")
         waiting.unlink()
         had = content(maker.root)

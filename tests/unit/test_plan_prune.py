@@ -1,11 +1,14 @@
 """Facts about the plan of a prune: what is dropped, who takes over which image, what is deleted."""
 
+import json
 import sys
 from datetime import UTC, datetime, timedelta
-from pathlib import PurePosixPath
+from pathlib import Path, PurePosixPath
+from typing import Any
 
 import pytest
 from attrs import evolve
+from jsonschema import Draft202012Validator
 
 from fibackup.errors import ManifestError, ModelError, NoSuchPointError
 from fibackup.model.chain import FileIdentity
@@ -22,6 +25,7 @@ from fibackup.model.point import (
     StoredImage,
     format_point_id,
 )
+from fibackup.parse.manifest import parse_merge, parse_removal, render_merge, render_removal
 from fibackup.plan import DropPoints, MergeImages, Plan, Report, RetentionPolicy, plan_prune
 from fibackup.plan.merge import MAX_OWN
 from fibackup.plan.prune_steps import misfit
@@ -511,6 +515,44 @@ def test_a_merge_counts_once_its_image_has_its_place() -> None:
     assert as_merged(after.points, merge, {merge.file: 1}) == after.points
     size = merge.image.size_bytes
     assert as_merged(after.points, merge, {merge.name: size}) == (merged, after.points[1])
+
+
+def _valid(name: str, text: str) -> bool:
+    """Tell whether a published schema describes a file."""
+    path = Path(__file__).parents[2] / "docs" / "schema" / f"{name}.schema.json"
+    validator: Any = Draft202012Validator(json.loads(path.read_text("utf-8")))
+    return bool(validator.is_valid(json.loads(text)))
+
+
+def test_the_journals_read_back_and_are_as_their_schemas_say() -> None:
+    """What another program may rely on."""
+    history = chain(3)
+    step = drop(history)
+    removal = Removal(step.points, step.files)
+    assert removal.files
+    text = render_removal(removal)
+    assert (parse_removal(text), _valid("removal", text)) == (removal, True)
+    point, name = history.points[2], f"{pid(3)}.qcow2"
+    merge = Merge("vda", f"{name}.merged", name, point, (f"{pid(1)}.qcow2",))
+    text = render_merge(merge)
+    assert (parse_merge(text), _valid("merge", text)) == (merge, True)
+    for bad, schema in (
+        (text.replace("vda", "../vda"), "merge"),
+        (text.replace(f'"{name}.merged"', '"lock"'), "merge"),
+        (text.replace('"gone"', '"went"'), "merge"),
+        (render_removal(removal).replace(pid(1), "../../../../x"), "removal"),
+    ):
+        assert not _valid(schema, bad), bad
+
+
+def test_the_schema_of_a_merge_has_the_point_of_a_manifest() -> None:
+    """One definition, in two files that stand alone."""
+    folder = Path(__file__).parents[2] / "docs" / "schema"
+    merge, manifest = (
+        json.loads((folder / f"{name}.schema.json").read_text("utf-8"))["$defs"]
+        for name in ("merge", "manifest")
+    )
+    assert manifest.items() <= merge.items()
 
 
 def test_a_journal_whose_image_is_nowhere_says_nothing() -> None:
