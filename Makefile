@@ -79,7 +79,7 @@ exhaustive: $(ready) ## each error at each call of a backup and of a restore
 docs: $(ready) ## the pages; a warning is an error
 	$(stage)
 	$(PYTHON) -m mkdocs build --strict --quiet
-	$(PYTHON) -m pytest tests/docs
+	FIBACKUP_SITE=$(CURDIR)/site $(PYTHON) -m pytest tests/docs
 
 readme: $(ready) ## what README.md shows
 	$(stage)

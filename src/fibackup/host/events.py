@@ -157,7 +157,10 @@ class Warned:
 
 
 Event: TypeAlias = StepStarted | StepFinished | CopyProgress | ImageCopied | FileVerified | Warned
+"""What a run tells while it goes on; `str` of one is a line for people."""
+
 OnEvent: TypeAlias = Callable[[Event], object]
+"""Called for each event, by whatever thread makes the progress, but one at a time."""
 
 
 Gate: TypeAlias = Callable[[Step], object]

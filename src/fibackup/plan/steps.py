@@ -538,6 +538,7 @@ Step: TypeAlias = (
     | DropPoints
     | MergeImages
 )
+"""What a plan consists of: a closed set, so a `match` over it can be complete."""
 
 
 @frozen
