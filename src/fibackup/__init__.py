@@ -1,7 +1,7 @@
 """
 fibackup: forward-incremental backups of libvirt/KVM domains, for ever, as plain qcow2 files.
 
-Five words do a backup::
+Five words do a backup:
 
     with fibackup.LibvirtHost.open() as host, fibackup.Store.open("/backup") as store:  # open
         web1 = host.read_domain("web1")  # read

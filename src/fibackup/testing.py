@@ -5,8 +5,6 @@ Images hold real content, cluster by cluster, and lie on each other as qcow2 ima
 times move exactly when a file is written. So a test can ask what matters: does the store give back
 what the guest had?
 
-::
-
     host = FakeHost()                        store = FakeStore(host)
     host.add_domain("web1", {"vda": {0: 7}})
     plan = plan_backup(host.read_domain("web1"), store.read_history(uuid), now=...)
