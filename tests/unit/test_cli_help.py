@@ -57,6 +57,13 @@ def test_each_option_is_explained(verb: str) -> None:
     assert unexplained == []
 
 
+@pytest.mark.parametrize("verb", VERBS)
+def test_what_names_a_domain_or_a_point_is_completed(verb: str) -> None:
+    """Wherever DOMAIN or POINT is asked for, the shell can offer those that there are."""
+    asked = [each for each in parsers()[verb]._actions if each.metavar in {"DOMAIN", "POINT"}]
+    assert [each.dest for each in asked if not hasattr(each, "completer")] == []
+
+
 @pytest.mark.parametrize("verb", ["", *VERBS])
 def test_the_help_fits_a_terminal(verb: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """No line is wider than a hundred columns."""

@@ -8,6 +8,7 @@ from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
 
 import fibackup as fb
+from fibackup.cli.completion import complete_points, complete_stored_domains, completed_by
 from fibackup.cli.exits import OK, SOME_FAILED
 from fibackup.cli.options import count, dry_run_option, store_option
 from fibackup.cli.output import Failure, complain, print_items
@@ -55,13 +56,14 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         type=_span,
         help="keep all that are younger than the newest by less: 36h, 14d, 8w",
     )
-    parser.add_argument(
+    protect = parser.add_argument(
         "--protect",
         metavar="POINT",
         action="append",
         default=[],
         help="keep this point (for good: touch <id>.protected beside its manifest)",
     )
+    completed_by(protect, complete_points)
     parser.add_argument(
         "--time-zone",
         metavar="ZONE",
@@ -76,9 +78,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="how long to wait for those who read the store (default: 600)",
     )
     dry_run_option(parser)
-    parser.add_argument(
+    domains = parser.add_argument(
         "domains", metavar="DOMAIN", nargs="*", help="name or UUID (default: every domain)"
     )
+    completed_by(domains, complete_stored_domains)
 
 
 def run(arguments: argparse.Namespace, signals: Signals) -> int:
