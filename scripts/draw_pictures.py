@@ -102,6 +102,8 @@ def draw() -> Mapping[str, str]:
     weekly.live((260, 0), policy=fb.BackupPolicy(full=True))
     weekly.live((330, 0), (120, 0))
     restore = fb.plan_restore(plain.history, "latest", into=PurePosixPath("/srv/restored/web1"))
+    policy = fb.RetentionPolicy(keep_last=3, protect=(weekly.history.points[0].id,))
+    prune = fb.plan_prune(weekly.history, policy, now=START + timedelta(days=365))
     return {
         "readme.svg": fb.picture_chains(plain.domain, plain.history).to_svg(),
         "side-by-side.svg": fb.picture_chains(both.domain, both.history).to_svg(),
@@ -111,6 +113,7 @@ def draw() -> Mapping[str, str]:
         "plan-rolling.svg": plain.plan(fb.BackupPolicy(consolidate=True)).to_svg(),
         "plan-consolidate.svg": fb.plan_consolidation(plain.domain).to_svg(),
         "plan-restore.svg": restore.to_svg(),
+        "plan-prune.svg": prune.to_svg(),
         "history.svg": weekly.history.to_svg(),
     }
 

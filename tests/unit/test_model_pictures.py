@@ -371,6 +371,7 @@ def test_a_point_shows_what_it_added_on_what() -> None:
     rows = {row[0]: row[1] for row in found.tables[0].rows}
     assert rows["parent"] == "20261125T000000Z"
     assert rows["time"].endswith(" UTC")
+    assert rows["vda"] == "increment: ledger, chain and store agree on point 20261125T000000Z"
     assert rows["sda"] == "not in the point: cdrom"
     assert rows["consistency"] == "application"
     first = evolve(world.history.points[0], consistency_detail="no agent", warnings=("careful",))

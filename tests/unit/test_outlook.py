@@ -286,6 +286,7 @@ def test_a_report_shows_what_was_done() -> None:
     assert stored.size_bytes == report.point.disks[0].images[0].size_bytes
     assert stored.words[0] == ""
     assert len(found.tables[0].rows) == len(report.steps)
+    assert [each.title for each in found.sections[0].columns] == ["before", "after", "store"]
     assert "copied" in found.facts[2]
     assert "frozen" in found.facts[3]
 

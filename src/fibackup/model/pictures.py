@@ -465,7 +465,7 @@ def _point_section(point: RestorePoint, disk: PointDisk) -> Section:
     if not disk.images:
         boxes.insert(0, _point_box(point, disk, None))
     note = f"{format_bytes(disk.virtual_size_bytes)} virtual"
-    return Section(disk.target, (Column("stored", stack(boxes)),), note=f"{note}; {disk.reason}")
+    return Section(disk.target, (Column("stored", stack(boxes)),), note=note)
 
 
 def _point_rows(point: RestorePoint) -> Iterator[tuple[str, str]]:
@@ -477,6 +477,8 @@ def _point_rows(point: RestorePoint) -> Iterator[tuple[str, str]]:
     yield "parent", point.parent or "-"
     for file in point.files:
         yield str(file.role), f"{file.name}  {format_bytes(file.size_bytes)}"
+    for disk in point.disks:
+        yield disk.target, f"{disk.kind}: {disk.reason}"
     for target, reason in point.skipped:
         yield target, f"not in the point: {reason}"
     made = point.versions

@@ -94,7 +94,7 @@ def report_picture(value: Report) -> Picture:
             *((f"{format_bytes(value.copied_bytes)} copied",) if value.copied_bytes else ()),
             *((f"the guest was frozen for {format_seconds(frozen)}",) if frozen else ()),
         ),
-        sections=_sections(plan, value.point),
+        sections=_sections(plan, value),
         tables=(
             Table(
                 "steps",
@@ -125,11 +125,11 @@ def _decisions(plan: Plan) -> Iterator[tuple[str, str, str]]:
         yield each.target, f"{what} on {each.parent}" if each.parent else what, each.reason
 
 
-def _sections(plan: Plan, made: RestorePoint | None = None) -> tuple[Section, ...]:
-    """Return the chains of a plan; *made* is the point once there is one."""
+def _sections(plan: Plan, report: Report | None = None) -> tuple[Section, ...]:
+    """Return the chains of a plan; with what a run has made of it, once there is a report."""
     return (
         *((_points_section(plan.verdicts),) if plan.verdicts else ()),
-        *(_live_section(plan, outlook, made) for outlook in foresee(plan)),
+        *(_live_section(plan, outlook, report) for outlook in foresee(plan)),
         *(_restore_section(step) for step in plan.steps if isinstance(step, DiskRestore)),
     )
 
@@ -164,13 +164,15 @@ def _points_section(verdicts: tuple[PointVerdict, ...]) -> Section:
 # --- live chains --------------------------------------------------------------------------------
 
 
-def _live_section(plan: Plan, outlook: DiskOutlook, made: RestorePoint | None) -> Section:
+def _live_section(plan: Plan, outlook: DiskOutlook, report: Report | None) -> Section:
     boxes = _Boxes(plan, outlook)
-    columns = [Column("now", stack(boxes.before()))]
+    made = report.point if report is not None else None
+    now = "now" if report is None else "before"
+    columns = [Column(now, stack(boxes.before()))]
     if outlook.changes:
         columns.append(Column("after", stack(boxes.after())))
     elif not plan.copies:
-        columns = [Column("now, and after", columns[0].boxes)]
+        columns = [Column(f"{now}, and after", columns[0].boxes)]
     copies = tuple(reversed([copy for copy in plan.copies if copy.target == outlook.target]))
     stored = _stored(copies, _planned(plan, outlook.target), _sizes(made, outlook.target))
     if not stored:
