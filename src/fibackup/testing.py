@@ -1460,6 +1460,10 @@ def _sha256(text: str) -> str:
     return hashlib.sha256(text.encode()).hexdigest()
 
 
+def _content_sha256(size_bytes: int, clusters: Mapping[int, int]) -> str:
+    return _sha256(json.dumps([size_bytes, sorted(clusters.items())]))
+
+
 def _fingerprint(size: int, backing: str | None, clusters: Mapping[int, int]) -> str:
     return _sha256(json.dumps([size, backing, sorted(clusters.items())]))
 
@@ -1794,7 +1798,7 @@ class FakeStore(Drawable):
                 cancel.check()
                 shelf = self._shelf(uuid)
                 clusters = _read(self._resolve(shelf, content.target, content.images[0]))
-                found = _sha256(json.dumps([content.virtual_size_bytes, sorted(clusters.items())]))
+                found = _content_sha256(content.virtual_size_bytes, clusters)
                 reason = content.judged(found)
                 check = ContentCheck(
                     file=content.file,
@@ -1877,6 +1881,22 @@ class FakeStore(Drawable):
             raise DomainBusyError(
                 reason="the image changed", target=step.target, path=str(step.source)
             )
+
+    def hash_content(
+        self,
+        uuid: str,
+        target: str,
+        image: StoredImage,
+        on_event: OnEvent,
+        cancel: CancelToken,
+    ) -> str:
+        """See `PointStore.hash_content`."""
+        with self._host.call("hash_content"):
+            cancel.check()
+            size = image.virtual_size_bytes
+            on_event(CopyProgress(target, image.name, size, size))
+            clusters = _read(self._resolve(self._shelf(uuid), target, image.name))
+            return _content_sha256(size, clusters)
 
     def save_config(self, uuid: str, name: str, text: str) -> StoredFile:
         """See `PointStore.save_config`."""

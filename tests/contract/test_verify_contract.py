@@ -12,7 +12,14 @@ from fibackup.errors import CancelledError, StepError
 from fibackup.host.events import CancelToken, Event, FileVerified, ignore_events
 from fibackup.host.executor import Executor
 from fibackup.model import FaultKind, RestorePoint, Verification
-from fibackup.plan import FileToVerify, Plan, VerifyContents, VerifyFiles, VerifyPolicy, plan_verify
+from fibackup.plan import (
+    FileToVerify,
+    Plan,
+    VerifyContents,
+    VerifyFiles,
+    VerifyPolicy,
+    plan_verify,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -65,6 +72,31 @@ def test_a_store_as_it_was_written_is_whole(world: World, points: Points) -> Non
     sizes = [file.size_bytes for file in named] + [image.size_bytes for image in images]
     assert found.read_bytes == sum(sizes)
     assert [point for point, _ in found.manifests] == [first.id, second.id]
+
+
+def test_a_point_can_be_taken_with_the_hash_of_what_its_guest_reads(
+    world: World, points: Points
+) -> None:
+    """In a full and in an increment; a deep verification compares, and finds what is otherwise."""
+    taken: list[RestorePoint] = []
+    for number in range(2):
+        world.write("vda", number, 7 + number)
+        point = Executor(world.host, world.store).run(points.plan(content_hash=True)).point
+        assert point is not None
+        taken.append(point)
+    hashes = {disk.content_sha256 for point in taken for disk in point.disks}
+    assert None not in hashes
+    assert len({point.disk("vda").content_sha256 for point in taken}) == 2
+    found = verify(world, VerifyPolicy(deep=True))
+    assert (found.faults, found.notes) == ((), ())
+    made = plan(world, VerifyPolicy(deep=True))
+    step = next(step for step in made.steps if isinstance(step, VerifyContents))
+    assert {content.recorded for content in step.contents} == {(each,) for each in hashes}
+    other = evolve(step, contents=tuple(evolve(c, recorded=("0" * 64,)) for c in step.contents))
+    changed = evolve(made, steps=(other,))
+    wrong = Executor(None, world.store).run(changed).verification
+    assert wrong is not None
+    assert {fault.kind for fault in wrong.faults} == {FaultKind.DISK}
 
 
 def test_what_was_verified_is_remembered(world: World, points: Points) -> None:

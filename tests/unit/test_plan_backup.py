@@ -71,6 +71,14 @@ def test_a_point_is_published_after_everything_that_it_names() -> None:
     assert kinds.index(SaveDomainConfig) < kinds.index(PublishPoint)
 
 
+def test_disks_are_read_once_more_only_when_that_is_asked_for() -> None:
+    """It costs a reading of each disk, so the dry run says so."""
+    for asked in (False, True):
+        plan = World().plan(BackupPolicy(content_hash=asked))
+        assert publish_of(plan).content_hash is asked
+        assert ("read each disk as a guest does" in str(plan)) is asked
+
+
 def test_the_ledger_knows_of_a_run_before_it_begins_and_until_it_ends() -> None:
     """Intent, taken, nothing."""
     ledgers = [s.ledger for s in World().plan().steps if isinstance(s, WriteLedger)]

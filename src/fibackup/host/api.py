@@ -689,6 +689,37 @@ class PointStore(Protocol):
         """
         ...
 
+    def hash_content(
+        self,
+        uuid: str,
+        target: str,
+        image: StoredImage,
+        on_event: OnEvent,
+        cancel: CancelToken,
+    ) -> str:
+        """
+        Return the sha256 of what a guest reads of a stored image and of all those under it.
+
+        Args:
+            uuid: The domain's UUID.
+            target: The disk.
+            image: The top image; it need not be in a point yet.
+            on_event: Gets `CopyProgress`.
+            cancel: Asked between two blocks.
+
+        Returns:
+            64 hexadecimal digits.
+
+        Raises:
+            RequirementError: qemu-nbd is missing.
+            HostError: The images cannot be read. Nothing was touched.
+            CancelledError: *cancel* was set.
+
+        Source:
+            docs/verify.md, "In depth".
+        """
+        ...
+
     def save_config(self, uuid: str, name: str, text: str) -> StoredFile:
         """
         Store the domain's XML.

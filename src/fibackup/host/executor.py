@@ -799,7 +799,7 @@ class _Run:
             consistency_detail=self._consistency_detail or step.consistency_detail,
             files=(self._config, *self._states, *((self._memory,) if self._memory else ())),
             facts=tuple(sorted(self._facts)),
-            disks=tuple(self._point_disk(disk) for disk in step.disks),
+            disks=tuple(self._point_disk(disk, read=step.content_hash) for disk in step.disks),
             skipped=step.skipped,
             versions=self._versions,
             warnings=tuple(self._warnings),
@@ -807,7 +807,7 @@ class _Run:
         self._store.publish(point)
         self._point = point
 
-    def _point_disk(self, disk: PlannedDisk) -> PointDisk:
+    def _point_disk(self, disk: PlannedDisk, *, read: bool) -> PointDisk:
         for image in disk.adopted:
             self._stored.setdefault((disk.target, image.name), image)
         images = tuple(self._stored[disk.target, name] for name in disk.images)
@@ -819,7 +819,11 @@ class _Run:
             parent=disk.parent,
             virtual_size_bytes=top.virtual_size_bytes,
             images=images,
+            content_sha256=self._read_content(disk.target, top) if read else None,
         )
+
+    def _read_content(self, target: str, top: StoredImage) -> str:
+        return self._store.hash_content(self._plan.uuid, target, top, self._emit, self._cancel)
 
     def _parent_top(self, disk: PlannedDisk) -> StoredImage:
         """Return the image that shows a disk that is as at its parent."""

@@ -41,7 +41,7 @@ from fibackup.errors import (
 )
 from fibackup.host.compress_image import require_compression
 from fibackup.host.copy_image import copy_image
-from fibackup.host.events import CancelToken, OnEvent
+from fibackup.host.events import CancelToken, CopyProgress, OnEvent
 from fibackup.host.files import (
     fsync_directory,
     make_directory,
@@ -63,6 +63,7 @@ from fibackup.host.merge import (
     recover_merge,
     remove_waiting,
 )
+from fibackup.host.nbd import hash_content
 from fibackup.host.prune import REMOVAL_FILE, drop_points, recover_removal
 from fibackup.host.publish import publish_point, sweep
 from fibackup.host.record import Recorder, sound_record
@@ -620,6 +621,30 @@ class Store(Drawable):
             make_directory(step.target, fd)
             with open_directory(step.target, fd) as disk:
                 return copy_image(step, disk, path / step.target, on_event, cancel)
+
+    def hash_content(
+        self,
+        uuid: str,
+        target: str,
+        image: StoredImage,
+        on_event: OnEvent,
+        cancel: CancelToken,
+    ) -> str:
+        """See `PointStore.hash_content`."""
+        size = image.virtual_size_bytes
+
+        def progress(position: int) -> None:
+            on_event(CopyProgress(target, image.name, position, size))
+
+        with self._domain(uuid) as (_, path):
+            found, _ = hash_content(
+                path / target / image.name,
+                size,
+                on_bytes=progress,
+                pace=lambda _: None,
+                cancel=cancel,
+            )
+        return found
 
     def save_config(self, uuid: str, name: str, text: str) -> StoredFile:
         """See `PointStore.save_config`."""

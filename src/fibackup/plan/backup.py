@@ -296,6 +296,7 @@ def _steps(
             disks=tuple(disk.planned for disk in disks),
             skipped=skipped,
             consistency_detail=freeze.detail,
+            content_hash=policy.content_hash,
         ),
         WriteLedger(
             "the result",

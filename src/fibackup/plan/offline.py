@@ -106,6 +106,7 @@ def plan_offline(domain: Domain, history: History, *, now: datetime, policy: Bac
                 config=config,
                 disks=tuple(disk for disk, _ in parts),
                 skipped=choice.skipped,
+                content_hash=policy.content_hash,
             ),
         ),
         warnings=choice.warnings,

@@ -38,6 +38,8 @@ class BackupPolicy:
             disk's own image is committed into that (rolling consolidation).
         secrets: True: the stored XML has the passwords that libvirt otherwise leaves out.
         compress: True: the images that the point adds are stored with compressed clusters (zstd).
+        content_hash: True: each disk of the point is read once, as a guest reads it, and the
+            sha256 of that is in the manifest; costs a reading of the whole disk.
     """
 
     disks: tuple[str, ...] = ()
@@ -52,6 +54,7 @@ class BackupPolicy:
     memory: bool = False
     secrets: bool = False
     compress: bool = False
+    content_hash: bool = False
 
     def __attrs_post_init__(self) -> None:
         """Refuse wishes that contradict each other."""

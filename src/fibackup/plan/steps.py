@@ -494,6 +494,7 @@ class PublishPoint:
         skipped: Disks left out: target and reason.
         consistency_detail: What is to be said when the guest was not frozen.
         time: When its snapshot was taken; None: this plan takes it.
+        content_hash: True: each disk is read first, as a guest reads it, and its sha256 recorded.
     """
 
     point: str
@@ -504,6 +505,7 @@ class PublishPoint:
     skipped: tuple[tuple[str, str], ...] = ()
     consistency_detail: str = ""
     time: datetime | None = None
+    content_hash: bool = False
 
 
 Step: TypeAlias = (
@@ -843,7 +845,8 @@ def describe(step: Step) -> tuple[str, ...]:
         case ConfirmOff():
             return ("make sure that the domain is still off and its images unchanged",)
         case PublishPoint():
-            return (f"publish point {step.point} (number {step.sequence})",)
+            reading = "read each disk as a guest does, and " if step.content_hash else ""
+            return (f"{reading}publish point {step.point} (number {step.sequence})",)
         case (
             FlattenImage()
             | CopyStored()

@@ -77,6 +77,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="compress what is stored (zstd): less space, and more processor time",
     )
     parser.add_argument(
+        "--content-hash",
+        action="store_true",
+        help="read each disk of the point once, as a guest does, and record the sha256",
+    )
+    parser.add_argument(
         "--full", action="store_true", help="a full, even where an increment is proven"
     )
     parser.add_argument(
@@ -156,6 +161,7 @@ def _back_up(
         consolidate=arguments.consolidate,
         secrets=arguments.with_secrets,
         compress=arguments.compress,
+        content_hash=arguments.content_hash,
     )
     domain = host.read_domain(uuid)
     whole = not (arguments.disk or arguments.exclude)
