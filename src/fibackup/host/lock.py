@@ -29,7 +29,14 @@ from datetime import UTC, datetime
 from fibackup.errors import DomainBusyError, LockedError, StoreError
 from fibackup.units import printable
 
-__all__ = ["has_writer", "hold_image_lock", "hold_store_lock", "refuse_users", "refuse_users_of"]
+__all__ = [
+    "has_writer",
+    "hold_image_lock",
+    "hold_store_lock",
+    "refuse_strange",
+    "refuse_users",
+    "refuse_users_of",
+]
 
 _IN_USE = 100
 _NOT_SHARED = 200
@@ -190,7 +197,7 @@ def _lock(name: str, dir_fd: int, *, exclusive: bool, wait_seconds: float) -> in
         if fd is None:
             return None
         try:
-            _refuse_strange(fd, name)
+            refuse_strange(fd, name)
             _flock(fd, name, fcntl.LOCK_EX if exclusive else fcntl.LOCK_SH, end)
             if _has_name(fd, name, dir_fd):
                 return fd
@@ -281,8 +288,20 @@ def _open_lock(name: str, dir_fd: int, *, exclusive: bool) -> int | None:
         return None
 
 
-def _refuse_strange(fd: int, name: str) -> None:
-    """Refuse a lock that is another file as well: signing it would write that one."""
+def refuse_strange(fd: int, name: str) -> None:
+    """
+    Refuse a lock that is another file as well; make one of our own 0600, whatever the umask.
+
+    Args:
+        fd: The lock file, open.
+        name: Its name, for errors.
+
+    Raises:
+        StoreError: It is no plain file, or has other names: to change it is to change that one.
+
+    Source:
+        open(2): the umask takes bits away.
+    """
     found = os.fstat(fd)
     if not stat.S_ISREG(found.st_mode) or found.st_nlink > 1:
         raise StoreError(reason="the lock is not a plain file of its own", path=name)

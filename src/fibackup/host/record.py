@@ -18,6 +18,7 @@ from threading import Lock
 
 from fibackup.errors import ManifestError, StoreError
 from fibackup.host.files import read_small, replace_file
+from fibackup.host.lock import refuse_strange
 from fibackup.model.verification import (
     CheckedContent,
     CheckedFile,
@@ -148,6 +149,7 @@ def _locked(dir_fd: int) -> Generator[None]:
     flags = os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC
     fd = os.open(RECORD_LOCK, flags, 0o600, dir_fd=dir_fd)
     try:
+        refuse_strange(fd, RECORD_LOCK)
         fcntl.flock(fd, fcntl.LOCK_EX)
         yield
     finally:
