@@ -191,10 +191,22 @@ def prune(act: Act) -> None:
         fb.Executor(None, store).run(plan)
 
 
+def verify(act: Act) -> None:
+    """Read every file and every disk of the points; a fault is an error."""
+    with fb.Store.open(act.store) as store:
+        now, policy = datetime.fromisoformat(act.at), fb.VerifyPolicy(deep=True)
+        plan = fb.plan_verify(store.survey(UUID), now=now, policy=policy)
+        found = fb.Executor(None, store).run(plan).verification
+    assert found is not None
+    if found.faults:
+        raise fb.VerifyError(reason=str(found.faults), path=act.store)
+
+
 VERBS: Final[dict[str, Callable[[Act], None]]] = {
     "backup": back_up,
     "restore": restore,
     "prune": prune,
+    "verify": verify,
 }
 """What an act may be; each raises an error of ours when it is refused."""
 
