@@ -173,8 +173,24 @@ def test_a_receipt_reads_back() -> None:
 def test_a_store_file_reads_back() -> None:
     """The store's own file has a format, a UUID and a time."""
     text = render_store_file(STORE, TIME)
-    assert json.loads(text) == {"created": "2026-11-24T04:04:07Z", "format": 1, "uuid": STORE}
+    document = json.loads(text)
+    assert document.pop("checksum").startswith("sha256:")
+    assert document == {"created": "2026-11-24T04:04:07Z", "format": 1, "uuid": STORE}
     assert parse_store_file(text) == StoreFile(1, STORE, TIME)
+    assert parse_store_file(json.dumps(document)) == StoreFile(1, STORE, TIME)
+
+
+def test_a_changed_bit_of_a_store_file_is_found_or_harmless() -> None:
+    """A UUID that is another one would make every point of the store a stranger in it."""
+    text = render_store_file(STORE, TIME).encode()
+    for number in range(len(text) * 8):
+        changed = bytearray(text)
+        changed[number // 8] ^= 1 << number % 8
+        try:
+            found = parse_store_file(bytes(changed))
+        except (ManifestError, FormatTooNewError):
+            continue
+        assert found == StoreFile(1, STORE, TIME), number
 
 
 @pytest.mark.parametrize(

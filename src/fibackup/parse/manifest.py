@@ -12,6 +12,7 @@ All but the last are an envelope with a checksum around one value::
 
 Canonical JSON has sorted keys, no white space and only ASCII, so that the checksum depends on what
 the document says and not on how it is laid out. It detects accidents, not attackers.
+The store's own file has such a checksum among its fields, and is read without one too.
 """
 
 from __future__ import annotations
@@ -277,7 +278,8 @@ def render_store_file(uuid: str, created: datetime) -> str:
     Source:
         docs/schema/store.schema.json.
     """
-    return _dump(encode(StoreFile(MANIFEST_FORMAT, uuid, created)))
+    document = cast("dict[str, JsonValue]", encode(StoreFile(MANIFEST_FORMAT, uuid, created)))
+    return _dump({**document, "checksum": _checksum(document)})
 
 
 def parse_store_file(text: str | bytes, *, path: str | None = None) -> StoreFile:
@@ -299,6 +301,8 @@ def parse_store_file(text: str | bytes, *, path: str | None = None) -> StoreFile
         docs/schema/store.schema.json.
     """
     document = _load(text, path)
+    if document.pop("checksum", None) not in {None, _checksum(document)}:
+        raise ManifestError(reason="the checksum is not that of the content", path=path)
     try:
         return decode(StoreFile, document)
     except ParseError as error:
