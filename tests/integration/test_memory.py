@@ -385,7 +385,7 @@ def test_a_restore_that_fails_leaves_the_old_definition(
     tmp_path: Path,
     magic: bytes,
 ) -> None:
-    """When libvirt refuses the memory, the domain is off and defined as it was."""
+    """When libvirt refuses the memory, the domain is off and as it was, and no file is left."""
     domain = running(block_domain)
     Executor(host, store).run(plan_next(host, store, domain.uuid))
     domain.destroy()
@@ -395,6 +395,7 @@ def test_a_restore_that_fails_leaves_the_old_definition(
     with pytest.raises(StepError) as caught:
         restore(meddler, store, domain.uuid, tmp_path / "restored", paused=False)
     assert "virDomainSaveImage" in caught.value.reason or "incomplete" in caught.value.reason
+    assert not (tmp_path / "restored").exists()
     assert not domain.is_active
     assert domain.dom.XMLDesc(libvirt.VIR_DOMAIN_XML_INACTIVE) == before
 
