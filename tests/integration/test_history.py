@@ -32,8 +32,8 @@ pytestmark = pytest.mark.libvirt
 
 SIZE = 12 * MIB
 GRAIN = 65536
-COUNT = int(os.environ.get("FIBACKUP_HISTORIES", "4"))
-ACTS = int(os.environ.get("FIBACKUP_HISTORY_ACTS", "14"))
+COUNT = int(os.environ.get("FIBACKUP_HISTORIES", "8"))
+ACTS = int(os.environ.get("FIBACKUP_HISTORY_ACTS", "16"))
 SEED = int(os.environ.get("FIBACKUP_HISTORY_SEED", secrets.randbelow(1 << 32)))
 
 RUNS = ("backup", "rolling", "commit", "keep", "pull")
