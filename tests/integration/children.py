@@ -98,15 +98,23 @@ def run_of(uri: str, path: str, uuid: str, act: str, at: str, victim: str, whose
     ours = whose in {"client", "error"}
     calls = Calls(int(at), None if whose == "error" else int(victim))
     real_host, real_store = fb.LibvirtHost.open(uri), fb.Store.open(path)
-    plan = ACTS[act](real_host, real_store, uuid)
+    try:
+        plan = ACTS[act](real_host, real_store, uuid)
+    except fb.FibackupError as error:  # refused, as a consolidation in the middle of a backup is
+        say("point", "-")
+        return _failed(error)
     say("point", plan.point or "-")
     store = calls.seam(real_store) if ours else real_store
     try:
         fb.Executor(calls.seam(real_host), store if plan.store else None, threads=1).run(plan)
     except fb.FibackupError as error:
-        say("error", type(error).__name__, str(error).replace("\n", "; "))
-        return 1
+        return _failed(error)
     return 0
+
+
+def _failed(error: fb.FibackupError) -> int:
+    say("error", type(error).__name__, str(error).replace("\n", "; "))
+    return 1
 
 
 def _backup(
