@@ -399,6 +399,25 @@ def test_an_overlay_that_left_the_ledger_is_not_deleted() -> None:
     assert len(world.chain()) == 3
 
 
+@pytest.mark.parametrize("keep_overlay", [False, True])
+@pytest.mark.parametrize("method", list(Method))
+def test_a_job_that_says_it_is_done_is_not_believed(
+    monkeypatch: pytest.MonkeyPatch, method: Method, *, keep_overlay: bool
+) -> None:
+    """The chain is read again, and as it is not what the job should leave, nothing is deleted."""
+    world = World(2)
+    plan = world.plan(ConsolidationPolicy(method=method, keep_overlay=keep_overlay))
+    before = world.chain()
+    monkeypatch.setattr(FakeHost, "run_block_job", lambda *_: None)
+    with pytest.raises(StepError, match="the chain is another one"):
+        Executor(world.host, None).run(plan)
+    assert world.chain() == before
+    assert "delete_image" not in world.host.calls
+    run = world.domain().ledger.run
+    assert run is not None
+    assert run.phase is RunPhase.CONSOLIDATING
+
+
 def calls_of(world: World) -> list[str]:
     """Return the calls of a consolidation."""
     plan = world.plan()
