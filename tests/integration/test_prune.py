@@ -164,6 +164,29 @@ def test_a_merge_costs_the_increments_and_not_the_disk(tmp_path: Path) -> None:
         check(maker, tmp_path / "out")
 
 
+def test_a_merge_writes_as_much_for_a_disk_four_times_the_size(tmp_path: Path) -> None:
+    """The same dropped bytes; only the tables of qcow2 know the size of the disk."""
+    wrote: dict[int, int] = {}
+    for size_mib in (32, 128):
+        home = tmp_path / str(size_mib)
+        home.mkdir()
+        with StoreMaker(home, size_bytes=size_mib * MIB) as maker:
+            maker.point({"vda": dict.fromkeys(range(size_mib * 4), 1)})  # a quarter of the disk
+            for number in range(4):
+                maker.point({"vda": {3 * number + part: number + 2 for part in range(4)}})
+            points = ids(maker)
+            full = maker.path(f"vda/{points[0]}.qcow2")
+            before = full.stat().st_mtime_ns
+            report = prune(maker, fb.RetentionPolicy(keep_last=1, protect=(points[0], points[3])))
+            assert [type(step) for step in report.plan.steps] == [fb.DropPoints, fb.MergeImages]
+            assert full.stat().st_mtime_ns == before
+            wrote[size_mib] = report.copied_bytes
+            had = maker.references[points[3]]["vda"].read_bytes()
+            assert read_qcow2(maker.path(f"vda/{points[3]}.qcow2")) == had
+    assert 10 * 65536 <= wrote[32] < 10 * 65536 + MIB
+    assert abs(wrote[128] - wrote[32]) <= 4 * 65536
+
+
 def test_merged_images_are_sound_for_qemu(tmp_path: Path) -> None:
     """Also where zeros lie over data."""
     with StoreMaker(tmp_path) as maker:

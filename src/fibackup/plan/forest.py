@@ -13,6 +13,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator
 
 from fibackup.model.point import History, PointDisk, RestorePoint, StoredImage
+from fibackup.model.tree import trees_of
 
 __all__ = ["Forest", "broken_points", "forests"]
 
@@ -64,22 +65,6 @@ class Forest:
                 upper = name
         return found
 
-    def sound(self, damaged: frozenset[str]) -> dict[str, bool]:
-        """Tell of each image whether it and all under it are there."""
-        known: dict[str, bool] = {}
-        for start in self.images:
-            path: list[str] = []
-            name: str | None = start
-            while name is not None and name in self.images and name not in known:
-                known[name] = False  # until proven; also ends a circle
-                path.append(name)
-                name = self.images[name].backing
-            good = name is None or known.get(name, False)
-            for each in reversed(path):
-                good = good and f"{self.target}/{each}" not in damaged
-                known[each] = good
-        return known
-
 
 def forests(history: History) -> dict[str, Forest]:
     """
@@ -111,9 +96,12 @@ def broken_points(history: History) -> frozenset[str]:
         docs/store-format.md, ``images``.
     """
     broken: set[str] = set()
-    for forest in forests(history).values():
-        sound = forest.sound(history.damaged)
-        for point_id, top in forest.tops.items():
-            if top is None or not sound[top]:
-                broken.add(point_id)
+    for target, tree in trees_of(history).items():
+
+        def sound(image: StoredImage, under: bool | None, at: str = target) -> bool:  # noqa: FBT001
+            return under is not False and f"{at}/{image.name}" not in history.damaged
+
+        whole = tree.climb(sound)
+        broken.update(tree.lost)
+        broken.update(point for point, top in tree.tops.items() if not whole.get(top, False))
     return frozenset(broken)
