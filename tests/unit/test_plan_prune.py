@@ -28,6 +28,7 @@ from fibackup.model.point import (
 from fibackup.parse.manifest import parse_merge, parse_removal, render_merge, render_removal
 from fibackup.plan import DropPoints, MergeImages, Plan, Report, RetentionPolicy, plan_prune
 from fibackup.plan.merge import MAX_OWN
+from fibackup.plan.pictures import plan_picture
 from fibackup.plan.prune_steps import misfit
 from fibackup.plan.steps import headline
 
@@ -563,6 +564,53 @@ def test_a_journal_whose_image_is_nowhere_says_nothing() -> None:
     before = (points[0], other)
     assert as_merged(before, merge, {merge.name: merge.image.size_bytes + 1}) == before
     assert as_merged(before, merge, {}) == before
+
+
+# --- pictures -----------------------------------------------------------------------------------
+
+
+def test_the_picture_of_a_prune_shows_points_with_reasons_and_merges_before_and_after() -> None:
+    """What goes is crossed out; what lies under the merged images is there, and stays."""
+    history = sized(chain(6), 1000, 10, 10, 10, 10, 10)
+    made = plan(history, RetentionPolicy(keep_last=1, protect=(pid(1), pid(5))))
+    picture = plan_picture(made)
+    assert "3 kept, 3 dropped" in picture.facts
+    _, section = picture.sections
+    now, after = section.columns
+    images = [f"{pid(number)}.qcow2" for number in (5, 4, 3, 2, 1)]
+    assert [box and box.name for box in now.boxes] == images
+    assert [box and box.name for box in after.boxes] == images
+    assert [str(box.change) for box in after.boxes if box] == [
+        "new",
+        "gone",
+        "gone",
+        "gone",
+        "same",
+    ]
+    assert f"vda of point {pid(5)}" in made.to_svg()
+    for words in ("drop", "4 images in one", pid(3), f"vda of point {pid(5)}"):
+        assert words in made._repr_html_(), words
+
+
+def test_a_full_that_is_merged_is_drawn_as_a_full() -> None:
+    """Nothing lies under it; the report tells what was freed."""
+    made = plan(sized(chain(3), 10, 10, 10), keep(2))
+    _, section = plan_picture(made).sections
+    merged = section.columns[1].boxes[0]
+    assert merged is not None
+    assert (merged.tag, str(merged.tint)) == ("full", "full")
+    assert len(plan_picture(plan(chain(2), keep(1))).sections) == 1
+
+
+def test_of_many_merges_some_are_drawn() -> None:
+    """A picture of all of them shows nothing."""
+    history = sized(chain(61), *[10] * 61)
+    made = plan(
+        history, RetentionPolicy(keep_last=1, protect=tuple(pid(n) for n in range(2, 60, 2)))
+    )
+    picture = plan_picture(made)
+    assert len(merges(made)) > 12 == len(picture.sections) - 1
+    assert f"{len(merges(made))} merges, 12 of them drawn" in picture.facts
 
 
 # --- a drop that was planned before -------------------------------------------------------------

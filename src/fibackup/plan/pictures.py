@@ -22,6 +22,7 @@ from attrs import evolve
 from fibackup.model.ledger import Overlay
 from fibackup.model.point import RestorePoint, StoredImage
 from fibackup.plan.outlook import DiskOutlook, foresee
+from fibackup.plan.prune_steps import MergeImages
 from fibackup.plan.report import Report
 from fibackup.plan.restore_steps import CreateLinked, DiskRestore, FlattenImage
 from fibackup.plan.retention import PointVerdict
@@ -52,6 +53,9 @@ from fibackup.units import format_bytes, format_seconds
 
 __all__ = ["plan_picture", "report_picture"]
 
+_MERGES = 12
+"""Merges that are drawn; the steps name all of them."""
+
 
 @picture_of.register
 def plan_picture(value: Plan) -> Picture:
@@ -63,6 +67,7 @@ def plan_picture(value: Plan) -> Picture:
             *((f"point {value.point}",) if value.point else ()),
             *cost,
             *_tally(value),
+            *_undrawn(value),
             value.uuid,
         ),
         sections=_sections(value),
@@ -92,6 +97,7 @@ def report_picture(value: Report) -> Picture:
             *_tally(plan),
             *((f"point {value.point.id}",) if value.point is not None else ()),
             *((f"{format_bytes(value.copied_bytes)} copied",) if value.copied_bytes else ()),
+            *((f"{format_bytes(value.freed_bytes)} freed",) if value.freed_bytes > 0 else ()),
             *((f"the guest was frozen for {format_seconds(frozen)}",) if frozen else ()),
         ),
         sections=_sections(plan, value),
@@ -131,6 +137,7 @@ def _sections(plan: Plan, report: Report | None = None) -> tuple[Section, ...]:
         *((_points_section(plan.verdicts),) if plan.verdicts else ()),
         *(_live_section(plan, outlook, report) for outlook in foresee(plan)),
         *(_restore_section(step) for step in plan.steps if isinstance(step, DiskRestore)),
+        *(_merge_section(step) for step in _merges(plan)[:_MERGES]),
     )
 
 
@@ -350,6 +357,48 @@ def _restore_section(step: DiskRestore) -> Section:
     )
     links = tuple(Link(0, row, row) for row in range(len(copies)))
     return Section(step.target, (stored, Column("restored", copies)), links)
+
+
+# --- prunes -------------------------------------------------------------------------------------
+
+
+def _merges(plan: Plan) -> tuple[MergeImages, ...]:
+    return tuple(step for step in plan.steps if isinstance(step, MergeImages))
+
+
+def _undrawn(plan: Plan) -> Iterator[str]:
+    """Yield that more is merged than is drawn."""
+    merges = len(_merges(plan))
+    if merges > _MERGES:
+        yield f"{merges} merges, {_MERGES} of them drawn"
+
+
+def _merge_section(step: MergeImages) -> Section:
+    """Return the images of a point before they are merged, and after."""
+    top = step.images[0]
+    under: tuple[Box, ...] = ()
+    if step.backing is not None:
+        under = (Box(name=step.backing, words=("lies under them, stays as it is",)),)
+    full = step.backing is None
+    kind, tint = ("full", Tint.FULL) if full else ("increment", Tint.INCREMENT)
+    boxes = [Box(name=each.name, size_bytes=each.size_bytes, tint=tint) for each in step.images]
+    before = (*boxes, *under)
+    merged = Box(
+        name=top.name,
+        size_bytes=step.write_bytes,
+        tint=tint,
+        tag=kind,
+        words=(f"{len(step.images)} images in one", "this size at most"),
+        change=Change.NEW,
+    )
+    gone = (evolve(box, change=Change.GONE) for box in boxes[1:])
+    after = (merged, *gone, *under)
+    links = tuple(Link(0, row, 0) for row in range(len(step.images)))
+    return Section(
+        f"{step.target} of point {step.point}",
+        (Column("now", stack(before)), Column("after", stack(after))),
+        links,
+    )
 
 
 def _stored_box(image: StoredImage, chain: tuple[StoredImage, ...]) -> Box:
