@@ -263,7 +263,7 @@ def test_a_wrong_byte_is_not_merged(tmp_path: Path) -> None:
 
 def merge_due(directory: Path) -> StoreMaker:
     """Make a store where a prune that keeps points 2 and 4 drops 1 and 3, and merges 2 with 1."""
-    maker = StoreMaker(directory)
+    maker = StoreMaker(directory, start=PAST)
     for number in range(4):
         maker.point({"vda": {number: number + 1, 9: number}})
     return maker
@@ -569,6 +569,38 @@ def test_the_command_prunes_every_domain(tmp_path: Path) -> None:
         assert results["db1"]["error"]["type"] == "ManifestError"
         assert (len(ids(one)), len(ids(two))) == (1, 2)
         check(one, tmp_path / "out")
+
+
+def test_a_dry_run_prints_points_with_reasons_and_what_is_freed(tmp_path: Path) -> None:
+    """What a person reads before he lets points go; nothing of the store changes."""
+    with merge_due(tmp_path) as maker:
+        points = ids(maker)
+        before = {path: path.read_bytes() for path in maker.home.rglob("*") if path.is_file()}
+        words = ("--store", maker.root, "--keep-last", "1", "--protect", points[1], "--dry-run")
+        done = command(*words)
+        assert done.returncode == 0, done.stderr
+        sizes = [maker.path(f"{points[number]}.xml").stat().st_size for number in (0, 2)]
+        assert f"at most; frees {sum(sizes)} B at once" in done.stdout
+        lines = [line.strip() for line in done.stdout.splitlines()]
+        assert lines[0] == "prune of web1"
+        assert [line.split(",")[0] for line in lines[1:5]] == [
+            f"{points[0]}  drop: no rule keeps it",
+            f"{points[1]}  keep: protected",
+            f"{points[2]}  drop: no rule keeps it",
+            f"{points[3]}  keep: last",
+        ]
+        assert "freed at once" in lines[1]
+        for number, start in (
+            (6, "1. drop 2 points, delete 2 files ("),
+            (7, f"point {points[1]} takes over 2 images of vda"),
+            (8, f"point {points[3]} takes over 2 images of vda"),
+            (9, f"2. vda: merge 2 images of point {points[1]} into one ("),
+        ):
+            assert lines[number].startswith(start), lines
+        after = {path: path.read_bytes() for path in maker.home.rglob("*") if path.is_file()}
+        assert after == before
+        plan = json.loads(command(*words, "--json").stdout)["results"][0]["plan"]
+        assert [verdict["kept"] for verdict in plan["verdicts"]] == [False, True, False, True]
 
 
 @pytest.mark.parametrize(
