@@ -215,6 +215,7 @@ if TYPE_CHECKING:  # for type checkers; at run time __getattr__ below does it
         plan_verify,
     )
     from fibackup.plan.metrics import (
+        pruned_metrics,
         run_metrics,
         store_metrics,
         verified_metrics,
@@ -388,6 +389,7 @@ __all__ = [
     "METRICS",
     "run_metrics",
     "verified_metrics",
+    "pruned_metrics",
     "store_metrics",
     "merge_samples",
     "render_metrics",
@@ -630,6 +632,7 @@ _HOMES: dict[str, tuple[str, ...]] = {
         "plan_verify",
     ),
     "fibackup.plan.metrics": (
+        "pruned_metrics",
         "run_metrics",
         "store_metrics",
         "verified_metrics",

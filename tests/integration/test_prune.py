@@ -561,8 +561,12 @@ def test_the_command_prunes_every_domain(tmp_path: Path) -> None:
         assert dry.stdout.count("drop: no rule keeps it") == 4
         assert len(ids(one)) == len(ids(two)) == 3
         two.path(f"{ids(two)[0]}.json").write_text("{}")
-        done = command(*words, "--json")
+        kept = tmp_path / "fibackup.prom"
+        done = command(*words, "--json", "--metrics", kept)
         assert done.returncode == 5, done.stderr
+        samples = fb.parse_metrics(kept.read_text())
+        points = [each for each in samples if each.name == "fibackup_points"]
+        assert [(each.label("domain"), each.value) for each in points] == [("web1", 1)]
         results = {each["domain"]: each for each in json.loads(done.stdout)["results"]}
         assert results["web1"]["report"]["freed_bytes"] > 0
         assert [v["kept"] for v in results["web1"]["report"]["plan"]["verdicts"]] == [0, 0, 1]

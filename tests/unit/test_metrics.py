@@ -80,6 +80,14 @@ def test_samples_of_others_stay(report: fb.Report) -> None:
     assert len({(s.name, s.labels) for s in found}) == len(found)
 
 
+def test_a_prune_says_when_and_how_many_points_are_left(report: fb.Report) -> None:
+    """What a backup said of the domain otherwise stays."""
+    before = fb.run_metrics("web1", "/b", now=NOW, report=report, points=9)
+    found = values(fb.merge_samples(before, fb.pruned_metrics("web1", "/b", now=LATER, points=4)))
+    assert (found["points"], found["last_pruned_timestamp_seconds"]) == (4, LATER.timestamp())
+    assert found["last_success_timestamp_seconds"] == NOW.timestamp()
+
+
 def test_text_comes_back_as_the_same_samples() -> None:
     """Whatever is in a label."""
     samples = fb.merge_samples(

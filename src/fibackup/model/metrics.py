@@ -27,6 +27,7 @@ METRICS: Mapping[str, str] = {
     "fibackup_points": "Restore points of the domain in the store.",
     "fibackup_chain_depth": "Images in the live chain of a disk, active layer included.",
     "fibackup_last_verified_timestamp_seconds": "When all of the domain was last found good.",
+    "fibackup_last_pruned_timestamp_seconds": "When the last prune that succeeded has ended.",
     "fibackup_store_free_bytes": "Room that is left in the store.",
     "fibackup_build_info": "1; the version is a label.",
 }

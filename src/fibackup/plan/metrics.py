@@ -8,7 +8,7 @@ from datetime import datetime
 from fibackup.model.metrics import Sample
 from fibackup.plan.report import Report
 
-__all__ = ["run_metrics", "store_metrics", "verified_metrics"]
+__all__ = ["pruned_metrics", "run_metrics", "store_metrics", "verified_metrics"]
 
 
 def run_metrics(
@@ -75,6 +75,29 @@ def verified_metrics(domain: str, store: str, *, now: datetime) -> tuple[Sample,
     """
     labels = (("domain", domain), ("store", store))
     return (Sample("fibackup_last_verified_timestamp_seconds", now.timestamp(), labels),)
+
+
+def pruned_metrics(domain: str, store: str, *, now: datetime, points: int) -> tuple[Sample, ...]:
+    """
+    Return what a prune of a domain means.
+
+    Args:
+        domain: Its name.
+        store: The path of the store, as the user knows it.
+        now: When it ended, aware.
+        points: Restore points that the domain has now.
+
+    Returns:
+        Samples for `merge_samples`.
+
+    Source:
+        docs/operate.md, "Metrics".
+    """
+    labels = (("domain", domain), ("store", store))
+    return (
+        Sample("fibackup_last_pruned_timestamp_seconds", now.timestamp(), labels),
+        Sample("fibackup_points", points, labels),
+    )
 
 
 def store_metrics(store: str, *, free_bytes: int, version: str) -> tuple[Sample, ...]:

@@ -10,8 +10,10 @@ from datetime import UTC, datetime, timedelta
 import fibackup as fb
 from fibackup.cli.completion import complete_points, complete_stored_domains, completed_by
 from fibackup.cli.exits import OK, SOME_FAILED
+from fibackup.cli.metrics import metrics_option, write_samples
 from fibackup.cli.options import count, dry_run_option, store_option
 from fibackup.cli.output import Failure, complain, print_items
+from fibackup.cli.parser import own_version
 from fibackup.cli.progress import aside
 from fibackup.cli.runs import Done, run_plan, show_plan
 from fibackup.cli.signals import Signals
@@ -77,6 +79,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         default=600.0,
         help="how long to wait for those who read the store (default: 600)",
     )
+    metrics_option(parser)
     dry_run_option(parser)
     domains = parser.add_argument(
         "domains", metavar="DOMAIN", nargs="*", help="name or UUID (default: every domain)"
@@ -159,7 +162,17 @@ def _prune(
     )
     if arguments.dry_run:
         return show_plan(arguments, plan)
-    return run_plan(arguments, fb.Executor(None, store), plan, signals)
+    done = run_plan(arguments, fb.Executor(None, store), plan, signals)
+    write_samples(arguments, lambda: _samples(store, plan))
+    return done
+
+
+def _samples(store: fb.Store, plan: fb.Plan) -> tuple[fb.Sample, ...]:
+    path, points = str(store.path), len(store.read_history(plan.uuid).points)
+    return (
+        *fb.pruned_metrics(plan.domain, path, now=datetime.now(UTC), points=points),
+        *fb.store_metrics(path, free_bytes=store.free_bytes(), version=own_version()),
+    )
 
 
 def _noun(rule: str) -> str:
