@@ -1,5 +1,5 @@
 """
-What a store costs: verify beside sha256sum, and a list of ten thousand points.
+What a store costs: verify beside sha256sum, a list and a plan of ten thousand points, merges.
 
 Contestants take turns on the same files, which are in the page cache: what is measured is the
 hashing. No domain runs.
@@ -31,6 +31,7 @@ from hypervisor.images import MIB
 from hypervisor.stores import CLUSTER, StoreMaker
 
 ROUNDS: Final = 5
+POLICY: Final = fb.RetentionPolicy(keep_last=10, keep_daily=60, keep_weekly=52, keep_monthly=24)
 
 
 def seconds(act: Callable[[], object], rounds: int = ROUNDS) -> float:
@@ -107,10 +108,38 @@ def listing(directory: Path, count: int) -> str:
         history = store.read_history(UUID)
         assert len(history.points) == count
         assert not history.unreadable
+        planning = seconds(
+            partial(fb.plan_prune, history, POLICY, now=datetime(2040, 1, 1, tzinfo=UTC))
+        )
         reading = seconds(lambda: store.read_history(UUID))
         summing = seconds(lambda: fb.list_points(history, store.read_record(UUID)))
     total = reading + summing
-    return f"list: {count} points, {total:.2f} s ({reading:.2f} to read, {summing:.2f} to sum up)"
+    return (
+        f"list: {count} points, {total:.2f} s ({reading:.2f} to read, {summing:.2f} to sum up)\n"
+        f"prune: {count} points, {planning:.2f} s to plan"
+    )
+
+
+def merging(directory: Path, size_mib: int) -> str:
+    """Measure a prune that drops three increments of 8 MiB, on a full of half the disk."""
+    half = size_mib * MIB // 2 // CLUSTER
+    with StoreMaker(
+        directory, size_bytes=size_mib * MIB, start=datetime(2020, 1, 1, tzinfo=UTC)
+    ) as m:
+        m.point({"vda": dict.fromkeys(range(half), 1)})
+        for number in range(5):
+            m.point({"vda": dict.fromkeys(range(number * 128, (number + 1) * 128), number + 2)})
+        history = m.history()
+        points = [each.id for each in history.points]
+        policy = fb.RetentionPolicy(keep_last=1, protect=(points[0], points[4]))
+        plan = fb.plan_prune(history, policy, now=datetime.now(UTC))
+        clock = time.monotonic()
+        report = fb.Executor(None, m.store).run(plan)
+        took = time.monotonic() - clock
+    return (
+        f"merge: 3 points of 8 MiB dropped, a disk of {size_mib} MiB: "
+        f"{report.copied_bytes / MIB:.1f} MiB written in {took:.2f} s"
+    )
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -124,7 +153,11 @@ def main(arguments: Sequence[str] | None = None) -> None:
         images.mkdir()
         points.mkdir()
         print(verify(images, options.image_mib), "", sep="\n", flush=True)
-        print(listing(points, options.points), flush=True)
+        print(listing(points, options.points), "", sep="\n", flush=True)
+        for size_mib in (128, 512):
+            home = Path(place, str(size_mib))
+            home.mkdir()
+            print(merging(home, size_mib), flush=True)
 
 
 if __name__ == "__main__":
