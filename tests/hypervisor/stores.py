@@ -51,6 +51,7 @@ class StoreMaker:
         name: str = "web1",
         size_bytes: int = 4 * MIB,
         start: datetime = START,
+        unit_bytes: int = CLUSTER,
     ) -> None:
         """Make the store, or open the one of another maker in the same directory."""
         self.root: Path = directory / "store"
@@ -62,6 +63,7 @@ class StoreMaker:
         self.name = name
         self.size_bytes = size_bytes
         self.start = start
+        self.unit_bytes = unit_bytes
         self.references: dict[str, dict[str, Path]] = {}
         self._tops: dict[str, tuple[str, Path]] = {}
         self._count = 0
@@ -100,6 +102,7 @@ class StoreMaker:
         full: bool = False,
         options: tuple[str, ...] = (),
         compress: bool = False,
+        hashed: bool = False,
         states: Mapping[fb.FileRole, bytes] = NOTHING,
     ) -> fb.RestorePoint:
         """
@@ -115,7 +118,7 @@ class StoreMaker:
         latest = history.latest
         with self.store.locked(self.uuid, self.name, exclusive=True):
             disks = tuple(
-                self._disk(target, point_id, clusters, full, options, compress)
+                self._disk(target, point_id, clusters, full, options, compress, hashed)
                 for target, clusters in writes.items()
             )
             config = self.store.save_config(self.uuid, f"{point_id}.xml", XML)
@@ -149,14 +152,16 @@ class StoreMaker:
         full: bool,  # noqa: FBT001
         options: tuple[str, ...],
         compress: bool,  # noqa: FBT001
+        hashed: bool,  # noqa: FBT001
     ) -> fb.PointDisk:
         live = self._live / f"{target}-{point}.qcow2"
         parent, under = (None, None) if full else self._tops.get(target, (None, None))
         _create(live, under, self.size_bytes, options)
+        unit = self.unit_bytes
         words = [
             word
             for cluster, byte in writes.items()
-            for word in ("-c", f"write -q -P {byte} {cluster * CLUSTER} {CLUSTER}")
+            for word in ("-c", f"write -q -P {byte} {cluster * unit} {unit}")
         ]
         if words:
             run("qemu-io", "-f", "qcow2", *words, live)
@@ -182,6 +187,7 @@ class StoreMaker:
             parent=parent,
             virtual_size_bytes=image.virtual_size_bytes,
             images=(image,),
+            content_sha256=sha256(raw.read_bytes()).hexdigest() if hashed else None,
         )
 
     def restores(self, point: str, into: Path) -> bool:

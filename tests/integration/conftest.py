@@ -23,7 +23,15 @@ from hypervisor import (
     missing_tools,
 )
 from hypervisor.faulty import Zygote, fork_server
+from hypervisor.schemas import every_document_fits
 from integration.forks import Forks
+
+
+@pytest.fixture(scope="session", autouse=True)
+def documents_fit_their_schemas() -> Iterator[None]:
+    """Hold every document of a store against its published schema."""
+    with every_document_fits():
+        yield
 
 
 @pytest.fixture(scope="session")
