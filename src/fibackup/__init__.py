@@ -61,6 +61,11 @@ if TYPE_CHECKING:  # for type checkers; at run time __getattr__ below does it
         Host,
         PointStore,
     )
+    from fibackup.host.doctor import (
+        read_domain_facts,
+        read_hypervisor_facts,
+        read_store_facts,
+    )
     from fibackup.host.events import (
         CancelToken,
         CopyProgress,
@@ -213,6 +218,17 @@ if TYPE_CHECKING:  # for type checkers; at run time __getattr__ below does it
         plan_recovery,
         plan_restore,
         plan_verify,
+    )
+    from fibackup.plan.doctor import (
+        DomainFacts,
+        Finding,
+        HypervisorFacts,
+        Level,
+        OverlayPlace,
+        StoreFacts,
+        diagnose_domain,
+        diagnose_hypervisor,
+        diagnose_store,
     )
     from fibackup.plan.metrics import (
         pruned_metrics,
@@ -384,6 +400,19 @@ __all__ = [
     "Tint",
     "Change",
     "LinkKind",
+    # What is wrong, or will be.
+    "Finding",
+    "Level",
+    "read_hypervisor_facts",
+    "read_store_facts",
+    "read_domain_facts",
+    "diagnose_hypervisor",
+    "diagnose_store",
+    "diagnose_domain",
+    "HypervisorFacts",
+    "StoreFacts",
+    "DomainFacts",
+    "OverlayPlace",
     # Metrics.
     "Sample",
     "METRICS",
@@ -485,6 +514,11 @@ _HOMES: dict[str, tuple[str, ...]] = {
     "fibackup.host.api": (
         "Host",
         "PointStore",
+    ),
+    "fibackup.host.doctor": (
+        "read_domain_facts",
+        "read_hypervisor_facts",
+        "read_store_facts",
     ),
     "fibackup.host.events": (
         "CancelToken",
@@ -630,6 +664,17 @@ _HOMES: dict[str, tuple[str, ...]] = {
         "plan_recovery",
         "plan_restore",
         "plan_verify",
+    ),
+    "fibackup.plan.doctor": (
+        "DomainFacts",
+        "Finding",
+        "HypervisorFacts",
+        "Level",
+        "OverlayPlace",
+        "StoreFacts",
+        "diagnose_domain",
+        "diagnose_hypervisor",
+        "diagnose_store",
     ),
     "fibackup.plan.metrics": (
         "pruned_metrics",

@@ -340,6 +340,55 @@ def test_hooks_and_metrics(shell: Shell, domain: BlockDomain) -> None:
     } == {domain.name: 1, "nobody": 0, "db1": 0}
 
 
+def test_the_doctor_looks_and_changes_nothing(shell: Shell, domain: BlockDomain) -> None:
+    """0 when all is well but for notes, 4 with warnings, 1 with problems; nothing is changed."""
+    doctor = ("doctor", "-c", shell.daemon.uri, "--store", shell.store)
+    found = shell.run(*doctor, domain.name, code=1).stdout
+    assert "problem  store: there is no fibackup-store.json" in found
+    assert "-> mount the disk that the store is on" in found
+    assert "-> resume it: virsh resume " in found
+    domain.dom.resume()
+    point = shell.backup(domain, 1)
+    shell.store.chmod(0o700)
+    before = shell.picture(domain)
+    done = shell.run(*doctor, domain.name, code=4)  # the store lies beside the images
+    assert "domain " + domain.name + ": the next point is vda: increment" in done.stdout
+    assert "one loss takes both" in done.stdout
+    bad = shell.run(*doctor, "-q", domain.name, code=4).stdout
+    assert {line.split()[0] for line in bad.splitlines()} == {"warning", "->"}
+    shell.store.chmod(0o755)
+    found = json.loads(shell.run(*doctor, "--json", code=4).stdout)["findings"]
+    texts = [each["text"] for each in found if each["level"] == "warning"]
+    assert any("other users can look into it" in text for text in texts)
+    assert {each["subject"] for each in found} >= {"host", "store", f"domain {domain.name}"}
+    lines = shell.run(*doctor, "--json-lines", code=4).stdout.splitlines()
+    assert [json.loads(each)["type"] for each in (lines[0], lines[-1])] == ["finding", "end"]
+    assert shell.picture(domain) == before
+    (image,) = shell.store.glob(f"*/vda/{point['id']}*.qcow2")
+    moved = image.rename(shell.out / "moved")
+    shown = shell.run(*doctor, domain.name, code=1).stdout
+    assert f"vda/{point['id']}.qcow2 is missing" in shown
+    moved.rename(image)
+    store = shell.store.rename(shell.out / "elsewhere")
+    shown = shell.run(*doctor[:3], domain.name, code=4).stdout
+    assert f"knows point {point['id']} in a store at {shell.store}, which is not there" in shown
+    store.rename(shell.store)
+    shown = shell.run("doctor", "-c", "qemu+unix:///system?socket=/nowhere", code=1).stdout
+    assert "problem  host: cannot connect" in shown
+    shown = shell.run(*doctor, "nobody", code=1).stdout
+    assert "problem  domain nobody: " in shown
+    assert f"-> virsh -c '{shell.daemon.uri}' list --all" in shown
+    with shell.host.locked(point["uuid"]):
+        shown = shell.run(*doctor, domain.name, code=4).stdout
+    assert "a run works on it now" in shown
+    assert "the next point is" not in shown
+    wrong = shell.out / "fibackup.toml"
+    wrong.write_text("[backup]\nfrobnicate = 1\n")
+    shown = shell.run(*doctor, domain.name, code=1, FIBACKUP_CONFIG=str(wrong)).stdout
+    assert "frobnicate" in shown
+    shell.restores(domain, point["id"])
+
+
 def test_a_dry_run_changes_nothing(shell: Shell, domain: BlockDomain) -> None:
     """--dry-run prints the plan, makes no store, and leaves domain and store as they are."""
     for _ in range(2):

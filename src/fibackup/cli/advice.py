@@ -16,10 +16,11 @@ from collections.abc import Callable
 
 import fibackup as fb
 
-__all__ = ["next_command", "state_of"]
+__all__ = ["next_command", "reaching", "state_of"]
 
 _LIVE = {"backup", "consolidate", "recover"}
 _AGAIN = "run the same command again"
+_EXPLAINED = "docs/errors.md explains it"
 
 
 def state_of(error: fb.FibackupError, arguments: argparse.Namespace) -> str:
@@ -51,19 +52,28 @@ def next_command(error: fb.FibackupError, arguments: argparse.Namespace) -> str:
         docs/errors.md.
     """
     if isinstance(error, fb.StepError):
-        return _reaching(error.next_command, arguments)
+        return reaching(error.next_command, arguments)
     for kind in type(error).__mro__:
         if kind.__name__ in _NEXT:
-            return _reaching(_NEXT[kind.__name__](error, arguments), arguments)
+            return reaching(_NEXT[kind.__name__](error, arguments), arguments)
     return ""
 
 
-def _reaching(command: str, arguments: argparse.Namespace) -> str:
-    """Let a command reach the hypervisor that this one was told to."""
+def reaching(command: str, arguments: argparse.Namespace) -> str:
+    """
+    Let a command reach the hypervisor that this one was told to.
+
+    Args:
+        command: Of ours or of virsh; words stay as they are.
+        arguments: Parsed.
+
+    Source:
+        docs/errors.md.
+    """
     uri = getattr(arguments, "connect", None)
-    if not uri:
-        return command
     words = command.split(" ", 2)
+    if not uri or "-c" in words:
+        return command
     if words[0] == "virsh":
         return " ".join(["virsh", "-c", shlex.quote(uri), *words[1:]])
     if words[0] == "fibackup" and len(words) > 1:
@@ -74,6 +84,17 @@ def _reaching(command: str, arguments: argparse.Namespace) -> str:
 def _store(arguments: argparse.Namespace) -> str:
     store = getattr(arguments, "store", None)
     return f" --store {shlex.quote(store)}" if store else ""
+
+
+def _doctor(error: fb.FibackupError, arguments: argparse.Namespace) -> str:
+    if arguments.verb == "doctor":
+        return "virsh version" if isinstance(error, fb.LibvirtError) else _EXPLAINED
+    domain = f" {shlex.quote(error.domain)}" if error.domain else ""
+    return f"fibackup doctor{_store(arguments)}{domain}"
+
+
+def _correct(_: fb.FibackupError, arguments: argparse.Namespace) -> str:
+    return f"correct the command: fibackup {arguments.verb} --help"
 
 
 def _denied(error: fb.FibackupError, _: argparse.Namespace) -> str:
@@ -106,26 +127,34 @@ _NEXT: dict[str, Callable[[fb.FibackupError, argparse.Namespace], str]] = {
     "AgentError": lambda _, __: "start the guest agent, or ask for --quiesce try",
     "BlockJobError": _again,
     "CancelledError": _again,
+    "ChainError": _doctor,
     "DestinationExistsError": lambda _, __: "choose another directory",
     "DomainBusyError": _again,
     "DomainExistsError": lambda _, __: "choose another name, or undefine the domain first",
     "DomainStateError": _remedy,
+    "FibackupError": _doctor,
     "ForeignConfigError": lambda _, __: "run it again with --foreign drop, or --foreign keep",
     "FormatTooNewError": lambda _, __: "use the fibackup that wrote it, or a newer one",
-    "LibvirtError": lambda _, __: "virsh version",
+    "HostError": _doctor,
+    "LibvirtError": _doctor,
     "LockedError": _locked,
     "ManifestError": lambda _, arguments: f"fibackup verify{_store(arguments)}",
+    "ModelError": _correct,
     "NoSpaceError": _full,
     "NoSuchDomainError": lambda _, __: "virsh list --all",
     "NoSuchPointError": lambda _, arguments: f"fibackup list{_store(arguments)}",
     "NotAStoreError": _no_store,
+    "ParseError": _doctor,
     "PermissionDeniedError": _denied,
-    "QemuImgError": _again,
+    "PlanError": _doctor,
+    "PolicyError": _correct,
+    "QemuImgError": _doctor,
     "RequirementError": lambda _, __: f"install or upgrade what is named, then {_AGAIN}",
     "SharedBaseError": lambda _, __: (
         "give the other domains images of their own, or leave the disk"
     ),
     "StalePlanError": _again,
+    "StoreError": _doctor,
     "UnsupportedDiskError": lambda _, __: "leave the disk out: --exclude, or --skip-unsupported",
     "VerifyError": lambda _, arguments: f"fibackup verify{_store(arguments)}",
 }

@@ -17,12 +17,13 @@ import argparse
 import os
 import stat
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from typing import NamedTuple, cast
+from typing import NamedTuple, TypeAlias, cast
 
 __all__ = [
     "GLOBAL_KEYS",
     "TABLES",
     "ConfigError",
+    "Files",
     "Setting",
     "apply_settings",
     "complete_settings",
@@ -48,6 +49,8 @@ _NOT_KEYS = frozenset(
 _YES = {"1": True, "yes": True, "true": True, "on": True}
 _NO = {"0": False, "no": False, "false": False, "off": False}
 _Table = Mapping[str, object]
+Files: TypeAlias = Sequence[tuple[str, Mapping[str, object]]]
+"""Path and content of each file, weakest first."""
 
 
 class ConfigError(Exception):
@@ -140,7 +143,7 @@ def configurable(actions: Iterable[argparse.Action]) -> dict[str, argparse.Actio
 def settings_for(
     verb: str,
     options: Mapping[str, argparse.Action],
-    files: Sequence[tuple[str, _Table]],
+    files: Files,
     environment: Mapping[str, str],
 ) -> dict[str, Setting]:
     """

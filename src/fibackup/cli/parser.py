@@ -15,6 +15,7 @@ from importlib import import_module
 from typing import Protocol, cast
 
 from fibackup.cli.config import (
+    Files,
     Setting,
     apply_settings,
     complete_settings,
@@ -26,7 +27,7 @@ from fibackup.cli.config import (
 from fibackup.cli.options import common_options
 from fibackup.cli.signals import Signals
 
-__all__ = ["VERBS", "Verb", "build_parser", "own_version", "verb_module"]
+__all__ = ["VERBS", "Verb", "build_parser", "check_settings", "own_version", "verb_module"]
 
 VERBS: Mapping[str, str] = {
     "backup": "take a restore point of domains, running or not",
@@ -37,6 +38,7 @@ VERBS: Mapping[str, str] = {
     "restore": "write the disks of a restore point into a directory",
     "verify": "compare what a store holds with what was recorded",
     "prune": "drop the restore points that no rule keeps",
+    "doctor": "say what is wrong, or will be, and what helps",
 }
 """Name and help of each verb; ``fibackup.cli.verbs.<name>`` is its module."""
 
@@ -89,6 +91,10 @@ class _VerbParser(argparse.ArgumentParser):
                     help=argparse.SUPPRESS,
                 )
 
+    def settings(self, files: Files) -> dict[str, Setting]:
+        """Return what files and environment say for the verb."""
+        return settings_for(self.verb, configurable(self._actions), files, os.environ)
+
     def parse_known_args(  # type: ignore[override]  # the stub has overloads
         self, args: Sequence[str] | None = None, namespace: argparse.Namespace | None = None
     ) -> tuple[argparse.Namespace, list[str]]:
@@ -97,7 +103,7 @@ class _VerbParser(argparse.ArgumentParser):
         words = sys.argv[1:] if args is None else args
         options, settings = configurable(self._actions), dict[str, Setting]()
         if not {"-h", "--help"} & set(words):  # help is there also when a file is wrong
-            settings = settings_for(self.verb, options, read_files(os.environ), os.environ)
+            settings = self.settings(read_files(os.environ))
         apply_settings(options, settings)
         found, unknown = super().parse_known_args(words, namespace or argparse.Namespace())
         complete_settings(options, settings, found)
@@ -128,6 +134,24 @@ class _Completion(argparse.Action):
         from fibackup.cli.completion import print_completion
 
         parser.exit(print_completion(str(values)))
+
+
+def check_settings() -> None:
+    """
+    Read what files and environment say for every verb.
+
+    Raises:
+        ConfigError: A key that does not exist, or a value that does not fit.
+
+    Source:
+        docs/cli.md, "Configuration".
+    """
+    files = read_files(os.environ)
+    for name in VERBS:
+        verb = _VerbParser()
+        verb.verb = name
+        verb.fill()
+        verb.settings(files)
 
 
 def own_version() -> str:

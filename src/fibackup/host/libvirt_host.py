@@ -89,6 +89,7 @@ from fibackup.parse.domain_xml import (
 from fibackup.parse.foreign import resumed_foreign
 from fibackup.parse.ledger_xml import LEDGER_PREFIX, LEDGER_URI, parse_ledger, render_ledger
 from fibackup.parse.machine_state import find_nvram, find_tpm, has_tpm
+from fibackup.parse.xml_tree import parse_xml
 from fibackup.plan.requirements import Work, check_versions
 from fibackup.plan.steps import (
     CommitImages,
@@ -184,6 +185,20 @@ class LibvirtHost:
             host = cls(libvirt.open(where))
         host._uri = where
         return host
+
+    @property
+    def uri(self) -> str:
+        """Where libvirt is, as it says itself, such as ``"qemu:///system"``."""
+        with libvirt_errors("virConnectGetURI"):
+            return self._connection.getURI()
+
+    @property
+    def security_models(self) -> tuple[str, ...]:
+        """What confines the domains, as libvirt calls it, such as ``("apparmor", "dac")``."""
+        with libvirt_errors("virConnectGetCapabilities"):
+            capabilities = parse_xml(self._connection.getCapabilities(), "capabilities")
+        found = (node.text for node in capabilities.iterfind("host/secmodel/model"))
+        return tuple(each for each in found if each)
 
     def close(self) -> None:
         """

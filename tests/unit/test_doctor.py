@@ -1,0 +1,303 @@
+"""What the doctor says of facts: each thing that can be wrong is found, and what is well is not."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime
+from pathlib import PurePosixPath
+
+import pytest
+from attrs import evolve
+
+import fibackup as fb
+from fibackup.testing import AgentState, FakeHost, FakeStore
+
+NOW = datetime(2026, 11, 24, 4, 4, 7, tzinfo=UTC)
+GIB = 1 << 30
+HOST = fb.HypervisorFacts(
+    uri="qemu:///system",
+    versions=fb.Versions("0.1.0", "9.0.0", "7.2.22"),
+    qemu_img="7.2.22",
+    user_id=0,
+)
+STORE = fb.StoreFacts(
+    path="/backup", user_id=0, owner_id=0, mode=0o700, free_bytes=50 * GIB, total_bytes=99 * GIB
+)
+
+
+def bad(findings: tuple[fb.Finding, ...]) -> list[tuple[str, str]]:
+    """Return level and text of what is not well."""
+    return [(str(each.level), each.text) for each in findings if each.level is not fb.Level.OK]
+
+
+def only(findings: tuple[fb.Finding, ...]) -> fb.Finding:
+    """Return the one finding that is not well."""
+    (found,) = (each for each in findings if each.level is not fb.Level.OK)
+    return found
+
+
+# -- the host ------------------------------------------------------------------------------------
+
+
+def test_a_sound_host_is_well() -> None:
+    """The versions are said, and nothing else."""
+    (found,) = fb.diagnose_hypervisor(HOST)
+    assert found.level is fb.Level.OK
+    for version in ("0.1.0", "9.0.0", "7.2.22", "qemu:///system"):
+        assert version in found.text
+    session = evolve(
+        HOST,
+        user_id=1000,
+        uri="qemu:///session",
+        versions=fb.Versions("0.1.0", "12.1.0", "7.2.22"),
+        security_models=("selinux", "apparmor", "dac"),
+    )
+    assert bad(fb.diagnose_hypervisor(session)) == []
+    texts = [each.text.split()[0] for each in fb.diagnose_hypervisor(session)]
+    assert texts[1:] == ["SELinux", "AppArmor"]
+
+
+@pytest.mark.parametrize(
+    ("facts", "level", "words"),
+    [
+        (evolve(HOST, qemu_img=None), "problem", "qemu-img is missing"),
+        (evolve(HOST, qemu_img="2.11.1"), "problem", "qemu-img 2.11.1 is too old"),
+        (
+            evolve(HOST, versions=fb.Versions("1", "5.0.0", "7.2")),
+            "problem",
+            "libvirt 5.0.0 is too old",
+        ),
+        (
+            evolve(HOST, versions=fb.Versions("1", "6.4.0", "7.2")),
+            "problem",
+            "crashes in a block commit",
+        ),
+        (evolve(HOST, versions=fb.Versions("1", "7.0.0", "7.2")), "warning", "never return"),
+        (evolve(HOST, user_id=1000), "warning", "this is user 1000"),
+        (evolve(HOST, security_models=("apparmor",)), "note", "may refuse to consolidate"),
+        (evolve(HOST, run_directory_fault="it is no directory"), "problem", "no lock can be held"),
+    ],
+)
+def test_what_is_wrong_with_a_host_is_found_once(
+    facts: fb.HypervisorFacts, level: str, words: str
+) -> None:
+    """Each fault is one finding, and has a remedy where the text has none."""
+    found = only(fb.diagnose_hypervisor(facts))
+    assert (str(found.level), found.subject) == (level, "host")
+    assert words in found.text
+    assert found.remedy
+
+
+# -- a store -------------------------------------------------------------------------------------
+
+
+def test_a_sound_store_is_well() -> None:
+    """Points, domains and room are said."""
+    (found,) = fb.diagnose_store(STORE)
+    assert found.text == "/backup: 0 points of 0 domains, 50 GiB of 99 GiB free"
+
+
+@pytest.mark.parametrize(
+    ("facts", "level", "words"),
+    [
+        (evolve(STORE, mode=0o755), "warning", "other users can look into it (mode 0755)"),
+        (evolve(STORE, owner_id=7), "warning", "it belongs to user 7"),
+        (evolve(STORE, free_bytes=GIB), "warning", "little room is left: 1 GiB"),
+        (evolve(STORE, free_files=1, total_files=1000), "warning", "few more files"),
+        (evolve(STORE, filesystem="nfs4"), "note", "locks are as good as the server"),
+        (evolve(STORE, filesystem="vfat"), "warning", "it is on vfat"),
+        (evolve(STORE, temporary=("a/.x.tmp",)), "note", "1 temporary files of runs"),
+    ],
+)
+def test_what_is_wrong_with_a_store_is_found(facts: fb.StoreFacts, level: str, words: str) -> None:
+    """Each fault is one finding."""
+    found = only(fb.diagnose_store(facts))
+    assert (str(found.level), found.subject) == (level, "store")
+    assert words in found.text
+    assert found.remedy or found.level is fb.Level.NOTE
+
+
+# -- a domain ------------------------------------------------------------------------------------
+
+
+class World:
+    """A domain with one point."""
+
+    def __init__(self) -> None:
+        self.host = FakeHost()
+        self.uuid = self.host.add_domain("web1", {"vda": {0: 1}, "vdb": {1: 2}})
+        self.host.set_agent("web1", AgentState.CONNECTED)
+        self.store = FakeStore(self.host)
+        self.backup()
+
+    def backup(self) -> None:
+        """Take a point."""
+        self.run(fb.plan_backup(self.domain(), self.history(), now=self.host.now))
+
+    def run(self, plan: fb.Plan) -> None:
+        """Run a plan."""
+        fb.Executor(self.host, self.store).run(plan)
+
+    def domain(self) -> fb.Domain:
+        """Read the domain."""
+        return self.host.read_domain("web1")
+
+    def history(self) -> fb.History:
+        """Read the store."""
+        return self.store.read_history(self.uuid)
+
+    def facts(self) -> fb.DomainFacts:
+        """Return what the doctor looks at."""
+        return fb.DomainFacts(self.domain(), self.history(), store_free_bytes=1 << 60)
+
+    def killed(self) -> None:
+        """Let a run end right after its snapshot, for good."""
+
+        def listen(event: fb.Event) -> None:
+            if isinstance(event, fb.StepStarted) and isinstance(event.step, fb.InParallel):
+                self.host.fail_at(1, KeyboardInterrupt(), lasting=True)
+
+        plan = fb.plan_backup(self.domain(), self.history(), now=self.host.now)
+        with pytest.raises(KeyboardInterrupt):
+            fb.Executor(self.host, self.store).run(plan, on_event=listen)
+        self.host.heal()
+
+
+def test_a_sound_domain_is_well() -> None:
+    """The doctor says what the next point would be, and why."""
+    world = World()
+    (found,) = fb.diagnose_domain(world.facts(), now=NOW)
+    assert (found.level, found.subject) == (fb.Level.OK, "domain web1")
+    assert "vda: increment: " in found.text
+    without = evolve(world.facts(), history=None)
+    (found,) = fb.diagnose_domain(without, now=NOW)
+    assert found.text == "it can be backed up: vda, vdb"
+
+
+def test_what_a_killed_run_has_left_is_found() -> None:
+    """With the command that clears it away; after that command all is well."""
+    world = World()
+    world.killed()
+    found = only(fb.diagnose_domain(world.facts(), now=NOW))
+    assert (found.level, found.remedy) == (fb.Level.WARNING, f"fibackup recover {world.uuid}")
+    world.run(fb.plan_recovery(world.domain(), world.history(), now=NOW))
+    assert bad(fb.diagnose_domain(world.facts(), now=NOW)) == []
+
+
+def test_a_guest_that_may_be_frozen_is_found() -> None:
+    """Its agent does not answer, so nobody can thaw it now."""
+    world = World()
+    run = fb.Run("20261124T040407Z", world.history().store, fb.RunPhase.INTENT, frozen=True)
+    world.host.write_ledger(world.uuid, evolve(world.domain().ledger, run=run))
+    world.host.set_agent("web1", AgentState.ABSENT)
+    found = bad(fb.diagnose_domain(world.facts(), now=NOW))
+    assert any("may be frozen" in text for _, text in found)
+    assert ("note", "its guest agent does not answer: points are crash-consistent") in found
+
+
+def test_a_job_that_is_in_the_way_is_found() -> None:
+    """Of somebody else: the next backup would be refused, and a recovery too."""
+    world = World()
+    facts = world.facts()
+    disks = tuple(evolve(disk, block_job="copy") for disk in facts.domain.disks[:1])
+    domain = evolve(facts.domain, disks=(*disks, *facts.domain.disks[1:]))
+    found = bad(fb.diagnose_domain(evolve(facts, domain=domain), now=NOW))
+    assert ("warning", "a block job runs on disk vda: copy") in found
+    assert any(level == "problem" and "cannot be backed up" in text for level, text in found)
+    run = fb.Run("20261124T040407Z", world.history().store, fb.RunPhase.CONSOLIDATING)
+    busy = evolve(domain, ledger=evolve(domain.ledger, run=run))
+    found = bad(fb.diagnose_domain(evolve(facts, domain=busy), now=NOW))
+    assert any("cannot be cleared away" in text for _, text in found)
+
+
+def test_a_domain_that_cannot_be_backed_up_is_a_problem() -> None:
+    """In the words of the plan that is refused, with what helps."""
+    world = World()
+    world.host.pause("web1")
+    found = bad(fb.diagnose_domain(world.facts(), now=NOW))
+    assert found == [("problem", "it cannot be backed up: the domain is paused")]
+    assert "virsh resume" in only(fb.diagnose_domain(world.facts(), now=NOW)).remedy
+
+
+def test_a_disk_that_cannot_be_backed_up_is_a_problem() -> None:
+    """With the options that leave it out."""
+    world = World()
+    facts = world.facts()
+    first, *others = facts.domain.disks
+    domain = evolve(facts.domain, disks=(evolve(first, encrypted=True), *others))
+    found = only(fb.diagnose_domain(evolve(facts, domain=domain), now=NOW))
+    assert "encrypted" in found.text
+    assert "--exclude" in found.remedy
+    without = evolve(facts.domain, disks=(), ledger=fb.Ledger())
+    found = only(fb.diagnose_domain(evolve(facts, domain=without), now=NOW))
+    assert found.text.startswith("it cannot be backed up: ")
+    assert "docs/errors.md" in found.remedy
+
+
+def test_a_domain_that_is_worked_on_is_not_judged() -> None:
+    """What a run has begun looks like what a killed one has left."""
+    world = World()
+    world.killed()
+    facts = evolve(world.facts(), at_work=True)
+    assert bad(fb.diagnose_domain(facts, now=NOW)) == [
+        ("note", "a run works on it now, and is not judged")
+    ]
+
+
+def test_a_ledger_that_disagrees_with_the_chain_is_found() -> None:
+    """An overlay that is gone from the chain, and one of which the ledger does not know."""
+    world = World()
+    facts = world.facts()
+    chain = facts.domain.disk("vda").chain
+    assert chain is not None
+    active = chain.active.path
+    ledger = facts.domain.ledger
+    elsewhere = tuple(
+        evolve(each, path=PurePosixPath("/images/gone.bimg-1")) if each.path == active else each
+        for each in ledger.overlays
+    )
+    domain = evolve(facts.domain, ledger=evolve(ledger, overlays=elsewhere))
+    found = bad(fb.diagnose_domain(evolve(facts, domain=domain), now=NOW))
+    texts = "\n".join(text for level, text in found if level == "note")
+    assert "overlay of vda that is in no chain: /images/gone.bimg-1" in texts
+    assert f"{active} looks like an overlay of ours" in texts
+
+
+def test_room_and_places_are_judged() -> None:
+    """Of the store for the next point, of the images for overlays; together they are one loss."""
+    world = World()
+    world.host.write("web1", "vda", 3, 9)
+    facts = evolve(
+        world.facts(),
+        store_free_bytes=1,
+        places=(
+            fb.OverlayPlace("/images", 1, 100, beside_store=True, fault="mounted read-only"),
+            fb.OverlayPlace("/more", 50, 100),
+        ),
+        lost_stores=(fb.KnownStore("u", "/mnt/usb", "20261120T040407Z"),),
+    )
+    found = bad(fb.diagnose_domain(facts, now=NOW))
+    assert [level for level, _ in found] == ["problem", "warning", "problem", "warning", "warning"]
+    words = ("needs about", "/mnt/usb", "mounted read-only", "1 B left", "one loss takes both")
+    for (_, text), each in zip(found, words, strict=True):
+        assert each in text
+
+
+def test_damage_in_the_store_is_found() -> None:
+    """Manifests and images that are damaged or gone are problems, and what nobody names a note."""
+    world = World()
+    history = evolve(
+        world.history(),
+        unreadable=(("20261123T040407Z.json", "not JSON"),),
+        lost=("20261122T040407Z",),
+        damaged=frozenset({"vda/20261121T040407Z.qcow2"}),
+        unclaimed=frozenset({"vda/20261120T040407Z.qcow2", "vda/x.json"}),
+    )
+    empty = fb.History(history.store, history.path, "11111111-2222-3333-4444-555555555555")
+    found = bad(fb.diagnose_store(evolve(STORE, histories=(history, empty))))
+    assert [level for level, _ in found] == ["problem", "problem", "problem", "note"]
+    for (_, text), word in zip(
+        found, ("not JSON", "20261122", "20261121", "20261120"), strict=True
+    ):
+        assert text.startswith("web1: ")
+        assert word in text
+    assert bad(fb.diagnose_domain(evolve(world.facts(), history=history), now=NOW)) != []
