@@ -6,6 +6,7 @@ import contextlib
 import fcntl
 import json
 import os
+import re
 import signal
 import stat
 import subprocess
@@ -37,11 +38,20 @@ from hypervisor import (
 pytestmark = pytest.mark.libvirt
 
 SOURCE = Path(fb.__file__).resolve().parents[1]
+ROOT = Path(__file__).parents[2]
 NO_WARNING = ("--quiesce", "off")
 LEDGER = "urn:fibackup:ledger:1"
 SIGNALS = pytest.mark.parametrize(
     ("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)], ids=["ctrl-c", "term"]
 )
+
+# Limits itself as systemd does (Linux 6.3 and later), and then becomes the command line.
+NO_WRITABLE_CODE = """
+import ctypes, os, sys
+ctypes.CDLL(None).prctl(65, 1, 0, 0, 0)  # PR_SET_MDWE, PR_MDWE_REFUSE_EXEC_GAIN
+os.umask(int(sys.argv[1], 8))
+os.execv(sys.executable, [sys.executable, "-m", "fibackup", *sys.argv[2:]])
+"""
 
 # Runs the command line in a process that sends itself a signal in a chosen phase.
 IN_PHASE = """
@@ -387,6 +397,35 @@ def test_the_doctor_looks_and_changes_nothing(shell: Shell, domain: BlockDomain)
     shown = shell.run(*doctor, domain.name, code=1, FIBACKUP_CONFIG=str(wrong)).stdout
     assert "frobnicate" in shown
     shell.restores(domain, point["id"])
+
+
+def test_the_service_of_systemd_can_do_its_work(shell: Shell, domain: BlockDomain) -> None:
+    """Its command, under its limits: capabilities, no new privileges, no code in data, umask."""
+    unit = (ROOT / "contrib" / "systemd" / "fibackup@.service").read_text("utf-8")
+    found = dict(line.split("=", 1) for line in unit.splitlines() if re.match(r"[A-Z]\w+=", line))
+    config = shell.out / "fibackup.toml"
+    config.write_text(
+        f"connect = {json.dumps(shell.daemon.uri)}\nstore = {json.dumps(str(shell.store))}\n"
+        '[backup]\nallow-paused = true\nquiesce = "off"\nconsolidate = true\n'
+    )
+    words = found["ExecStart"].removeprefix(":fibackup ").replace("%I", domain.name).split()
+    assert (found["NoNewPrivileges"], found["MemoryDenyWriteExecute"]) == ("yes", "yes")
+    allowed = [each.removeprefix("CAP_").lower() for each in found["CapabilityBoundingSet"].split()]
+    limited = ("setpriv", "--no-new-privs", "--bounding-set", ",+".join(["-all", *allowed]))
+    for number in (1, 2):
+        domain.write("vda", number * MIB, MIB, number)
+        done = subprocess.run(
+            [*limited, sys.executable, "-c", NO_WRITABLE_CODE, found["UMask"], *words],
+            check=False,
+            capture_output=True,
+            text=True,
+            env=environment(FIBACKUP_CONFIG=str(config)),
+            timeout=120,
+        )
+        assert (done.returncode, done.stderr.count("Traceback")) == (0, 0), done
+    assert [point["kind"] for point in shell.points(domain)] == ["full", "increment"]
+    for file in shell.store.rglob("*"):
+        assert not file.stat().st_mode & 0o077
 
 
 def test_a_dry_run_changes_nothing(shell: Shell, domain: BlockDomain) -> None:
