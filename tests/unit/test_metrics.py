@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import os
+import re
 import stat
 from datetime import UTC, datetime
 from pathlib import Path
@@ -14,6 +15,9 @@ import fibackup as fb
 from fibackup.cli.metrics import write_samples
 from fibackup.testing import FakeHost, FakeStore
 
+ROOT = Path(__file__).parents[2]
+RULES = ROOT / "contrib" / "prometheus" / "fibackup.rules.yml"
+PAGE = ROOT / "docs" / "operate.md"
 NOW = datetime(2026, 11, 24, 4, 4, 7, tzinfo=UTC)
 LATER = datetime(2026, 11, 25, 4, 4, 7, tzinfo=UTC)
 
@@ -31,6 +35,54 @@ def report() -> fb.Report:
 def values(samples: tuple[fb.Sample, ...]) -> dict[str, float]:
     """Return the values by name."""
     return {sample.name.removeprefix("fibackup_"): sample.value for sample in samples}
+
+
+def test_the_rules_alert_on_metrics_that_are_written() -> None:
+    """Each has what an alert needs; what it looks at exists, and so do the labels it names."""
+    head, *texts = RULES.read_text("utf-8").split("\n      - alert: ")
+    assert head.endswith("\ngroups:\n  - name: fibackup\n    rules:")
+    field = r"^ {8}(\w+):(.*(?:\n {9,}.*)*)"
+    rules = [
+        {"alert": text.split()[0], **dict(re.findall(field, text, re.MULTILINE))} for text in texts
+    ]
+    for rule in rules:
+        assert re.fullmatch(r"\n {10}severity: (critical|warning)", rule["labels"])
+    alerts = [rule["alert"] for rule in rules]
+    assert len(set(alerts)) == len(alerts)
+    assert {"FibackupNoSuccess", "FibackupNotVerified"} <= set(alerts)
+    used = set[str]()
+    for rule in rules:
+        assert set(rule) == {"alert", "expr", "for", "labels", "annotations"}
+        assert re.match(r"\n {10}summary: \w", rule["annotations"])
+        assert re.fullmatch(r" \d+[mhd]", rule["for"])
+        assert rule["expr"].count("(") == rule["expr"].count(")")
+        named = set(re.findall(r"fibackup_\w+", rule["expr"]))
+        assert named
+        used |= named
+        labels = set(re.findall(r"\$labels\.(\w+)", rule["annotations"]))
+        assert labels <= {"domain", "store", "instance", "disk"}
+        if "disk" in labels:
+            assert named == {"fibackup_chain_depth"}
+        if "domain" in labels:
+            assert "fibackup_store_free_bytes" not in named
+    assert used <= set(fb.METRICS)
+
+
+def test_every_metric_is_written_by_a_command(report: fb.Report) -> None:
+    """And explained on the page."""
+    written = (
+        *fb.run_metrics("web1", "/b", now=NOW, report=report, points=3, depths={"vda": 2}),
+        *fb.store_metrics("/b", free_bytes=1, version="1"),
+        *fb.verified_metrics("web1", "/b", now=NOW),
+        *fb.pruned_metrics("web1", "/b", now=NOW, points=3),
+    )
+    assert {sample.name for sample in written} == set(fb.METRICS)
+    rows = re.findall(r"^\| `(fibackup_\w+)` \| (.*?) \|", PAGE.read_text("utf-8"), re.MULTILINE)
+    assert dict(rows).keys() == set(fb.METRICS)
+    for sample in written:
+        assert re.findall(r"`(\w+)`", dict(rows)[sample.name]) == [
+            name for name, _ in sample.labels
+        ]
 
 
 def test_a_run_that_succeeded_says_all(report: fb.Report) -> None:
