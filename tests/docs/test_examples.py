@@ -162,6 +162,41 @@ def test_the_progress_of_ones_own_says_why_there_is_no_point(
     assert points(tmp_path, paused.uuid) == ()
 
 
+@pytest.mark.libvirt
+def test_a_night_backs_up_prunes_and_verifies_every_domain(
+    daemon: PrivateDaemon, running: MakeRunning, tmp_path: Path
+) -> None:
+    """A paused domain hides no other; old points go only where there is a new one."""
+    good, other = running(), running()
+    store, metrics = tmp_path / "store", tmp_path / "fibackup.prom"
+    store.mkdir()
+    words = ("nightly.py", daemon.uri, store, metrics)
+    for number in (1, 2):
+        good.write("vda", number * MIB, MIB, number)
+        good.reference("vda", str(number))
+        done = run_example(*words)
+        assert done.returncode == 0, done.stderr
+        assert done.stdout == "4 of 4 parts went well\n"
+    (point,) = points(store, good.uuid)  # one of a day
+    image = restored(store, good.uuid, point.id, tmp_path / "out")
+    assert same_content(image, "qcow2", good.reference_directory / "2.vda.raw")
+    kept = points(store, other.uuid)
+    other.dom.suspend()
+    done = run_example(*words)
+    assert done.returncode == 1
+    assert done.stdout == "3 of 4 parts went well\n"
+    assert "the domain is paused" in done.stderr
+    assert points(store, other.uuid) == kept
+    samples = fb.parse_metrics(metrics.read_text())
+    success = {
+        sample.label("domain"): sample.value
+        for sample in samples
+        if sample.name == "fibackup_last_run_success"
+    }
+    assert (success[good.name], success[other.name]) == (1, 0)
+    assert run_example("nightly.py").returncode == 2
+
+
 def test_the_fake_host_needs_nothing() -> None:
     """The tests of the example pass, where there is no libvirt at all."""
     done = run_example("fake_host.py")
