@@ -7,11 +7,13 @@ import json
 import re
 import shlex
 from datetime import UTC, datetime
+from pathlib import Path
 
 import pytest
 
 import fibackup as fb
 from fibackup.cli.advice import next_command, reaching, state_of
+from fibackup.cli.exits import exit_code
 from fibackup.cli.output import Failure, complain, report_failure
 from fibackup.testing import FakeHost, FakeStore
 
@@ -56,6 +58,50 @@ def test_commands_reach_the_same_hypervisor() -> None:
     found = next_command(fb.VerifyError(reason="no"), arguments)
     assert shlex.split(found) == ["fibackup", "verify", "-c", uri, "--store", "/s"]
     assert next_command(fb.StalePlanError(reason="no"), arguments) == "run the same command again"
+
+
+def test_a_verification_that_finds_damage_does_not_lead_to_itself() -> None:
+    """It says what helps: another copy, or a new full."""
+    found = next_command(fb.VerifyError(reason="no", domain="web 1"), parsed("verify", store="/s"))
+    assert "another copy" in found
+    assert found.endswith("fibackup backup --full --store /s 'web 1'")
+    assert found.count("fibackup verify") == 0
+
+
+PAGE = (Path(__file__).parents[2] / "docs" / "errors.md").read_text("utf-8")
+SECTIONS = PAGE.split("\n## ")[1:]
+
+
+@pytest.mark.parametrize("name", [*ERRORS, "StepError"])
+def test_the_page_says_of_each_error_cause_state_and_next_step(name: str) -> None:
+    """In its row; what is left behind stands there, or above the table for all of its rows."""
+    if name == "FibackupError":  # the root, which is never raised itself
+        assert "`FibackupError` is the root" in PAGE
+        return
+    (section,) = (each for each in SECTIONS if f"\n| `{name}` |" in each)
+    head, _, table = section.partition("\n| Class |")
+    columns = [cell.strip() for cell in table.splitlines()[0].split("|") if cell.strip()]
+    (row,) = (line for line in table.splitlines() if line.startswith(f"| `{name}` |"))
+    cells = re.split(r" (?:\| |\|$)", row.removeprefix("| "))
+    assert all(cell.strip() for cell in cells[:-1]), row
+    assert len(cells) - 1 == len(columns) + 1
+    assert columns[0] == "Cause"
+    assert columns[-1] == "Next step"
+    assert "State left behind" in columns or "nothing was touched" in head.lower()
+
+
+def test_the_page_has_the_exit_code_of_each_error() -> None:
+    """All that have one of their own; the others are 1."""
+    _, _, table = PAGE.partition("\n| Code |")
+    told = {
+        name: int(code.split()[0])
+        for code, names in re.findall(r"^\| (\d+[^|]*) \|[^|]*\|(.*)\|$", table, re.MULTILINE)
+        for name in re.findall(r"`(\w+Error)`", names)
+    }
+    assert told.pop("CancelledError") == 128
+    for name in ERRORS:
+        if name != "CancelledError":
+            assert exit_code(getattr(fb, name)(reason="no")) == told.get(name, 1), name
 
 
 class World:

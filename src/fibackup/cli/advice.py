@@ -109,6 +109,14 @@ def _remedy(error: fb.FibackupError, _: argparse.Namespace) -> str:
     return error.remedy if isinstance(error, fb.DomainStateError) else ""
 
 
+def _damaged(error: fb.FibackupError, arguments: argparse.Namespace) -> str:
+    if arguments.verb != "verify":
+        return f"fibackup verify{_store(arguments)}"
+    domain = f" {shlex.quote(error.domain)}" if error.domain else " DOMAIN"
+    full = f"fibackup backup --full{_store(arguments)}{domain}"
+    return f"take the files from another copy of the store; without one, a new full: {full}"
+
+
 def _locked(error: fb.FibackupError, _: argparse.Namespace) -> str:
     owner = error.owner if isinstance(error, fb.LockedError) else ""
     return f"wait for {owner or 'the other run'}, then {_AGAIN}"
@@ -138,7 +146,7 @@ _NEXT: dict[str, Callable[[fb.FibackupError, argparse.Namespace], str]] = {
     "HostError": _doctor,
     "LibvirtError": _doctor,
     "LockedError": _locked,
-    "ManifestError": lambda _, arguments: f"fibackup verify{_store(arguments)}",
+    "ManifestError": _damaged,
     "ModelError": _correct,
     "NoSpaceError": _full,
     "NoSuchDomainError": lambda _, __: "virsh list --all",
@@ -156,5 +164,5 @@ _NEXT: dict[str, Callable[[fb.FibackupError, argparse.Namespace], str]] = {
     "StalePlanError": _again,
     "StoreError": _doctor,
     "UnsupportedDiskError": lambda _, __: "leave the disk out: --exclude, or --skip-unsupported",
-    "VerifyError": lambda _, arguments: f"fibackup verify{_store(arguments)}",
+    "VerifyError": _damaged,
 }
