@@ -21,7 +21,7 @@ from collections.abc import Sequence
 from enum import StrEnum
 from itertools import takewhile
 
-from attrs import evolve, frozen
+from attrs import evolve, field, frozen
 
 from fibackup.errors import ChainError, DomainStateError, PolicyError, SharedBaseError
 from fibackup.model.chain import BackingChain, Image
@@ -40,6 +40,7 @@ from fibackup.plan.steps import (
     Plan,
     PullImages,
 )
+from fibackup.plan.wishes import flag, member, names
 
 __all__ = [
     "ConsolidationPolicy",
@@ -73,13 +74,13 @@ class ConsolidationPolicy:
         allow_paused: True: also a domain that its owner paused.
     """
 
-    method: Method = Method.BLOCKCOMMIT
-    keep_overlay: bool = False
-    disks: tuple[str, ...] = ()
+    method: Method = field(default=Method.BLOCKCOMMIT, validator=member(Method))
+    keep_overlay: bool = field(default=False, validator=flag)
+    disks: tuple[str, ...] = field(default=(), validator=names)
     bandwidth_bytes: int = 0
     timeout_seconds: float = 3600.0
     suspend_seconds: float = 0.0
-    allow_paused: bool = False
+    allow_paused: bool = field(default=False, validator=flag)
 
     def __attrs_post_init__(self) -> None:
         """Refuse limits that are none."""

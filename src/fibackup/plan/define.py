@@ -32,6 +32,7 @@ from fibackup.plan.steps import (
     StartDomain,
     Step,
 )
+from fibackup.plan.wishes import flag, member
 
 __all__ = ["Definition", "NewDomain", "plan_definition"]
 
@@ -56,8 +57,8 @@ class NewDomain:
     config: str
     host: HostFacts
     uuid: str = field(validator=matches(UUID_PATTERN, "is not a UUID"))
-    foreign: Foreign = Foreign.REFUSE
-    start: bool = False
+    foreign: Foreign = field(default=Foreign.REFUSE, validator=member(Foreign))
+    start: bool = field(default=False, validator=flag)
 
 
 @frozen

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from enum import StrEnum
 
-from attrs import frozen
+from attrs import field, frozen
 
 from fibackup.errors import PolicyError
+from fibackup.plan.wishes import flag, member, names
 
 __all__ = ["BackupPolicy", "Quiesce"]
 
@@ -42,19 +43,19 @@ class BackupPolicy:
             sha256 of that is in the manifest; costs a reading of the whole disk.
     """
 
-    disks: tuple[str, ...] = ()
-    exclude: tuple[str, ...] = ()
-    quiesce: Quiesce = Quiesce.TRY
+    disks: tuple[str, ...] = field(default=(), validator=names)
+    exclude: tuple[str, ...] = field(default=(), validator=names)
+    quiesce: Quiesce = field(default=Quiesce.TRY, validator=member(Quiesce))
     freeze_timeout_seconds: float = 60.0
-    full: bool = False
-    skip_unsupported: bool = False
-    allow_paused: bool = False
-    consolidate: bool = False
-    offline: bool = True
-    memory: bool = False
-    secrets: bool = False
-    compress: bool = False
-    content_hash: bool = False
+    full: bool = field(default=False, validator=flag)
+    skip_unsupported: bool = field(default=False, validator=flag)
+    allow_paused: bool = field(default=False, validator=flag)
+    consolidate: bool = field(default=False, validator=flag)
+    offline: bool = field(default=True, validator=flag)
+    memory: bool = field(default=False, validator=flag)
+    secrets: bool = field(default=False, validator=flag)
+    compress: bool = field(default=False, validator=flag)
+    content_hash: bool = field(default=False, validator=flag)
 
     def __attrs_post_init__(self) -> None:
         """Refuse wishes that contradict each other."""

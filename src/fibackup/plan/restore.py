@@ -28,6 +28,7 @@ from fibackup.plan.steps import (
     FlattenImage,
     Plan,
 )
+from fibackup.plan.wishes import refuse_text, refuse_unknown
 
 __all__ = ["ImageFormat", "RestoreForm", "plan_restore"]
 
@@ -96,7 +97,7 @@ def plan_restore(
         VerifyError: An image that a disk needs is missing or cut. Nothing was touched.
         PolicyError: *into* is relative, or the memory is wanted and the point has none, or not all
             of its disks are, or the form cannot have the format, or a guest is to go on from its
-            memory in another domain. Nothing was touched.
+            memory in another domain, or a wish is not of its type. Nothing was touched.
         DomainExistsError: A domain of the wished name is defined. Nothing was touched.
         ForeignConfigError: The XML of the point reaches out of the guest. Nothing was touched.
         ParseError: The XML of the point cannot be understood. Nothing was touched.
@@ -104,6 +105,9 @@ def plan_restore(
     Source:
         docs/design.md, "Store"; qemu-img(1), ``convert``.
     """
+    refuse_text("disks", disks)
+    refuse_unknown("form", form, RestoreForm)
+    refuse_unknown("image_format", image_format, ImageFormat)
     _check_wishes(into, form, image_format, verify=verify)
     if memory and define is not None:
         raise PolicyError(

@@ -22,6 +22,7 @@ from attrs import field, frozen
 from fibackup.errors import ModelError, PolicyError, VerifyError
 from fibackup.model.point import History, RestorePoint
 from fibackup.plan.forest import broken_points
+from fibackup.plan.wishes import names
 from fibackup.units import format_bytes, printable
 
 __all__ = ["PointVerdict", "RetentionPolicy", "choose_points"]
@@ -64,7 +65,7 @@ class RetentionPolicy:
     keep_yearly: int = field(default=0, validator=_count)
     keep_within: timedelta | None = None
     time_zone: str = "UTC"
-    protect: tuple[str, ...] = ()
+    protect: tuple[str, ...] = field(default=(), validator=names)
 
     def __attrs_post_init__(self) -> None:
         """Refuse a policy without a rule, an unknown zone, and a time that is not in the past."""

@@ -31,6 +31,7 @@ from fibackup.plan.verify_steps import (
     VerifyContents,
     VerifyFiles,
 )
+from fibackup.plan.wishes import flag
 
 __all__ = ["VerifyPolicy", "plan_verify"]
 
@@ -54,7 +55,7 @@ class VerifyPolicy:
     """
 
     point: str | None = None
-    deep: bool = False
+    deep: bool = field(default=False, validator=flag)
     sample_percent: float = field(default=100.0, validator=_percent)
     skip_since: datetime | None = None
     rate_bytes: int = 0
