@@ -454,7 +454,7 @@ def test_quiet_is_quiet(shell: Shell, domain: BlockDomain) -> None:
     assert (done.stdout, done.stderr.splitlines()[1:]) == (
         "",
         [
-            "fibackup:   state: nothing was changed; the guest writes where it wrote before",
+            "fibackup:   state: nothing was changed",
             f"fibackup:   next: virsh -c '{shell.daemon.uri}' list --all",
         ],
     )
@@ -554,6 +554,27 @@ def test_what_is_no_store(shell: Shell, domain: BlockDomain, tmp_path: Path) -> 
     assert not (tmp_path / "into").exists()
     assert tree(full) == before
     shell.restores(domain, shell.backup(domain, 1)["id"])
+
+
+def test_a_new_store_is_told_and_can_be_ruled_out(
+    shell: Shell, domain: BlockDomain, tmp_path: Path
+) -> None:
+    """A mount point without its mount is an empty directory; a timer wants no store in it."""
+    for more in ((), ("-n",)):
+        done = shell.run(*shell.words("--existing-store", *more, domain.uuid), code=10)
+        assert "mount the disk that the store is on, or name another" in done.stderr
+    assert list(shell.store.iterdir()) == []
+    new = f"warning: {shell.store} was empty, and is a new store now"
+    assert new in shell.run(*shell.words(domain.uuid)).stderr
+    assert new not in shell.run(*shell.words("--existing-store", domain.uuid)).stderr
+    shared = tmp_path / "shared"
+    shared.mkdir()
+    shared.chmod(0o1777)
+    words = ("backup", "-c", shell.daemon.uri, "--allow-paused", domain.name, "-s", shared)
+    assert "others can write the store" in shell.run(*words, code=1).stderr
+    assert list(shared.iterdir()) == []
+    asked = ("restore", "-s", shell.store, "--into", shell.out / "x", "wbe1")
+    assert f"it has points of: {domain.name}" in shell.run(*asked, code=1).stderr
 
 
 def test_a_store_in_use_a_damaged_one_and_a_busy_domain(shell: Shell, domain: BlockDomain) -> None:

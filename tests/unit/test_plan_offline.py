@@ -124,6 +124,7 @@ def test_only_the_disk_that_was_written_is_copied() -> None:
     world = World()
     first = world.backup()
     world.write("vdb", 3, 9)
+    assert "vdb  full: the disk has no overlay yet that tells what was written" in str(world.plan())
     second = world.backup()
     assert kinds(second) == [(DiskKind.INCREMENT, first.id, 0), (DiskKind.FULL, None, 1)]
     world.restores()

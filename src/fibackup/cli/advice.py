@@ -11,6 +11,7 @@ What an error has left, and what to run next: for every error, not only for a ru
 from __future__ import annotations
 
 import argparse
+import os
 import shlex
 from collections.abc import Callable
 
@@ -36,7 +37,8 @@ def state_of(error: fb.FibackupError, arguments: argparse.Namespace) -> str:
     """
     if isinstance(error, fb.StepError):
         return error.state
-    guest = "; the guest writes where it wrote before" if arguments.verb in _LIVE else ""
+    known = arguments.verb in _LIVE and not isinstance(error, fb.NoSuchDomainError)
+    guest = "; the guest writes where it wrote before" if known else ""
     return f"nothing was changed{guest}"
 
 
@@ -52,6 +54,8 @@ def next_command(error: fb.FibackupError, arguments: argparse.Namespace) -> str:
         docs/errors.md.
     """
     if isinstance(error, fb.StepError):
+        if arguments.verb == "restore" and isinstance(error.__cause__, fb.NoSpaceError):
+            return _full(error.__cause__, arguments)
         return reaching(error.next_command, arguments)
     for kind in type(error).__mro__:
         if kind.__name__ in _NEXT:
@@ -127,8 +131,10 @@ def _full(error: fb.FibackupError, _: argparse.Namespace) -> str:
 
 
 def _no_store(error: fb.FibackupError, _: argparse.Namespace) -> str:
-    path = shlex.quote(error.path or "DIR")
-    return f"mount the disk that the store is on; for a new store: mkdir -m 0700 {path}"
+    mount = "mount the disk that the store is on"
+    if error.path and os.path.isdir(error.path):
+        return f"{mount}, or name another directory"
+    return f"{mount}; for a new store: mkdir -m 0700 {shlex.quote(error.path or 'DIR')}"
 
 
 _NEXT: dict[str, Callable[[fb.FibackupError, argparse.Namespace], str]] = {

@@ -56,6 +56,10 @@ class _Log:
             print(f"{moment} [{tag}] {words.decode(stream.encoding or 'ascii')}", file=stream)
         stream.flush()
 
+    def information(self, text: str) -> None:
+        """Tell what is worth knowing and no trouble."""
+        self.say("INF", text)
+
     def event(self, event: fb.Event) -> None:
         """Tell what a run does; steps in short, progress and ends for debugging."""
         if isinstance(event, fb.Warned):
@@ -193,7 +197,7 @@ def _back_up(
     )
     path = options.backup_dir or ""
     now = datetime.now(UTC)
-    with open_store(path, domain, policy, now=now) as store:
+    with open_store(path, domain, policy, now=now, on_new=log.information) as store:
         plan = fb.plan_backup(domain, store.read_history(domain.uuid), now=now, policy=policy)
         report = _execute(fb.Executor(host, store), plan, log, signals)
         if options.state_dir is not None and report.point is not None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Generator
+from collections.abc import Callable, Generator
 from contextlib import contextmanager, suppress
 from datetime import datetime
 from threading import Lock
@@ -16,11 +16,13 @@ __all__ = [
     "existing_store",
     "find_history",
     "no_history",
+    "no_such_domain",
     "open_store",
     "refuse_lost_store",
 ]
 
 _opening = Lock()
+_NAMED = 10
 
 
 @contextmanager
@@ -49,31 +51,64 @@ def existing_store(path: str) -> Generator[fb.Store | None]:
         yield store
 
 
-def open_store(path: str, domain: fb.Domain, policy: fb.BackupPolicy, *, now: datetime) -> fb.Store:
+def open_store(
+    path: str,
+    domain: fb.Domain,
+    policy: fb.BackupPolicy,
+    *,
+    now: datetime,
+    on_new: Callable[[str], None],
+    existing: bool = False,
+) -> fb.Store:
     """
     Open the store; an empty directory becomes one, unless the domain has points in it.
 
-    A domain that cannot be backed up makes no store.
+    A backup that cannot be taken makes no store.
 
     Args:
         path: The directory.
         domain: Whose ledger knows where its points are.
         policy: Of the backup that is going to be planned.
         now: Its time, aware.
+        on_new: Called with a warning when an empty directory has become a store.
+        existing: True: an empty directory is refused too.
 
     Raises:
         PlanError: It is no store, and the domain cannot be backed up.
+        NoSpaceError: It is no store, and has no room for the copies.
         NotAStoreError: It is neither empty nor a store, or the domain's points are gone from it.
 
     Source:
         docs/design.md, "Command line".
     """
     with _opening:  # one of several domains makes it
-        with suppress(fb.NotAStoreError):
+        try:
             return fb.Store.open(path)
-        fb.plan_backup(domain, no_history(path, domain), now=now, policy=policy)
+        except fb.NotAStoreError:
+            if existing:
+                raise
+        plan = fb.plan_backup(domain, no_history(path, domain), now=now, policy=policy)
         refuse_lost_store(path, domain)
-        return fb.Store.create(path)
+        _refuse_full(path, plan)
+        store = fb.Store.create(path)
+    on_new(f"{path} was empty, and is a new store now")
+    return store
+
+
+def _refuse_full(path: str, plan: fb.Plan) -> None:
+    """Refuse what the run would refuse, before a store is made for it."""
+    with suppress(OSError):  # a directory that is missing is named by those who open it
+        found = os.statvfs(path)
+        free = found.f_bavail * found.f_frsize
+        if free < plan.expects.space_bytes:
+            raise fb.NoSpaceError(
+                domain=plan.domain,
+                reason=f"it has {free} bytes free, "
+                f"the copies need about {plan.expects.space_bytes}",
+                path=path,
+                needed_bytes=plan.expects.space_bytes,
+                free_bytes=free,
+            )
 
 
 def no_history(path: str, domain: fb.Domain) -> fb.History:
@@ -139,6 +174,26 @@ def find_history(store: fb.Store, name: str) -> fb.History:
         raise fb.NoSuchPointError(
             reason=f"several domains have had this name; say which: {uuids}", domain=name
         )
-    raise fb.NoSuchPointError(
-        reason="the store has no point of this domain", domain=name, path=str(store.path)
+    raise no_such_domain(store, name)
+
+
+def no_such_domain(store: fb.Store, name: str) -> fb.NoSuchPointError:
+    """
+    Return the error for a domain without a point, which names those that have one.
+
+    Args:
+        store: Open.
+        name: What was asked for.
+
+    Source:
+        docs/errors.md.
+    """
+    latest = (store.read_history(uuid).latest for uuid in store.domains())
+    names = sorted({point.domain for point in latest if point is not None})
+    more = f" and {len(names) - _NAMED} more" if len(names) > _NAMED else ""
+    known = ", ".join(names[:_NAMED]) + more if names else "none at all"
+    return fb.NoSuchPointError(
+        reason=f"the store has no point of this domain; it has points of: {known}",
+        domain=name,
+        path=str(store.path),
     )

@@ -198,7 +198,8 @@ class Store(Drawable):
 
         Raises:
             NotAStoreError: The directory is missing or not empty. Nothing was touched.
-            PermissionDeniedError: It cannot be written.
+            PermissionDeniedError: It cannot be written, or others can write it too. Nothing was
+                touched.
 
         Source:
             docs/store-format.md, ``fibackup-store.json``.
@@ -215,6 +216,7 @@ class Store(Drawable):
                     path=str(where),
                 )
             with open_directory(str(where)) as fd:
+                refuse_strangers(fd, str(where), "the store")
                 text = render_store_file(str(uuid4()), datetime.now(UTC))
                 write_once(STORE_FILE, text.encode(), fd)
         return cls.open(where)

@@ -79,6 +79,8 @@ def find_parent(chain: BackingChain, ledger: Ledger, history: History) -> Parent
     if doubts:
         return doubts[0]
     if any(disk.target == chain.target for point in history.points for disk in point.disks):
+        if not any(overlay.target == chain.target for overlay in ledger.overlays):
+            return "the disk has no overlay yet that tells what was written since its last point"
         return "the ledger knows no overlay of the chain: the disk was replaced or consolidated"
     return "the first point of this disk in this store"
 

@@ -18,6 +18,7 @@ from fibackup.cli.options import (
     strict_option,
 )
 from fibackup.cli.runs import Done, run_plan, settle, show_first, show_plan, with_recovery
+from fibackup.cli.say import warn
 from fibackup.cli.signals import Signals
 from fibackup.cli.stores import existing_store, no_history, open_store, refuse_lost_store
 
@@ -44,6 +45,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """
     parser.epilog = _EXAMPLES
     store_option(parser)
+    parser.add_argument(
+        "--existing-store",
+        action="store_true",
+        help="refuse an empty directory, which becomes a store otherwise: for timers, whose store "
+        "may be a mount point without its mount",
+    )
     disk_option(parser)
     parser.add_argument(
         "--exclude", metavar="T", action="append", default=[], help="all disks but this one"
@@ -166,7 +173,7 @@ def _back_up(
     domain = host.read_domain(uuid)
     whole = not (arguments.disk or arguments.exclude)
     if arguments.dry_run:
-        history, now = _history_for_dry_run(arguments.store, domain), datetime.now(UTC)
+        history, now = _history_for_dry_run(arguments, domain), datetime.now(UTC)
         first = fb.plan_recovery(domain, history, now=now, finish=whole)
         if first.steps:
             return show_first(arguments, first)
@@ -174,16 +181,26 @@ def _back_up(
     with existing_store(arguments.store) as found:
         domain, recovery = settle(arguments, host, found, domain, signals, finish=whole)
     now = datetime.now(UTC)
-    with open_store(arguments.store, domain, policy, now=now) as store:
+    with open_store(
+        arguments.store,
+        domain,
+        policy,
+        now=now,
+        on_new=(lambda _: None) if arguments.quiet else warn,
+        existing=arguments.existing_store,
+    ) as store:
         plan = fb.plan_backup(domain, store.read_history(domain.uuid), now=now, policy=policy)
         done = run_plan(arguments, fb.Executor(host, store), plan, signals, hooks)
         return with_recovery(done, recovery)
 
 
-def _history_for_dry_run(path: str, domain: fb.Domain) -> fb.History:
+def _history_for_dry_run(arguments: argparse.Namespace, domain: fb.Domain) -> fb.History:
+    path: str = arguments.store
     with existing_store(path) as store:
         if store is not None:
             return store.read_history(domain.uuid)
+    if arguments.existing_store:
+        fb.Store.open(path).close()
     refuse_lost_store(path, domain)
     if not os.path.isdir(path) or set(os.listdir(path)) - {"lost+found"}:
         raise fb.NotAStoreError(

@@ -18,6 +18,7 @@ from fibackup.cli.progress import aside, progress
 from fibackup.cli.runs import show_plan
 from fibackup.cli.say import ERROR, say, warn
 from fibackup.cli.signals import Signals
+from fibackup.cli.stores import no_such_domain
 
 __all__ = ["add_arguments", "run"]
 
@@ -260,9 +261,7 @@ def _uuid(store: fb.Store, name: str) -> str:
             reason=f"several domains have had this name; say which: {', '.join(found)}",
             domain=name,
         )
-    raise fb.NoSuchPointError(
-        reason="the store has no point of this domain", domain=name, path=str(store.path)
-    )
+    raise no_such_domain(store, name)
 
 
 def _names(store: fb.Store, uuid: str) -> set[str]:
