@@ -27,7 +27,7 @@ def plan_restore(**wishes: Any) -> fb.Plan:  # noqa: ANN401 - that is the point
     )
 
 
-@pytest.mark.parametrize("text", ["require", "off", "reqire"])
+@pytest.mark.parametrize("text", ["require", "off", "needed"])
 def test_a_text_is_no_quiesce(text: Any) -> None:  # noqa: ANN401 - that is the point
     """Equal to `Quiesce.REQUIRE`, and yet it would have been taken for `Quiesce.TRY`."""
     with pytest.raises(
