@@ -68,10 +68,10 @@ def test_a_ledger_that_goes_round_in_a_circle_ends() -> None:
 
 
 def test_a_freed_overlay_stays_until_its_file_is_gone() -> None:
-    """It is in no chain, and still in the ledger; `without` forgets it."""
+    """It is in no chain and still in the ledger; `without` forgets it, and what lay on it sinks."""
     ledger = THREE.after_lost_job(chain(C, BASE)).without_unused(chain(C, BASE))
     assert ledger.freed == (B, A)
-    assert ledger.without((B, A)).overlays == (overlay(C, B),)
+    assert ledger.without((B, A)).overlays == (overlay(C, BASE),)
 
 
 def test_freed_travels_in_the_xml() -> None:

@@ -208,14 +208,25 @@ class Ledger:
         """
         Return the ledger without the overlays at *paths*.
 
+        What lay on one of them lies on what that lay on: else it would be taken for the disk's own
+        image, and stay in the chain for ever.
+
         Args:
             paths: Overlays whose files are gone.
 
         Source:
             docs/store-format.md, "Ledger".
         """
-        kept = tuple(entry for entry in self.overlays if entry.path not in paths)
-        return evolve(self, overlays=kept)
+        under = {entry.path: entry.below for entry in self.overlays if entry.path in paths}
+        kept: list[Overlay] = []
+        for entry in self.overlays:
+            if entry.path in under:
+                continue
+            below = entry.below
+            for _ in under:
+                below = under.get(below, below)
+            kept.append(entry if below == entry.below else evolve(entry, below=below))
+        return evolve(self, overlays=tuple(kept))
 
     def after_lost_job(self, chains: tuple[BackingChain, ...]) -> Ledger:
         """
