@@ -903,3 +903,32 @@ def test_a_signal_never_leaves_a_guest_frozen(
     shell.run("restore", "-s", shell.store, guest.uuid, "--into", into, "--format", "raw")
     assert len(read_records(into / "vda.raw", "vda", replay_journal=True)) >= durable
     guest.close()
+
+
+def test_a_list_says_what_each_point_takes_and_when_it_was_verified(
+    shell: Shell, domain: BlockDomain
+) -> None:
+    """For people in a table, for scripts by point and by domain; a compressed point takes less."""
+    first = shell.backup(domain, 1)["id"]
+    second = shell.backup(domain, 2, "--compress")["id"]
+    older, newer = shell.points(domain)
+    assert (older["id"], newer["id"]) == (first, second)
+    assert newer["bytes"] < older["bytes"] * 2 // 3
+    assert newer["total_bytes"] > older["bytes"]
+    assert newer["freed_bytes"] == newer["bytes"] > older["freed_bytes"]
+    assert (older["verified"], older["whole"], older["protected"]) == (None, True, False)
+    shell.run("verify", "-s", shell.store, "--point", first, domain.uuid)
+    older, newer = shell.points(domain)
+    assert older["verified"] is not None
+    assert newer["verified"] is None
+    document = json.loads(shell.run("list", "-s", shell.store, "--json").stdout)
+    (found,) = [each for each in document["domains"] if each["uuid"] == domain.uuid]
+    assert (found["points"], found["bytes"]) == (2, older["bytes"] + newer["bytes"])
+    table = shell.run("list", "-s", shell.store, domain.uuid).stdout.splitlines()
+    (line,) = [line for line in table if line.startswith(first)]
+    assert older["verified"][:10] in line
+    (line,) = [line for line in table if line.startswith(second)]
+    assert line.endswith("never")
+    assert "2 points, " in table[-2]
+    assert first in shell.run("list", "-s", shell.store, "--tree", domain.uuid).stdout
+    shell.restores(domain, second)
