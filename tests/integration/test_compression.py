@@ -31,6 +31,7 @@ from hypervisor import (
     differences,
 )
 from hypervisor.host import run, tool
+from hypervisor.stores import StoreMaker
 
 pytestmark = pytest.mark.libvirt
 
@@ -315,3 +316,24 @@ def test_a_compressed_copy_can_be_ended(
     assert seen
     assert not list(Path(place.path).rglob("*.qcow2*"))
     assert series.backup().disk("vda").kind is fb.DiskKind.FULL
+
+
+def test_a_prune_merges_compressed_images(tmp_path: Path) -> None:
+    """Compressed and other ones; what is kept reads to the byte, and is verified in depth."""
+    with StoreMaker(tmp_path) as maker:
+        for number in range(1, 7):
+            writes = {0: number, number: number, 20 + number // 2: number}
+            maker.point({"vda": writes}, compress=number % 3 != 0)
+        first, *_, last = (point.id for point in maker.history().points)
+        policy = fb.RetentionPolicy(keep_last=2, protect=(first,))
+        plan = fb.plan_prune(maker.history(), policy, now=datetime(2029, 1, 1, tzinfo=UTC))
+        fb.Executor(None, maker.store).run(plan)
+        kept = [point.id for point in maker.history().points]
+        assert (len(kept), kept[0], kept[-1]) == (3, first, last)
+        for point in kept:
+            assert maker.restores(point, tmp_path / point)
+        survey = maker.store.survey(maker.uuid)
+        plan = fb.plan_verify(survey, policy=fb.VerifyPolicy(deep=True), now=datetime.now(UTC))
+        verification = fb.Executor(None, maker.store).run(plan).verification
+        assert verification is not None
+        assert verification.faults == ()
