@@ -344,9 +344,7 @@ def _load(text: str | bytes, path: str | None) -> dict[str, object]:
     """Return an object of a format that we know."""
     try:
         words = text.decode() if isinstance(text, bytes) else text
-        document: object = json.loads(
-            words, object_pairs_hook=_unique, parse_constant=_refuse_constant
-        )
+        document: object = _DECODER.decode(words)
     except (ValueError, RecursionError) as error:
         raise ManifestError(reason=f"not JSON: {error}", path=path) from None
     if not isinstance(document, dict):
@@ -375,6 +373,9 @@ def _unique(pairs: list[tuple[str, object]]) -> dict[str, object]:
 
 def _refuse_constant(name: str) -> None:
     raise ValueError(f"{name} is no JSON")
+
+
+_DECODER = json.JSONDecoder(object_pairs_hook=_unique, parse_constant=_refuse_constant)
 
 
 def _reason(error: ParseError) -> str:
