@@ -241,6 +241,18 @@ def test_what_lies_about_is_told_and_is_no_fault(copy: Copy) -> None:
     copy.verify("--strict", code=4)
 
 
+def test_a_damaged_journal_is_named(copy: Copy) -> None:
+    """It spoils no point, and says why nothing is pruned."""
+    copy.file("merge.json").write_text('{"format": 1')
+    (result,) = copy.verify()["results"]
+    (fault,) = result["verification"]["faults"]
+    assert (fault["kind"], fault["file"], fault["points"]) == ("journal", "merge.json", [])
+    assert "nothing is pruned while it is there" in fault["reason"]
+    assert run_cli("prune", "--store", copy.root, "--keep-last", "1", "web1").returncode == 12
+    copy.file("merge.json").unlink()
+    copy.verify(code=0)
+
+
 def test_metrics_say_since_when_all_is_good(copy: Copy, tmp_path: Path) -> None:
     """A fault, or a part of the files, does not move it."""
     file = tmp_path / "fibackup.prom"

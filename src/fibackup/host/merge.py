@@ -51,6 +51,7 @@ __all__ = [
     "MERGED_SUFFIX",
     "MERGE_FILE",
     "Prepared",
+    "merge_fault",
     "prepare",
     "put_in_place",
     "read_merge",
@@ -270,6 +271,20 @@ def read_merge(dir_fd: int) -> Merge | None:
         return parse_merge(read_small(MERGE_FILE, dir_fd), path=MERGE_FILE)
     except FileNotFoundError:
         return None
+
+
+def merge_fault(dir_fd: int) -> str | None:
+    """
+    Return what is wrong with the journal, or None.
+
+    Args:
+        dir_fd: The domain's directory.
+    """
+    try:
+        read_merge(dir_fd)
+    except ManifestError as error:
+        return error.reason
+    return None
 
 
 def recover_merge(dir_fd: int) -> None:

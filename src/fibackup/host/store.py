@@ -57,6 +57,7 @@ from fibackup.host.manifests import Manifests, read_manifests
 from fibackup.host.memory_image import copy_memory, restore_memory
 from fibackup.host.merge import (
     MERGE_FILE,
+    merge_fault,
     prepare,
     put_in_place,
     read_merge,
@@ -421,13 +422,14 @@ class Store(Drawable):
             files = list_files(fd)
             history, manifests = self._history(fd, name, uuid)
             record, fault = sound_record(fd)
+            journal = merge_fault(fd)
         return Survey(
             history=history,
             files=files,
             record=record,
             digests=tuple(sorted(manifests.digests.items())),
             unsealed=tuple(sorted(manifests.unsealed & {point.id for point in history.points})),
-            faults=survey_faults(directories, manifests.seals_fault, fault),
+            faults=survey_faults(directories, manifests.seals_fault, fault, journal),
             busy=busy,
         )
 

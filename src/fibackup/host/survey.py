@@ -8,6 +8,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import suppress
 
 from fibackup.host.files import open_directory
+from fibackup.host.merge import MERGE_FILE
 from fibackup.host.record import RECORD_FILE
 from fibackup.model.point import History
 from fibackup.model.verification import Fault, FaultKind, FoundFile
@@ -69,7 +70,7 @@ def _named(history: History) -> Iterator[str]:
 
 
 def survey_faults(
-    directories: Sequence[str], seals: str | None, record: str | None
+    directories: Sequence[str], seals: str | None, record: str | None, journal: str | None
 ) -> tuple[Fault, ...]:
     """
     Return what is wrong beside the points' own files.
@@ -78,6 +79,7 @@ def survey_faults(
         directories: Directories of the store with the domain's UUID.
         seals: What is wrong with the seals, or None.
         record: What is wrong with the record, or None.
+        journal: What is wrong with the journal of a merge, or None.
 
     Source:
         docs/verify.md, "What is found".
@@ -91,4 +93,9 @@ def survey_faults(
     if record is not None:
         words = f"{record}; everything is read again, and this verification writes it anew"
         found.append(Fault(FaultKind.RECORD, RECORD_FILE, words))
+    if journal is not None:
+        words = (
+            f"{journal}; nothing is pruned while it is there: when every point is whole, remove it"
+        )
+        found.append(Fault(FaultKind.JOURNAL, MERGE_FILE, words))
     return tuple(found)

@@ -43,7 +43,8 @@ class FaultKind(StrEnum):
     """
     What is wrong with a file.
 
-    `LOST`: the manifest of a published point is gone. `CHAIN`: a backing name leads nowhere.
+    `LOST`: the manifest of a published point is gone. `JOURNAL`: what a killed prune was about to
+    do cannot be read. `CHAIN`: a backing name leads nowhere.
     `STRUCTURE`: ``qemu-img check`` found errors. `DISK`: the disk does not read as it did.
     """
 
@@ -51,6 +52,7 @@ class FaultKind(StrEnum):
     LOST = "lost"
     SEALS = "seals"
     RECORD = "record"
+    JOURNAL = "journal"
     MISSING = "missing"
     NOT_A_FILE = "not-a-file"
     SIZE = "size"
