@@ -56,7 +56,7 @@ class StoreMaker:
         """Make the store, or open the one of another maker in the same directory."""
         self.root: Path = directory / "store"
         self._live = directory / f"live-{uuid}"
-        self.root.mkdir(exist_ok=True)
+        self.root.mkdir(mode=0o700, exist_ok=True)
         self._live.mkdir()
         self.store: fb.Store = fb.Store.open_or_create(self.root)
         self.uuid = uuid
