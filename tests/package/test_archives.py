@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parents[2]
-LEFT_OUT = {".ci", ".editorconfig", ".gitignore"}
+LEFT_OUT = {".ci", ".editorconfig", ".gitattributes", ".gitignore"}
 
 
 def test_the_wheel_has_every_module_and_the_marker_of_types(wheel: Path) -> None:
