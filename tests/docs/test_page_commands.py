@@ -3,12 +3,14 @@ The commands of the pages work: each block of a page, in its order, as it stands
 
 Paths are put below the test's directory, a point's id is that of a point that is there, and the
 guests are firmware alone: a line that wants an answer of a guest agent is refused for want of one.
-Before a guest goes on from its memory, it is gone. The pages of restores and of installing have
-tests of their own; what belongs to a host's own services is looked at by `test_commands`.
+Before a guest goes on from its memory, it is gone. Other programs of the host, such as systemctl,
+are stood in for by ones that note how they were called. The pages of restores and of installing
+have tests of their own.
 """
 
 from __future__ import annotations
 
+import json
 import os
 import re
 import subprocess
@@ -110,6 +112,64 @@ def run(world: World, line: str) -> subprocess.CompletedProcess[str]:
         },
         timeout=180,
     )
+
+
+def beside(tmp_path: Path, *programs: str) -> tuple[Path, dict[str, str]]:
+    """Return a file that notes each call of a program, and the environment that finds them."""
+    notes, place = tmp_path / "notes", tmp_path / "programs"
+    place.mkdir()
+    for name in programs:
+        (place / name).write_text(f'#!/bin/sh\necho "{name} $*" >> "{notes}"\ncat > /dev/null\n')
+        (place / name).chmod(0o700)
+    return notes, {**os.environ, "PATH": f"{place}:{os.environ['PATH']}"}
+
+
+def block(page: str, first: str) -> str:
+    """Return the block of a page that begins with these words."""
+    text = (DOCS / f"{page}.md").read_text("utf-8")
+    [code] = [each["code"] for each in BLOCK.finditer(text) if each["code"].startswith(first)]
+    return code
+
+
+def test_the_units_are_installed_as_shown(tmp_path: Path) -> None:
+    """Each unit that is enabled or started is one that was copied."""
+    notes, environment = beside(tmp_path, "systemctl", "journalctl")
+    units = tmp_path / "etc/systemd/system"
+    units.mkdir(parents=True)
+    code = OURS.sub(f"{tmp_path}/", block("operate", "cp contrib"))
+    words = ["bash", "-euo", "pipefail", "-c", code]
+    subprocess.run(
+        words, check=True, cwd=DOCS.parent, env=environment, stdin=subprocess.DEVNULL, timeout=60
+    )
+    named = set(re.findall(r"fibackup\S*\.(?:service|timer)", notes.read_text()))
+    assert len(named) >= 5
+    assert {re.sub(r"@\w+", "@", each) for each in named} <= {each.name for each in units.iterdir()}
+
+
+@pytest.mark.parametrize(
+    ("phase", "called"),
+    [
+        ("before-freeze", ["ssh db1 sudo /usr/local/bin/hold-writes"]),
+        ("after-thaw", ["ssh db1 sudo /usr/local/bin/release-writes"]),
+        ("published", []),
+        ("failed", ["mail -s backup failed ops"]),
+    ],
+)
+def test_the_hook_does_what_the_page_says(tmp_path: Path, phase: str, called: list[str]) -> None:
+    """In each phase, with the document on its standard input; a phase it does not know is fine."""
+    notes, environment = beside(tmp_path, "ssh", "mail")
+    error = {"message": "no", "state": "nothing was changed", "next_command": "virsh list"}
+    done = subprocess.run(
+        ["sh", "-eu", "-c", block("operate", "#!/bin/sh")],
+        check=False,
+        input=json.dumps({"domain": "web1", "error": error}),
+        capture_output=True,
+        text=True,
+        env={**environment, "FIBACKUP_PHASE": phase},
+        timeout=60,
+    )
+    assert (done.returncode, done.stderr) == (0, "")
+    assert (notes.read_text().splitlines() if notes.exists() else []) == called
 
 
 def test_every_page_with_commands_is_run() -> None:
