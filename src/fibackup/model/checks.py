@@ -45,9 +45,8 @@ def non_negative(_: object, attribute: Attribute[Any], value: int) -> None:
 
 def one_line(_: object, attribute: Attribute[Any], value: str) -> None:
     """Refuse empty text and control characters."""
-    if value and value.isprintable():
-        return
-    if not value or any(ord(char) < 32 or ord(char) == 127 for char in value):
+    controls = not value.isprintable() and any(ord(char) < 32 or ord(char) == 127 for char in value)
+    if not value or controls:
         raise _refuse(attribute, value, "is empty or has control characters")
 
 
