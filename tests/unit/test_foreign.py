@@ -99,7 +99,7 @@ def test_what_the_firmware_reads(os: str, found: str) -> None:
          "serial (unix, /x/channel/target/y)"),
         ("<interface type='direct'><source dev='eth0' mode='passthrough'/></interface>",
          "interface (direct, passthrough)"),
-        ("<graphics type='sdl' xauth='/root/.Xauthority'/>", "graphics (sdl)"),
+        ("<graphics type='sdl' xauth='/var/lib/x/.Xauthority'/>", "graphics (sdl)"),
         ("<graphics type='dbus' address='unix:path=/run/bus'/>",
          "graphics (socket unix:path=/run/bus)"),
         ("<graphics type='spice'><gl rendernode='/dev/dri/renderD128'/></graphics>",
