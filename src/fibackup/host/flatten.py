@@ -15,7 +15,7 @@ from __future__ import annotations
 import fcntl
 import os
 import stat
-from collections.abc import Callable, Generator
+from collections.abc import Callable, Generator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager, suppress
 from pathlib import PurePosixPath
@@ -48,6 +48,7 @@ __all__ = [
     "refuse_header",
     "temporary_destination",
     "verify_image",
+    "while_verified",
     "wrong_image",
 ]
 
@@ -229,26 +230,55 @@ def _convert_and_verify(
 ) -> None:
     """Convert and hash at the same time; a wrong hash stops the conversion."""
     total = step.images[0].virtual_size_bytes
-    linked = ChildToken(cancel)
 
     def progress(percent: float) -> None:
         on_event(
             CopyProgress(step.target, step.destination.name, int(total * percent / 100), total)
         )
 
+    def act(linked: ChildToken) -> None:
+        top = disk_path / step.images[0].name
+        temp = step.destination.with_name(f".{step.destination.name}{TEMP_SUFFIX}")
+        convert(top, "qcow2", temp, step.format, on_percent=progress, cancel=linked)
+
     by_size = sorted(files, key=lambda each: each[0].size_bytes, reverse=True)
-    with ThreadPoolExecutor(2, "fibackup-verify") as pool:
+    while_verified(by_size, disk_path, act, cancel, threads=2, keep_cached=True)
+
+
+def while_verified(
+    files: Sequence[tuple[StoredImage, int]],
+    disk_path: PurePosixPath,
+    act: Callable[[ChildToken], None],
+    cancel: CancelToken,
+    *,
+    threads: int,
+    keep_cached: bool = False,
+) -> None:
+    """
+    Do something with stored images, and hash them at the same time; a wrong one stops it.
+
+    Args:
+        files: The images, open, in the order in which they are hashed.
+        disk_path: The disk's directory in the store, for errors.
+        act: Called with the token that a wrong image cancels.
+        cancel: Asked while it runs.
+        threads: Images that are hashed at the same time.
+        keep_cached: True: *act* reads them at the same time.
+
+    Raises:
+        VerifyError: An image is not what its manifest says, whatever else failed.
+    """
+    linked = ChildToken(cancel)
+    with ThreadPoolExecutor(threads, "fibackup-verify") as pool:
         checks: list[Future[None]] = [
             pool.submit(
-                verify_image, image, fd, disk_path, lambda _: None, linked, keep_cached=True
+                verify_image, image, fd, disk_path, lambda _: None, linked, keep_cached=keep_cached
             )
-            for image, fd in by_size
+            for image, fd in files
         ]
         error: BaseException | None = None
         try:
-            top = disk_path / step.images[0].name
-            temp = step.destination.with_name(f".{step.destination.name}{TEMP_SUFFIX}")
-            convert(top, "qcow2", temp, step.format, on_percent=progress, cancel=linked)
+            act(linked)
         except BaseException as failure:  # noqa: BLE001 - raised below, after the hashes
             error = failure
             if not isinstance(failure, CancelledError):

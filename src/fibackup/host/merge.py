@@ -17,7 +17,6 @@ from __future__ import annotations
 
 import os
 from collections.abc import Sequence
-from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, suppress
 from pathlib import PurePosixPath
 
@@ -38,7 +37,7 @@ from fibackup.host.files import (
     temporary_file,
     write_once,
 )
-from fibackup.host.flatten import ChildToken, opened_image, refuse_header, verify_image
+from fibackup.host.flatten import ChildToken, opened_image, refuse_header, while_verified
 from fibackup.host.lock import refuse_users_of
 from fibackup.host.seals import MANIFEST_SUFFIX, seal_points, unseal_points
 from fibackup.host.store_files import exists, is_directory, list_directory
@@ -197,28 +196,15 @@ def _gather_and_verify(
     cancel: CancelToken,
 ) -> None:
     """Merge, and hash every image that is merged at the same time; a wrong one stops it."""
-    linked = ChildToken(cancel)
 
     def progress(percent: float) -> None:
         done = int(step.write_bytes * percent / 100)
         on_event(CopyProgress(step.target, step.images[0].name, done, step.write_bytes))
 
-    with ThreadPoolExecutor(1, "fibackup-verify") as pool:
-        checks = [
-            pool.submit(verify_image, image, fd, disk_path, lambda _: None, linked)
-            for image, fd in files
-        ]
-        error: BaseException | None = None
-        try:
-            qemu_img.gather(paths, into, scratch, on_percent=progress, cancel=linked)
-        except BaseException as failure:  # noqa: BLE001 - raised below, after the hashes
-            error = failure
-            linked.cancel()
-    failures = [failed for check in checks if (failed := check.exception()) is not None]
-    wrong = next((failed for failed in failures if isinstance(failed, StoreError)), None)
-    for each in (wrong, error, *failures):
-        if each is not None:
-            raise each
+    def act(linked: ChildToken) -> None:
+        qemu_img.gather(paths, into, scratch, on_percent=progress, cancel=linked)
+
+    while_verified(files, disk_path, act, cancel, threads=1)
 
 
 def _record(
