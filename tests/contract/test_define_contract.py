@@ -26,7 +26,6 @@ from fibackup.plan import (
     RestoreNvram,
     plan_restore,
 )
-from fibackup.plan.steps import DiskRestore
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -53,8 +52,7 @@ def clone(world: World, points: Points, tmp_path: Path) -> Iterator[DefineDomain
     history = world.store.read_history(world.uuid)
     into = PurePosixPath(tmp_path / "into")
     plan = plan_restore(history, point.id, into=into, define=wish)
-    disks = tuple(step for step in plan.steps if isinstance(step, DiskRestore))
-    Executor(None, world.store).run(evolve(plan, steps=disks))
+    Executor(None, world.store).run(evolve(plan, steps=plan.restores))
     [step] = [step for step in plan.steps if isinstance(step, DefineDomain)]
     yield step
     world.host.undefine_domain(step)

@@ -16,7 +16,6 @@ from fibackup.plan import (
     FlattenImage,
     Plan,
     RestoreForm,
-    Step,
     plan_restore,
 )
 
@@ -24,6 +23,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from contract.conftest import Points, World
+    from fibackup.plan.steps import DiskRestore
 
 
 def plan_of(world: World, points: Points, into: PurePosixPath, form: RestoreForm) -> Plan:
@@ -34,7 +34,7 @@ def plan_of(world: World, points: Points, into: PurePosixPath, form: RestoreForm
     return plan_restore(world.store.read_history(world.uuid), "latest", into=into, form=form)
 
 
-def again(world: World, step: Step) -> None:
+def again(world: World, step: DiskRestore) -> None:
     """Do a step once more, by the store alone."""
     token = CancelToken()
     if isinstance(step, FlattenImage):
@@ -56,11 +56,7 @@ def test_a_form_makes_the_files_that_it_names(
     report = Executor(None, world.store).run(plan)
     assert world.store.occupied(absent) == absent
     assert all(world.store.inodes(absent))
-    assert [image.path for image in report.restored] == [
-        step.destination
-        for step in plan.steps
-        if isinstance(step, FlattenImage | CopyStored | CreateLinked)
-    ]
+    assert [image.path for image in report.restored] == [step.destination for step in plan.restores]
     with pytest.raises(DestinationExistsError):
         Executor(None, world.store).run(plan)
 
@@ -74,7 +70,7 @@ def test_a_step_does_not_replace_a_file(
     Executor(None, world.store).run(plan)
     before = world.store.inodes(plan.expects.absent)
     with pytest.raises(DestinationExistsError):
-        again(world, plan.steps[0])
+        again(world, plan.restores[0])
     assert world.store.inodes(plan.expects.absent) == before
 
 

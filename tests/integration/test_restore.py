@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import stat
+import time
 from datetime import UTC, datetime
 from pathlib import Path, PurePosixPath
 
@@ -21,7 +22,6 @@ from fibackup import (
     Report,
     RestoreForm,
     StepError,
-    StepStarted,
     Store,
     VerifyError,
     plan_backup,
@@ -185,17 +185,19 @@ def test_a_restore_that_is_cancelled_leaves_nothing(
     """Also of the disk that was finished before."""
     history = taken.store.read_history(taken.domain.uuid)
     into = tmp_path / "into"
-    token = CancelToken()
+    token, found = CancelToken(), list[str]()
 
     def listen(event: Event) -> None:
-        if isinstance(event, StepStarted) and event.index == 1:
-            assert any(name.startswith("vda") for name in files(into))
+        if isinstance(event, CopyProgress) and event.target == "vdb" and not token.cancelled:
+            found.extend(files(into))
             token.cancel()
+            time.sleep(0.5)  # longer than one look at the token, so that the copy is not over
 
     plan = plan_restore(history, "latest", into=PurePosixPath(into), form=form)
     with pytest.raises(StepError) as caught:
-        Executor(None, taken.store).run(plan, on_event=listen, cancel=token)
+        Executor(None, taken.store, threads=1).run(plan, on_event=listen, cancel=token)
     assert isinstance(caught.value.__cause__, CancelledError)
+    assert any(name.startswith("vda") for name in found)
     assert not into.exists()
 
 

@@ -14,6 +14,7 @@ from fibackup.plan import (
     FlattenImage,
     ImageFormat,
     Plan,
+    RestoreDisks,
     RestoreForm,
     plan_backup,
     plan_restore,
@@ -36,9 +37,9 @@ def two_points() -> History:
 
 
 def flattens(plan: Plan) -> list[FlattenImage]:
-    """Return the steps, all of one kind."""
-    steps = [step for step in plan.steps if isinstance(step, FlattenImage)]
-    assert len(steps) == len(plan.steps)
+    """Return the steps of the disks, all of one kind, in one step when there are several."""
+    steps = [step for step in plan.restores if isinstance(step, FlattenImage)]
+    assert plan.steps == ((RestoreDisks(tuple(steps)),) if len(steps) > 1 else tuple(steps))
     return steps
 
 

@@ -2,13 +2,29 @@
 
 from __future__ import annotations
 
+import time
+from collections.abc import Callable
 from pathlib import PurePosixPath
+from threading import Barrier
+from threading import enumerate as enumerate_threads
 
 import pytest
+from typing_extensions import override
 
-from fibackup.errors import FibackupError, StepError
+from fibackup.errors import CancelledError, FibackupError, StepError, VerifyError
+from fibackup.host import restore_run
+from fibackup.host.events import CancelToken, OnEvent
 from fibackup.host.executor import Executor
-from fibackup.plan import BackupPolicy, Plan, Quiesce, RestoreForm, plan_backup, plan_restore
+from fibackup.plan import (
+    BackupPolicy,
+    FlattenImage,
+    Plan,
+    Quiesce,
+    RestoredImage,
+    RestoreForm,
+    plan_backup,
+    plan_restore,
+)
 from fibackup.testing import FakeHost, FakeStore
 
 INTO = PurePosixPath("/into")
@@ -87,12 +103,12 @@ def test_what_cannot_be_removed_is_said() -> None:
     world = World()
     plan = world.plan(RestoreForm.FLAT)
     calls = len(world.host.calls)
-    Executor(None, world.store).run(plan)
+    Executor(None, world.store, threads=1).run(plan)
     number = world.host.calls[calls:].index("flatten") + 3  # flatten, inodes, flatten
     world = World()
     world.host.fail_at(number, lasting=True)
     with pytest.raises(StepError) as caught:
-        Executor(None, world.store).run(plan)
+        Executor(None, world.store, threads=1).run(plan)
     assert "what could not be removed: " in caught.value.state
     assert INTO / "vda.qcow2" in world.store.restored
 
@@ -135,3 +151,114 @@ def test_a_guest_that_is_back_keeps_its_disks() -> None:
             Executor(world.host, world.store).run(plan)
         assert ("the guest runs on the restored disks" in caught.value.state) is after
         assert bool(world.store.restored) is after
+
+
+# --- several disks ------------------------------------------------------------------------------
+
+
+Wait = Callable[[FlattenImage, CancelToken], object]
+
+
+class Lanes(FakeStore):
+    """A store in which each disk waits for something before it is brought back."""
+
+    def __init__(
+        self, world: World, wait_for: Callable[[FlattenImage, CancelToken], object]
+    ) -> None:
+        """Hold the points of a world."""
+        super().__init__(world.host)
+        self.__dict__.update(world.store.__dict__)
+        self.wait_for = wait_for
+
+    @override
+    def flatten(
+        self, uuid: str, step: FlattenImage, on_event: OnEvent, cancel: CancelToken
+    ) -> RestoredImage:
+        """Wait, then do it."""
+        self.wait_for(step, cancel)
+        return super().flatten(uuid, step, on_event, cancel)
+
+
+def until_cancelled(cancel: CancelToken) -> None:
+    """Work on until somebody says stop."""
+    for _ in range(1000):
+        cancel.check()
+        time.sleep(0.01)
+    pytest.fail("nobody stopped it")
+
+
+def test_disks_are_brought_back_at_the_same_time() -> None:
+    """Each waits for the other; the report has them in the order of the plan."""
+    world, both = World(), Barrier(2)
+    store = Lanes(world, lambda _step, _cancel: both.wait(10))
+    report = Executor(None, store).run(world.plan(RestoreForm.FLAT))
+    assert [image.target for image in report.restored] == ["vda", "vdb"]
+    assert {image.target: store.restored[image.path] for image in report.restored} == CONTENT
+
+
+def test_one_at_a_time_is_one_thread() -> None:
+    """In the order of the plan; a disk that has not begun when one fails, does not."""
+    world, seen = World(), list[str]()
+
+    def fail(step: FlattenImage, _cancel: CancelToken) -> None:
+        seen.append(step.target)
+        raise VerifyError(reason="a bit has flipped", path="x")
+
+    with pytest.raises(StepError) as caught:
+        Executor(None, Lanes(world, fail), threads=1).run(world.plan(RestoreForm.FLAT))
+    assert isinstance(caught.value.__cause__, VerifyError)
+    assert seen == ["vda"]
+
+
+@pytest.mark.parametrize("bad", ["vda", "vdb"])
+def test_a_disk_that_fails_stops_the_others(bad: str) -> None:
+    """The error is that disk's own, not that the others were stopped; nothing is left."""
+    world, begun = World(), Barrier(2)
+
+    def wait_for(step: FlattenImage, cancel: CancelToken) -> None:
+        begun.wait(10)
+        if step.target == bad:
+            raise VerifyError(reason="a bit has flipped", path="x")
+        until_cancelled(cancel)
+
+    store = Lanes(world, wait_for)
+    with pytest.raises(StepError, match="a bit has flipped") as caught:
+        Executor(None, store).run(world.plan(RestoreForm.FLAT))
+    assert isinstance(caught.value.__cause__, VerifyError)
+    assert store.restored == {}
+
+
+def test_a_cancelled_restore_stops_every_disk() -> None:
+    """By the token of the caller."""
+    world, token = World(), CancelToken()
+
+    def wait_for(step: FlattenImage, cancel: CancelToken) -> None:
+        if step.target == "vdb":
+            token.cancel()
+        until_cancelled(cancel)
+
+    store = Lanes(world, wait_for)
+    with pytest.raises(StepError) as caught:
+        Executor(None, store).run(world.plan(RestoreForm.FLAT), cancel=token)
+    assert isinstance(caught.value.__cause__, CancelledError)
+    assert store.restored == {}
+
+
+def test_an_interrupt_waits_for_the_disks_to_stop(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Ctrl-C in a notebook: when the call has come back, nobody writes any more."""
+    world, ended = World(), list[str]()
+
+    def interrupted(_futures: object) -> None:
+        raise KeyboardInterrupt
+
+    def wait_for(step: FlattenImage, cancel: CancelToken) -> None:
+        try:
+            until_cancelled(cancel)
+        finally:
+            ended.append(step.target)
+
+    monkeypatch.setattr(restore_run, "wait", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        Executor(None, Lanes(world, wait_for)).run(world.plan(RestoreForm.FLAT))
+    assert set(ended) <= {"vda", "vdb"}
+    assert not [thread for thread in enumerate_threads() if "fibackup-restore" in thread.name]

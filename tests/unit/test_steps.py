@@ -9,7 +9,16 @@ from attrs import evolve
 from fibackup.errors import ParseError
 from fibackup.model.chain import FileIdentity
 from fibackup.model.domain import Disk
-from fibackup.plan import BackupPolicy, CopyImage, FlattenImage, Plan, Quiesce, plan_backup
+from fibackup.plan import (
+    BackupPolicy,
+    CopyImage,
+    CreateLinked,
+    FlattenImage,
+    Plan,
+    Quiesce,
+    RestoreDisks,
+    plan_backup,
+)
 from fibackup.plan.steps import (
     CommitImages,
     ConsolidateDisk,
@@ -77,6 +86,10 @@ TOP = PurePosixPath("/i/top.qcow2")
         (COPY, "vda: copy /i/a"),
         (evolve(COPY, backing=None), "to N.qcow2"),
         (FlattenImage("vda", (), PurePosixPath("/o/vda.raw"), "raw"), "flat as raw to /o/vda.raw"),
+        (
+            RestoreDisks((CreateLinked("vda", (), TOP), CreateLinked("vdb", (), IMAGE))),
+            "bring 2 disks back at the same time:\n   vda: make an overlay",
+        ),
         (ThawGuest(1.0), "thaw the guest"),
         (
             EachDisk(

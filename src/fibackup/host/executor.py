@@ -98,6 +98,7 @@ from fibackup.plan.steps import (
     Plan,
     PlannedDisk,
     PublishPoint,
+    RestoreDisks,
     RestoreMemory,
     RestoreNvram,
     RestoreTpm,
@@ -131,7 +132,7 @@ class Executor:
     Args:
         host: The hypervisor; None is enough for a restore and for a prune.
         store: The backup directory; None is enough for a consolidation.
-        threads: Disks that are copied at the same time, at most.
+        threads: Disks that are copied or brought back at the same time, at most.
     """
 
     def __init__(self, host: Host | None, store: PointStore | None, *, threads: int = 4) -> None:
@@ -331,11 +332,8 @@ class _Run:
 
     def _check_restore(self) -> None:
         history = self._store.read_history(self._plan.uuid)
-        for step in self._plan.steps:
-            if (
-                isinstance(step, DiskRestore)
-                and history.images(self._plan.point, step.target) != step.images
-            ):
+        for step in self._plan.restores:
+            if history.images(self._plan.point, step.target) != step.images:
                 raise self._stale(
                     f"point {self._plan.point} has other images than when the plan was made"
                 )
@@ -349,7 +347,7 @@ class _Run:
                 path=str(path),
             )
         self._restore_run = RestoreRun(
-            self._host_or_none, self._store, self._plan, self._emit, self._cancel
+            self._host_or_none, self._store, self._plan, self._emit, self._cancel, self._threads
         )
         self._restore_run.check(history)
 
@@ -458,6 +456,7 @@ class _Run:
                 FlattenImage()
                 | CopyStored()
                 | CreateLinked()
+                | RestoreDisks()
                 | MakeDirectory()
                 | RestoreNvram()
                 | DefineDomain()
@@ -471,7 +470,9 @@ class _Run:
             case _:
                 assert_never(step)
 
-    def _read_store(self, step: DiskRestore | DefineStep | VerifyFiles | VerifyContents) -> None:
+    def _read_store(
+        self, step: DiskRestore | RestoreDisks | DefineStep | VerifyFiles | VerifyContents
+    ) -> None:
         if isinstance(step, (VerifyFiles, VerifyContents)):
             self._verifier.apply(step)
         else:

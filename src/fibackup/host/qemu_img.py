@@ -467,17 +467,13 @@ def _run(
     for reader in readers:
         reader.start()
     try:
-        while True:
-            try:
-                child.wait(_POLL_SECONDS)
-                break
-            except subprocess.TimeoutExpired:
-                cancel.check()
-                if time.monotonic() - moved[0] > _STALL_SECONDS:
-                    raise QemuImgError(
-                        reason=f"qemu-img made no progress for {_STALL_SECONDS:g} s",
-                        argv=tuple(argv),
-                    ) from None
+        while not _ended(child, readers[0]):
+            cancel.check()
+            if time.monotonic() - moved[0] > _STALL_SECONDS:
+                raise QemuImgError(
+                    reason=f"qemu-img made no progress for {_STALL_SECONDS:g} s",
+                    argv=tuple(argv),
+                )
     finally:
         if child.poll() is None:
             child.kill()
@@ -491,6 +487,18 @@ def _run(
     if child.returncode not in accept or (said is None and _complains(stderr)):
         raise _failure(argv, child.returncode, stderr)
     return child.returncode
+
+
+def _ended(child: subprocess.Popen[bytes], reader: threading.Thread) -> bool:
+    """Wait a while for the end: first that of the output, which is noticed at once."""
+    reader.join(_POLL_SECONDS)
+    if reader.is_alive():
+        return False
+    try:
+        child.wait(_POLL_SECONDS)
+    except subprocess.TimeoutExpired:
+        return False
+    return True
 
 
 def _complains(stderr: str) -> bool:

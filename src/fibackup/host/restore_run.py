@@ -15,10 +15,13 @@ was written by a step of the plan, and is the same inode still.
 from __future__ import annotations
 
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor, wait
 from pathlib import PurePosixPath
+from threading import Lock
 from typing import ParamSpec, assert_never
 
 from fibackup.errors import (
+    CancelledError,
     DestinationExistsError,
     DomainExistsError,
     FibackupError,
@@ -28,6 +31,7 @@ from fibackup.errors import (
 )
 from fibackup.host.api import Host, PointStore
 from fibackup.host.events import CancelToken, OnEvent
+from fibackup.host.flatten import ChildToken
 from fibackup.model.point import History, StoredFile
 from fibackup.parse.domain_xml import domain_root
 from fibackup.parse.machine_state import has_tpm
@@ -41,6 +45,7 @@ from fibackup.plan.steps import (
     FlattenImage,
     MakeDirectory,
     Plan,
+    RestoreDisks,
     RestoreNvram,
     RestoreTpm,
     SmokeStart,
@@ -63,6 +68,7 @@ class RestoreRun:
         plan: The plan.
         emit: Gets the events.
         cancel: Asked while copying.
+        threads: Disks that are brought back at the same time, at most.
     """
 
     def __init__(
@@ -72,6 +78,7 @@ class RestoreRun:
         plan: Plan,
         emit: OnEvent,
         cancel: CancelToken,
+        threads: int,
     ) -> None:
         """Note which directories are not there yet."""
         self._host_or_none = host
@@ -79,6 +86,8 @@ class RestoreRun:
         self._plan = plan
         self._emit = emit
         self._cancel = cancel
+        self._threads = threads
+        self._recording = Lock()
         self._files: list[tuple[PurePosixPath, int]] = []
         self._unrecorded: tuple[PurePosixPath, ...] = ()
         self._defined: DefineDomain | None = None
@@ -153,20 +162,46 @@ class RestoreRun:
 
     # --- the steps ------------------------------------------------------------------------------
 
-    def apply(self, step: DiskRestore | DefineStep) -> None:
+    def apply(self, step: DiskRestore | RestoreDisks | DefineStep) -> None:
         """
         Do a step, and remember what it made.
 
         Args:
             step: The step.
         """
-        if isinstance(step, DiskRestore):
-            self._disk(step)
+        if isinstance(step, RestoreDisks):
+            self._side_by_side(step.disks)
+        elif isinstance(step, DiskRestore):
+            self.restored.append(self._disk(step, self._cancel))
         else:
             self._make_domain(step)
 
-    def _disk(self, step: DiskRestore) -> None:
-        uuid, emit, cancel = self._plan.uuid, self._emit, self._cancel
+    def _side_by_side(self, steps: tuple[DiskRestore, ...]) -> None:
+        """Bring disks back; all of them will be removed when one fails, so that one stops all."""
+        linked = ChildToken(self._cancel)
+
+        def lane(step: DiskRestore) -> RestoredImage:
+            try:
+                return self._disk(step, linked)
+            except BaseException:
+                linked.cancel()
+                raise
+
+        with ThreadPoolExecutor(min(self._threads, len(steps)), "fibackup-restore") as pool:
+            futures = [pool.submit(lane, step) for step in steps]
+            try:
+                wait(futures)
+            except BaseException:  # Ctrl-C in a notebook: nothing runs on when this has returned
+                linked.cancel()
+                raise
+        failures = [error for future in futures if (error := future.exception()) is not None]
+        for error in sorted(failures, key=lambda each: isinstance(each, CancelledError)):
+            raise error
+        self.restored.extend(future.result() for future in futures)
+
+    def _disk(self, step: DiskRestore, cancel: CancelToken) -> RestoredImage:
+        cancel.check()
+        uuid, emit = self._plan.uuid, self._emit
         match step:
             case FlattenImage():
                 image = self._store.flatten(uuid, step, emit, cancel)
@@ -177,7 +212,7 @@ class RestoreRun:
             case _:
                 assert_never(step)
         self.made(step.destinations)
-        self.restored.append(image)
+        return image
 
     def _make_domain(self, step: DefineStep) -> None:
         match step:
@@ -215,8 +250,9 @@ class RestoreRun:
         Args:
             paths: The files.
         """
-        self._unrecorded = paths
-        self._record()
+        with self._recording:
+            self._unrecorded += paths
+            self._record()
 
     def _record(self) -> None:
         inodes = self._store.inodes(self._unrecorded)

@@ -25,6 +25,7 @@ from fibackup.plan.restore_steps import (
     CreateLinked,
     DiskRestore,
     FlattenImage,
+    RestoreDisks,
     describe_disk,
 )
 from fibackup.units import printable
@@ -139,7 +140,7 @@ DefineStep: TypeAlias = (
 """A step that makes a domain of restored disks."""
 
 
-def describe_restore(step: DiskRestore | DefineStep) -> tuple[str, ...]:
+def describe_restore(step: DiskRestore | RestoreDisks | DefineStep) -> tuple[str, ...]:
     """
     Return a step's headline, then its details, one a line.
 
@@ -152,6 +153,9 @@ def describe_restore(step: DiskRestore | DefineStep) -> tuple[str, ...]:
     match step:
         case FlattenImage() | CopyStored() | CreateLinked():
             return (describe_disk(step),)
+        case RestoreDisks():
+            lines = tuple(f"   {describe_disk(disk)}" for disk in step.disks)
+            return (f"bring {len(lines)} disks back at the same time:", *lines)
         case MakeDirectory():
             return (f"make {printable(str(step.path))}, which QEMU may pass through",)
         case RestoreNvram():

@@ -136,7 +136,7 @@ def _sections(plan: Plan, report: Report | None = None) -> tuple[Section, ...]:
     return (
         *((_points_section(plan.verdicts),) if plan.verdicts else ()),
         *(_live_section(plan, outlook, report) for outlook in foresee(plan)),
-        *(_restore_section(step) for step in plan.steps if isinstance(step, DiskRestore)),
+        *(_restore_section(step) for step in plan.restores),
         *(_merge_section(step) for step in _merges(plan)[:_MERGES]),
     )
 

@@ -27,6 +27,7 @@ from fibackup.plan.steps import (
     Expectation,
     FlattenImage,
     Plan,
+    RestoreDisks,
 )
 from fibackup.plan.wishes import refuse_text, refuse_unknown
 
@@ -86,10 +87,11 @@ def plan_restore(
         define: The domain to define with the restored disks.
 
     Returns:
-        A plan with one step for each disk: `FlattenImage`, `CopyStored` or `CreateLinked`; with
-        memory, then `RestoreMemory` and `ResumeDomain`; with a domain to define, then
-        `DefineDomain`, `SmokeStart` and what it needs. Running it overwrites nothing, and a run
-        that fails removes what it had made.
+        A plan with a step for each disk, `FlattenImage`, `CopyStored` or `CreateLinked`, two or
+        more of them in one `RestoreDisks` (`Plan.restores` has them either way); with memory,
+        then `RestoreMemory` and `ResumeDomain`; with a domain to define, then `DefineDomain`,
+        `SmokeStart` and what it needs. Running it overwrites nothing, and a run that fails
+        removes what it had made.
 
     Raises:
         NoSuchPointError: No such point, or the point has no such disk. Nothing was touched.
@@ -148,7 +150,7 @@ def plan_restore(
             Decision(step.target, found.disk(step.target).kind, f"{len(step.images)} stored images")
             for step in steps
         ),
-        steps=(*domain.before, *steps, *resuming, *domain.after),
+        steps=(*domain.before, *_side_by_side(steps), *resuming, *domain.after),
         warnings=(*_warnings(history, form), *domain.warnings),
     )
 
@@ -183,6 +185,10 @@ def _disk(
     if form is RestoreForm.LINKED:
         return CreateLinked(target, images, destination, verify)
     return FlattenImage(target, images, destination, str(image_format))
+
+
+def _side_by_side(steps: tuple[DiskRestore, ...]) -> tuple[DiskRestore | RestoreDisks, ...]:
+    return (RestoreDisks(steps),) if len(steps) > 1 else steps
 
 
 def _warnings(history: History, form: RestoreForm) -> tuple[str, ...]:

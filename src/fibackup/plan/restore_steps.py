@@ -8,6 +8,9 @@ The steps that bring disks of a point back, each from the same stored images.
     flat     INTO/vda.qcow2                                        FlattenImage
     chain    INTO/vda/A.qcow2 <- B.qcow2 <- C.qcow2                CopyStored
     linked   STORE/.../A.qcow2 <- B.qcow2 <- C.qcow2 <- INTO/vda.qcow2    CreateLinked
+
+    vda ----------->
+    vdb ----------->      several disks, side by side                     RestoreDisks
 """
 
 from __future__ import annotations
@@ -20,7 +23,14 @@ from attrs import frozen
 from fibackup.model.point import StoredImage
 from fibackup.units import printable
 
-__all__ = ["CopyStored", "CreateLinked", "DiskRestore", "FlattenImage", "describe_disk"]
+__all__ = [
+    "CopyStored",
+    "CreateLinked",
+    "DiskRestore",
+    "FlattenImage",
+    "RestoreDisks",
+    "describe_disk",
+]
 
 
 @frozen
@@ -124,6 +134,18 @@ class CreateLinked:
 
 DiskRestore: TypeAlias = FlattenImage | CopyStored | CreateLinked
 """A step that brings a disk back."""
+
+
+@frozen
+class RestoreDisks:
+    """
+    Bring disks back at the same time; the first that fails stops the others.
+
+    Attributes:
+        disks: One step for each disk.
+    """
+
+    disks: tuple[DiskRestore, ...]
 
 
 def describe_disk(step: DiskRestore) -> str:

@@ -54,6 +54,7 @@ from fibackup.plan.restore_steps import (
     CreateLinked,
     DiskRestore,
     FlattenImage,
+    RestoreDisks,
 )
 from fibackup.plan.retention import PointVerdict
 from fibackup.plan.verify_steps import VerifyContents, VerifyFiles
@@ -87,6 +88,7 @@ __all__ = [
     "PlannedDisk",
     "PublishPoint",
     "PullImages",
+    "RestoreDisks",
     "RestoreMemory",
     "RestoreNvram",
     "RestoreTpm",
@@ -527,6 +529,7 @@ Step: TypeAlias = (
     | FlattenImage
     | CopyStored
     | CreateLinked
+    | RestoreDisks
     | RestoreMemory
     | ResumeDomain
     | MakeDirectory
@@ -696,11 +699,8 @@ class Plan(Drawable):
     @property
     def cost_bytes(self) -> int:
         """Bytes that the copies are expected to take."""
-        others = sum(
-            step.estimate_bytes
-            for step in self.steps
-            if isinstance(step, CopyMemory | FlattenImage | CopyStored | CreateLinked)
-        )
+        others = sum(step.estimate_bytes for step in self.steps if isinstance(step, CopyMemory))
+        others += sum(step.estimate_bytes for step in self.restores)
         others += sum(step.write_bytes for step in self.steps if isinstance(step, MergeImages))
         return others + sum(copy.estimate_bytes for copy in self.copies)
 
@@ -720,6 +720,12 @@ class Plan(Drawable):
             for lane in step.lanes
             for copy in lane
         )
+
+    @property
+    def restores(self) -> tuple[DiskRestore, ...]:
+        """Every step that brings a disk back, in the order of the disks."""
+        steps = (s.disks if isinstance(s, RestoreDisks) else (s,) for s in self.steps)
+        return tuple(each for some in steps for each in some if isinstance(each, DiskRestore))
 
     def to_json(self) -> str:
         """
@@ -851,6 +857,7 @@ def describe(step: Step) -> tuple[str, ...]:
             FlattenImage()
             | CopyStored()
             | CreateLinked()
+            | RestoreDisks()
             | MakeDirectory()
             | RestoreNvram()
             | DefineDomain()
@@ -866,7 +873,7 @@ def describe(step: Step) -> tuple[str, ...]:
 
 
 def _describe_read(
-    step: DiskRestore | DefineStep | VerifyFiles | VerifyContents,
+    step: DiskRestore | RestoreDisks | DefineStep | VerifyFiles | VerifyContents,
 ) -> tuple[str, ...]:
     if isinstance(step, (VerifyFiles, VerifyContents)):
         return (str(step),)
