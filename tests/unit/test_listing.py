@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from datetime import UTC, datetime
 
 import pytest
@@ -88,9 +88,11 @@ def test_protection_and_the_last_verification_are_said() -> None:
 def test_the_work_grows_with_the_number_of_points(
     monkeypatch: pytest.MonkeyPatch, count: int
 ) -> None:
-    """Each image is hashed and summed up once, however long the chain is."""
+    """Each image is summed up once and is in one tree; hashed only when a disk was ever read."""
     calls = [0]
+    trees = [0]
     climb = tree_module.ImageTree.climb
+    find_tops = tree_module.ImageTree._find_tops
 
     def counted(self: tree_module.ImageTree, combine: Callable[..., object]) -> object:
         def one(image: object, under: object) -> object:
@@ -99,8 +101,16 @@ def test_the_work_grows_with_the_number_of_points(
 
         return climb(self, one)
 
+    def made(self: tree_module.ImageTree, disks: Mapping[str, fb.PointDisk]) -> None:
+        trees[0] += 1
+        find_tops(self, disks)
+
     monkeypatch.setattr(tree_module.ImageTree, "climb", counted)
+    monkeypatch.setattr(tree_module.ImageTree, "_find_tops", made)
     points = [point(n, disk(n, n - 1 if n > 1 else None)) for n in range(1, count + 1)]
     found = fb.list_points(history(*points))
     assert found[-1].total_bytes == count * 1000 + XML
-    assert calls[0] == 3 * count  # sums, ages, fingerprints
+    assert (calls[0], trees[0]) == (2 * count, 1)  # sums, ages
+    read = fb.CheckedContent(f"vda/{image_name(1)}", "c" * 64, datetime.now(UTC), 1, None)
+    fb.list_points(history(*points), fb.VerificationRecord(contents=(read,)))
+    assert (calls[0], trees[0]) == (5 * count, 2)  # fingerprints too

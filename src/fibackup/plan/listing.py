@@ -19,7 +19,7 @@ from attrs import frozen
 from fibackup.model.point import History, RestorePoint, StoredImage
 from fibackup.model.tree import ImageTree, trees_of
 from fibackup.model.verification import VerificationRecord
-from fibackup.plan.verdict import Verified, last_verified
+from fibackup.plan.verdict import Verified, ages_in
 
 __all__ = ["ListedPoint", "list_points"]
 
@@ -78,7 +78,7 @@ def list_points(
     """
     trees = trees_of(history)
     sums = {target: _sums(history, target, tree) for target, tree in trees.items()}
-    ages = last_verified(history, record or VerificationRecord())
+    ages = ages_in(trees, history, record or VerificationRecord())
     return tuple(_listed(history, point, trees, sums, ages[point.id]) for point in history.points)
 
 

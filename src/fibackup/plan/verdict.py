@@ -34,7 +34,7 @@ from fibackup.model.verification import (
     VerificationRecord,
 )
 
-__all__ = ["Verified", "judge", "last_verified"]
+__all__ = ["Verified", "ages_in", "judge", "last_verified"]
 
 _OF_THE_STORE = frozenset(
     {
@@ -86,8 +86,13 @@ class _Age:
     def with_(self, other: _Age) -> _Age:
         """Return the age of both together: the older one, or none."""
         known = self.time is not None and other.time is not None
+        if not known and not self.wrong and not other.wrong:
+            return _NEVER
         time = min(self.time, other.time) if self.time and other.time and known else None
         return _Age(time, self.wrong or other.wrong)
+
+
+_NEVER = _Age(None)
 
 
 def last_verified(history: History, record: VerificationRecord) -> Mapping[str, Verified]:
@@ -104,14 +109,33 @@ def last_verified(history: History, record: VerificationRecord) -> Mapping[str, 
     Source:
         docs/verify.md.
     """
-    trees = trees_of(history)
+    return ages_in(trees_of(history), history, record)
+
+
+def ages_in(
+    trees: Mapping[str, ImageTree], history: History, record: VerificationRecord
+) -> Mapping[str, Verified]:
+    """
+    Return when each point was last verified, for who has the trees of the history already.
+
+    Args:
+        trees: What `trees_of` gave of the history.
+        history: What the store holds.
+        record: What has been read of it.
+
+    Returns:
+        As `last_verified`.
+
+    Source:
+        docs/verify.md.
+    """
     files = {entry.file: entry for entry in record.files}
     contents = {entry.file: entry for entry in record.contents}
 
     def age(file: str, sha256: str) -> _Age:
         entry = files.get(file)
         if entry is None or entry.sha256 != sha256:
-            return _Age(None)
+            return _NEVER
         return _Age(None if entry.fault else entry.time, bool(entry.fault))
 
     def of_images(target: str, tree: ImageTree) -> Mapping[str, _Age]:
@@ -124,16 +148,16 @@ def last_verified(history: History, record: VerificationRecord) -> Mapping[str, 
     def of_content(target: str, top: str | None) -> _Age:
         entry = contents.get(f"{target}/{top}")
         if entry is None or top is None or entry.chain != prints[target].get(top):
-            return _Age(None)
+            return _NEVER
         return _Age(None if entry.fault else entry.time, bool(entry.fault))
 
-    prints = {target: tree.fingerprints() for target, tree in trees.items()}
+    prints = {target: tree.fingerprints() for target, tree in trees.items() if contents}
     ages = {target: of_images(target, tree) for target, tree in trees.items()}
     found: dict[str, Verified] = {}
     for point in history.points:
         tops = {disk.target: trees[disk.target].tops.get(point.id) for disk in point.disks}
         parts = [age(file.name, file.sha256) for file in point.files]
-        parts += [ages[target].get(top or "", _Age(None)) for target, top in tops.items()]
+        parts += [ages[target].get(top or "", _NEVER) for target, top in tops.items()]
         all_files = reduce(_Age.with_, parts)
         disks = reduce(_Age.with_, (of_content(target, top) for target, top in tops.items()))
         found[point.id] = Verified(all_files.time, disks.time, all_files.wrong or disks.wrong)
