@@ -171,3 +171,35 @@ def test_a_point_without_a_seal_is_a_point_all_the_same(
     monkeypatch.setattr(os, "rename", real)
     maker.point({"vda": {}})
     assert point in parse_seals(maker.path("points.sha256").read_bytes())
+
+
+def test_a_history_looks_once_at_each_file_that_it_needs(
+    maker: StoreMaker, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It opens each manifest once, asks each image for its size once, and follows no link."""
+    points = ids(maker)
+    maker.path("vdz").symlink_to("vda")
+    opened: list[str] = []
+    asked: list[str] = []
+    really_open, really_stat = os.open, os.stat
+
+    def counted_open(name: str, flags: int, mode: int = 0o777, *, dir_fd: int | None = None) -> int:
+        opened.append(name)
+        return really_open(name, flags, mode, dir_fd=dir_fd)
+
+    def counted_stat(
+        name: str, *, dir_fd: int | None = None, follow_symlinks: bool = True
+    ) -> os.stat_result:
+        asked.append(name)
+        return really_stat(name, dir_fd=dir_fd, follow_symlinks=follow_symlinks)
+
+    monkeypatch.setattr(os, "open", counted_open)
+    monkeypatch.setattr(os, "stat", counted_stat)
+    history = maker.history()
+    monkeypatch.undo()
+    of_points = [name for name in opened if str(name).startswith(tuple(points))]
+    assert of_points == [f"{point}.json" for point in points]
+    of_points = [name for name in asked if str(name).startswith(tuple(points))]
+    assert sorted(of_points) == sorted(path.name for path in maker.path("vda").iterdir())
+    assert len(history.points) == 3
+    assert not history.unclaimed

@@ -78,7 +78,14 @@ from fibackup.host.restored import (
     write_restored,
 )
 from fibackup.host.seals import MANIFEST_SUFFIX
-from fibackup.host.store_files import RECEIPT, exists, is_directory, list_directory, read_text
+from fibackup.host.store_files import (
+    RECEIPT,
+    directories_in,
+    exists,
+    is_directory,
+    list_directory,
+    read_text,
+)
 from fibackup.host.survey import list_files, named_files, survey_faults
 from fibackup.host.verify import verify_files
 from fibackup.host.verify_contents import verify_contents
@@ -322,7 +329,8 @@ class Store(Drawable):
 
     def _history_once(self, fd: int, name: str, uuid: str) -> tuple[History, Manifests]:
         manifests, files = self._read_manifests(fd, uuid)
-        sizes = {each: self._disk_files(fd, each) for each in files if is_directory(fd, each)}
+        inside = directories_in(fd)
+        sizes = {each: self._disk_files(fd, each) for each in files if each in inside}
         points = manifests.points
         with suppress(ManifestError):  # of a damaged journal nothing is known
             merge = read_merge(fd)

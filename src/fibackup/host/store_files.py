@@ -17,6 +17,7 @@ from fibackup.host.files import TEMP_SUFFIX, open_directory, read_small
 
 __all__ = [
     "RECEIPT",
+    "directories_in",
     "exists",
     "is_directory",
     "is_temporary",
@@ -45,6 +46,12 @@ def is_directory(fd: int, name: str) -> bool:
         return stat.S_ISDIR(os.stat(name, dir_fd=fd, follow_symlinks=False).st_mode)
     except FileNotFoundError:  # a temporary file that a writer has finished meanwhile
         return False
+
+
+def directories_in(fd: int) -> frozenset[str]:
+    """Return the names in a directory that are directories; links are none."""
+    with open_directory(".", fd) as own, os.scandir(own) as entries:
+        return frozenset(each.name for each in entries if each.is_dir(follow_symlinks=False))
 
 
 def exists(name: str, dir_fd: int) -> bool:
