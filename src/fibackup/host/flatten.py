@@ -103,9 +103,8 @@ def flatten(
             refuse_header(image, fd, disk_path)
         directory = stack.enter_context(destination_directory(step.destination))
         temp = stack.enter_context(temporary_destination(step.destination.name, directory))
-        _convert_and_verify(step, files, disk_path, on_event, cancel)
-        os.fdatasync(temp)
-        _drop_cache((temp, *(fd for _, fd in files)))
+        _convert_and_verify(step, files, temp, disk_path, on_event, cancel)
+        _drop_cache([fd for _, fd in files])
         size = os.fstat(temp).st_size
         publish_file(step.destination.name, directory)
     return RestoredImage(
@@ -235,6 +234,7 @@ def verify_image(
 def _convert_and_verify(
     step: FlattenImage,
     files: tuple[tuple[StoredImage, int], ...],
+    temp_fd: int,
     disk_path: PurePosixPath,
     on_event: OnEvent,
     cancel: CancelToken,
@@ -251,6 +251,8 @@ def _convert_and_verify(
         top = disk_path / step.images[0].name
         temp = step.destination.with_name(f".{step.destination.name}{TEMP_SUFFIX}")
         convert(top, "qcow2", temp, step.format, on_percent=progress, cancel=linked)
+        os.fdatasync(temp_fd)
+        os.posix_fadvise(temp_fd, 0, 0, os.POSIX_FADV_DONTNEED)
 
     by_size = sorted(files, key=lambda each: each[0].size_bytes, reverse=True)
     while_verified(by_size, disk_path, act, cancel, threads=2, keep_cached=True)
