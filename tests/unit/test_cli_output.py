@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import argparse
+import gc
+import io
 import json
 import logging
 import os
 import sys
 from collections.abc import Callable
 from pathlib import Path, PurePosixPath
-from typing import Any
+from typing import TYPE_CHECKING, Any, cast
 
 import pytest
 
@@ -17,6 +19,10 @@ import fibackup as fb
 from fibackup.cli.output import print_items, print_json
 from fibackup.cli.progress import Display, progress
 from fibackup.cli.say import ERROR, log_to_stderr, say, to_journal, warn
+from fibackup.cli.verbs import list as list_verb
+
+if TYPE_CHECKING:
+    from fibackup.cli.signals import Signals
 
 MIB = 1 << 20
 UUID = "11111111-2222-3333-4444-555555555555"
@@ -149,6 +155,41 @@ def test_items_are_a_document_or_lines(capsys: pytest.CaptureFixture[str]) -> No
     assert lines(capsys.readouterr().out) == [{"type": "point", **each} for each in items]
     print_json(parsed(json=True, json_lines=True), {"domain": {"name": "web1"}})
     assert lines(capsys.readouterr().out) == [{"type": "domain", "domain": {"name": "web1"}}]
+
+
+class Counted(io.StringIO):
+    """Counts how often it is written to."""
+
+    writes = 0
+
+    def write(self, text: str) -> int:
+        """Count, and write."""
+        self.writes += 1
+        return super().write(text)
+
+
+def test_a_document_is_written_in_one_piece(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A list of ten thousand points has a million tokens, each of which was a write."""
+    out = Counted()
+    monkeypatch.setattr(sys, "stdout", out)
+    document = {"points": [{"id": number} for number in range(100)]}
+    print_json(argparse.Namespace(json=True, json_lines=False), document)
+    assert json.loads(out.getvalue()) == document
+    assert out.writes == 2  # the line, and its end
+
+
+@pytest.mark.parametrize("enabled", [True, False])
+def test_a_list_leaves_the_collector_as_it_was(tmp_path: Path, *, enabled: bool) -> None:
+    """It rests meanwhile; also after an error."""
+    arguments = argparse.Namespace(store=tmp_path / "no-such-store", domain=None)
+    was = gc.isenabled()
+    (gc.enable if enabled else gc.disable)()
+    try:
+        with pytest.raises(fb.StoreError):
+            list_verb.run(arguments, cast("Signals", None))
+        assert gc.isenabled() is enabled
+    finally:
+        gc.enable() if was else gc.disable()
 
 
 def test_the_journal_gets_priorities(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -14,7 +14,6 @@ from __future__ import annotations
 import argparse
 import json
 import os
-import sys
 from collections.abc import Iterable, Mapping
 from datetime import UTC, datetime
 from pathlib import PurePosixPath
@@ -152,8 +151,7 @@ def print_json(arguments: argparse.Namespace, document: Mapping[str, object]) ->
             print_line(key, {key: value})
         return
     with _writing:
-        json.dump(document, sys.stdout, indent=2)
-        print()
+        print(json.dumps(document, indent=2))  # in one piece: dump() writes each token by itself
 
 
 def print_line(kind: str, item: Mapping[str, object]) -> None:
