@@ -187,6 +187,29 @@ def until_cancelled(cancel: CancelToken) -> None:
     pytest.fail("nobody stopped it")
 
 
+@pytest.fixture
+def cores(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Give the process enough of them for two disks."""
+    monkeypatch.setattr(restore_run, "usable_cores", lambda: 4)
+
+
+def test_a_disk_keeps_two_cores_busy(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where there are no more, disks are brought back one by one."""
+    world, at_once, most = World(), 0, 0
+
+    def count(_step: FlattenImage, _cancel: CancelToken) -> None:
+        nonlocal at_once, most
+        at_once += 1
+        most = max(most, at_once)
+        time.sleep(0.05)
+        at_once -= 1
+
+    monkeypatch.setattr(restore_run, "usable_cores", lambda: 3)
+    Executor(None, Lanes(world, count)).run(world.plan(RestoreForm.FLAT))
+    assert most == 1
+
+
+@pytest.mark.usefixtures("cores")
 def test_disks_are_brought_back_at_the_same_time() -> None:
     """Each waits for the other; the report has them in the order of the plan."""
     world, both = World(), Barrier(2)
@@ -210,6 +233,7 @@ def test_one_at_a_time_is_one_thread() -> None:
     assert seen == ["vda"]
 
 
+@pytest.mark.usefixtures("cores")
 @pytest.mark.parametrize("bad", ["vda", "vdb"])
 def test_a_disk_that_fails_stops_the_others(bad: str) -> None:
     """The error is that disk's own, not that the others were stopped; nothing is left."""
@@ -228,6 +252,7 @@ def test_a_disk_that_fails_stops_the_others(bad: str) -> None:
     assert store.restored == {}
 
 
+@pytest.mark.usefixtures("cores")
 def test_a_cancelled_restore_stops_every_disk() -> None:
     """By the token of the caller."""
     world, token = World(), CancelToken()
@@ -244,6 +269,7 @@ def test_a_cancelled_restore_stops_every_disk() -> None:
     assert store.restored == {}
 
 
+@pytest.mark.usefixtures("cores")
 def test_an_interrupt_waits_for_the_disks_to_stop(monkeypatch: pytest.MonkeyPatch) -> None:
     """Ctrl-C in a notebook: when the call has come back, nobody writes any more."""
     world, ended = World(), list[str]()

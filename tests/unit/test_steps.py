@@ -88,7 +88,7 @@ TOP = PurePosixPath("/i/top.qcow2")
         (FlattenImage("vda", (), PurePosixPath("/o/vda.raw"), "raw"), "flat as raw to /o/vda.raw"),
         (
             RestoreDisks((CreateLinked("vda", (), TOP), CreateLinked("vdb", (), IMAGE))),
-            "bring 2 disks back at the same time:\n   vda: make an overlay",
+            "bring 2 disks back:\n   vda: make an overlay",
         ),
         (ThawGuest(1.0), "thaw the guest"),
         (

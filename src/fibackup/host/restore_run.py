@@ -14,6 +14,7 @@ was written by a step of the plan, and is the same inode still.
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor, wait
 from pathlib import PurePosixPath
@@ -56,6 +57,12 @@ from fibackup.plan.steps import (
 __all__ = ["RestoreRun"]
 
 _P = ParamSpec("_P")
+_CORES_FOR_A_DISK = 2  # qemu-img has one, the hashes have the other; more disks only get in the way
+
+
+def usable_cores() -> int:
+    """Return how many cores this process may use: sched_getaffinity(2)."""
+    return len(os.sched_getaffinity(0))
 
 
 class RestoreRun:
@@ -68,7 +75,8 @@ class RestoreRun:
         plan: The plan.
         emit: Gets the events.
         cancel: Asked while copying.
-        threads: Disks that are brought back at the same time, at most.
+        threads: Disks that are brought back at the same time, at most; never more than one for
+            two cores.
     """
 
     def __init__(
@@ -187,7 +195,8 @@ class RestoreRun:
                 linked.cancel()
                 raise
 
-        with ThreadPoolExecutor(min(self._threads, len(steps)), "fibackup-restore") as pool:
+        threads = min(self._threads, len(steps), max(1, usable_cores() // _CORES_FOR_A_DISK))
+        with ThreadPoolExecutor(threads, "fibackup-restore") as pool:
             futures = [pool.submit(lane, step) for step in steps]
             try:
                 wait(futures)

@@ -155,7 +155,7 @@ def describe_restore(step: DiskRestore | RestoreDisks | DefineStep) -> tuple[str
             return (describe_disk(step),)
         case RestoreDisks():
             lines = tuple(f"   {describe_disk(disk)}" for disk in step.disks)
-            return (f"bring {len(lines)} disks back at the same time:", *lines)
+            return (f"bring {len(lines)} disks back:", *lines)
         case MakeDirectory():
             return (f"make {printable(str(step.path))}, which QEMU may pass through",)
         case RestoreNvram():

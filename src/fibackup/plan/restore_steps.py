@@ -139,7 +139,7 @@ DiskRestore: TypeAlias = FlattenImage | CopyStored | CreateLinked
 @frozen
 class RestoreDisks:
     """
-    Bring disks back at the same time; the first that fails stops the others.
+    Bring disks back, side by side where there are cores; the first that fails stops the others.
 
     Attributes:
         disks: One step for each disk.
