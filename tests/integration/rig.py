@@ -126,8 +126,6 @@ class Rig:
         said = dict(line.split(" ", 1) for line in done.stdout.splitlines())
         if said["point"] != "-":
             self.remember(said["point"])
-            while f"{datetime.now(UTC):%Y%m%dT%H%M%SZ}" <= said["point"]:
-                time.sleep(0.02)  # a run that came to nothing must not share its id with the next
         return done, said.get("call", "")
 
     def _qemu(self) -> list[int]:

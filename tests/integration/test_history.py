@@ -16,6 +16,7 @@ from __future__ import annotations
 import os
 import secrets
 import sys
+import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -138,6 +139,7 @@ class History:
         victim, at = self.dice.choice(victims), self.dice.randrange(1, 30)
         done, call = self.rig.run_of(name, at, victim)
         self.note(name, "without", victim, "before call", at, call, done.stdout)
+        time.sleep(1.0)  # an id is a second: a run that came to nothing must not share its own
         if victim == "qemu" and call:
             wait_until(lambda: not self.rig.domain.is_active)
         if victim == "daemon" and call:
