@@ -312,7 +312,7 @@ class _Run:
         if history.store != self._plan.store:
             raise self._stale(f"the plan is for store {self._plan.store}, this is {history.store}")
         if self._plan.verb == "restore":
-            self._check_restore()
+            self._check_restore(history)
         elif self._plan.verb != "verify":  # which looks at whatever is there
             latest = history.latest
             if (latest.sequence if latest else 0) != self._plan.expects.sequence:
@@ -331,8 +331,7 @@ class _Run:
             self._check_depth()
             self._check_space()
 
-    def _check_restore(self) -> None:
-        history = self._store.read_history(self._plan.uuid)
+    def _check_restore(self, history: History) -> None:
         for step in self._plan.restores:
             if history.images(self._plan.point, step.target) != step.images:
                 raise self._stale(
