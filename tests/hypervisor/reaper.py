@@ -6,8 +6,11 @@ one has reaped it. In containers process 1 may do so late, or never. A "child su
 place for our own descendants::
 
     process 1                             process 1
-      '- QEMU (zombie, for seconds)         '- pytest (subreaper, reaps QEMUs only)
+      '- QEMU (zombie, for seconds)         '- pytest (subreaper, reaps daemons only)
     pytest                                        '- QEMU
+
+A daemon has left our session, setsid(2). The QEMUs that libvirt asks what they can do have not:
+libvirt itself waits for these.
 """
 
 from __future__ import annotations
@@ -23,6 +26,9 @@ from pathlib import Path
 from typing import Final
 
 _PR_SET_CHILD_SUBREAPER: Final = 36
+_SESSION: Final = 5
+"""Field of /proc/PID/stat, proc_pid_stat(5)."""
+
 _PAUSE_SECONDS: Final = 0.02
 
 
@@ -45,7 +51,12 @@ def _dead_qemus() -> Iterator[int]:
     for thread in Path("/proc/self/task").iterdir():
         for pid in _words(thread / "children"):
             fields = _words(Path("/proc") / pid / "stat")
-            if len(fields) > 2 and fields[1].startswith("(qemu-system") and fields[2] == "Z":
+            if (
+                len(fields) > _SESSION
+                and fields[1].startswith("(qemu-system")
+                and fields[2] == "Z"
+                and int(fields[_SESSION]) != os.getsid(0)
+            ):
                 yield int(pid)
 
 

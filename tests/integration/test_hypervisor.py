@@ -34,6 +34,7 @@ from hypervisor import (
     processes_of,
     read_records,
 )
+from hypervisor.host import tool
 
 pytestmark = pytest.mark.libvirt
 
@@ -373,6 +374,20 @@ def test_a_crashed_run_in_a_temporary_root_is_swept() -> None:
     run_other("embedded", None, "close")
     assert processes_of(root) == []
     assert not root.exists()
+
+
+def test_a_qemu_of_our_own_is_left_to_whoever_started_it() -> None:
+    """The reaper takes daemons alone: libvirt waits for the QEMUs that it asks what they can do."""
+    code = """
+import os, sys, time
+from hypervisor.reaper import ensure_reaper
+ensure_reaper()
+child = os.posix_spawn(sys.argv[1], [sys.argv[1], "--version"], os.environ)
+time.sleep(1)
+assert os.waitpid(child, 0) == (child, 0)
+"""
+    qemu = tool("qemu-system-x86_64")
+    subprocess.run([sys.executable, "-c", code, qemu], check=True, cwd=Path(__file__).parents[1])
 
 
 def test_two_processes_do_not_share_a_root(hypervisor: Embedded) -> None:
