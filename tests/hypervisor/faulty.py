@@ -304,7 +304,9 @@ def _child(act: Act) -> int:
     was_short = _write_half_at(act.short) if act.short else lambda: True
     try:
         VERBS[act.verb](act)
-    except fb.FibackupError:
+    except fb.FibackupError as error:
+        if not (act.traced or act.cut or act.short):  # nobody has made it fail
+            sys.stderr.write(f"{act.verb}: {error!r}\n")
         return REFUSED
     except BaseException:  # noqa: BLE001 - what must not come out is told by the exit code
         traceback.print_exc()

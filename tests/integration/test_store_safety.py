@@ -22,10 +22,12 @@ import pytest
 from attrs import evolve
 
 import fibackup as fb
+from fibackup.host import store
 from fibackup.host.copy import copy_and_hash, hash_file
 from fibackup.host.events import CancelToken
 from fibackup.host.files import make_directories, open_directory
 from fibackup.host.lock import hold_store_lock
+from fibackup.model.verification import FoundFile
 from fibackup.parse.manifest import render_manifest
 from hypervisor.stores import UUID, StoreMaker
 
@@ -356,6 +358,7 @@ def test_the_owner_of_a_lock_is_named(maker: StoreMaker) -> None:
             caught.value.owner,
         )
         assert caught.value.owner in str(caught.value)
+        assert caught.value.path == str(maker.home / "lock")
         other.send_signal(signal.SIGKILL)
         other.wait()
     maker.point({"vda": {1: 2}})
@@ -395,6 +398,54 @@ def test_a_full_disk_keeps_nobody_from_the_lock(
     monkeypatch.setattr(os, "ftruncate", lambda *_: (_ for _ in ()).throw(OSError(28, "full")))
     with maker.store.locked(UUID, "web1", exclusive=True), pytest.raises(fb.LockedError):
         maker.point({"vda": {1: 2}})
+
+
+def test_a_look_at_the_lock_refuses_no_run(maker: StoreMaker) -> None:
+    """A verification that asks whether a run is at work holds the lock for a moment."""
+    with open_directory(str(maker.home)) as fd:
+        looking = os.open("lock", os.O_RDONLY, dir_fd=fd)
+    fcntl.flock(looking, fcntl.LOCK_SH)
+    done = threading.Timer(0.1, os.close, (looking,))
+    done.start()
+    try:
+        maker.point({"vda": {1: 2}})
+    finally:
+        done.join()
+    assert len(maker.history().points) == 2
+
+
+def test_a_look_at_the_lock_believes_the_kernel_alone(maker: StoreMaker) -> None:
+    """Who signs is between two writes of the lock file; it is at work nevertheless."""
+    with maker.store.locked(UUID, "web1", exclusive=True):
+        (maker.home / "lock").write_bytes(b"")
+        assert maker.store.survey(UUID).busy
+    assert not maker.store.survey(UUID).busy
+
+
+def test_a_run_that_comes_and_goes_while_files_are_listed_is_seen(
+    maker: StoreMaker, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What is listed may have been its own, as after a look at a lock that is held."""
+    real = store.list_files
+
+    def listed_late(dir_fd: int) -> tuple[FoundFile, ...]:
+        maker.point({"vda": {1: 2}})
+        return real(dir_fd)
+
+    monkeypatch.setattr(store, "list_files", listed_late)
+    assert maker.store.survey(UUID).busy
+
+
+def test_a_record_that_is_being_written_is_not_swept(maker: StoreMaker) -> None:
+    """A run that begins leaves it to the verification that writes it; the next one removes it."""
+    record = maker.home / ".verified.json.tmp"
+    record.write_bytes(b"{")
+    with (maker.home / "lock.verified").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        maker.point({"vda": {1: 2}})
+        assert record.exists()
+    maker.point({"vda": {2: 3}})
+    assert not record.exists()
 
 
 def test_a_restore_and_a_backup_do_not_wait_for_each_other(

@@ -11,7 +11,7 @@ from pathlib import PurePosixPath
 from fibackup.errors import FibackupError, RequirementError
 from fibackup.host.files import open_directory, os_errors
 from fibackup.host.libvirt_host import LibvirtHost
-from fibackup.host.lock import writer_at_work
+from fibackup.host.lock import look_at_lock
 from fibackup.host.qemu_img import qemu_img_version
 from fibackup.host.run_lock import run_directory
 from fibackup.host.store import Store
@@ -172,7 +172,7 @@ def _places(host: LibvirtHost, domain: Domain, store: Store | None) -> Iterator[
 def _at_work(uuid: str) -> bool:
     """Tell whether a run holds the domain now; the lock of one that runs is not tried."""
     with suppress(OSError), open_directory(run_directory()) as fd:
-        return writer_at_work(f"{uuid}.lock", fd)
+        return look_at_lock(f"{uuid}.lock", fd).held
     return False
 
 

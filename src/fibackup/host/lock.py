@@ -26,13 +26,17 @@ from collections.abc import Generator
 from contextlib import contextmanager, suppress
 from datetime import UTC, datetime
 
+from attrs import frozen
+
 from fibackup.errors import DomainBusyError, LockedError, StoreError
 from fibackup.units import printable
 
 __all__ = [
+    "LockSight",
     "has_writer",
     "hold_image_lock",
     "hold_store_lock",
+    "look_at_lock",
     "refuse_strange",
     "refuse_users",
     "refuse_users_of",
@@ -42,6 +46,7 @@ _IN_USE = 100
 _NOT_SHARED = 200
 _CONSISTENT_READ, _WRITE, _RESIZE = 0, 1, 3
 _POLL_SECONDS = 0.05
+_LOOK_SECONDS = 0.5
 _FLOCK = struct.Struct("hhqqi4x")
 _RECORD_BYTES = 4096
 _COMMAND_CHARACTERS = 200
@@ -164,7 +169,8 @@ def hold_store_lock(
         name: File name of the lock.
         dir_fd: The directory.
         exclusive: True for a writer, False for a reader beside other readers.
-        wait_seconds: How long to wait while another run holds it.
+        wait_seconds: How long to wait while another run holds it; a writer waits for half a
+            second at least, because others may look whether it is held: see `look_at_lock`.
 
     Yields:
         While the lock is held.
@@ -191,7 +197,7 @@ def hold_store_lock(
 
 def _lock(name: str, dir_fd: int, *, exclusive: bool, wait_seconds: float) -> int | None:
     """Return the open lock file, locked; None for a reader who needs none."""
-    end = time.monotonic() + wait_seconds
+    end = time.monotonic() + max(wait_seconds, _LOOK_SECONDS if exclusive else 0.0)
     while True:
         fd = _open_lock(name, dir_fd, exclusive=exclusive)
         if fd is None:
@@ -232,12 +238,25 @@ def _has_name(fd: int, name: str, dir_fd: int) -> bool:
     return os.path.samestat(found, os.fstat(fd))
 
 
-def writer_at_work(name: str, dir_fd: int) -> bool:
+@frozen
+class LockSight:
+    """
+    What a look at a lock has shown; two that are equal, and not held, have no run between them.
+
+    Attributes:
+        held: True: somebody holds it exclusively.
+        signed_ns: When it was last signed, as the file system tells; 0 when there is no lock.
+    """
+
+    held: bool = False
+    signed_ns: int = 0
+
+
+def look_at_lock(name: str, dir_fd: int) -> LockSight:
     """
     Tell whether somebody holds the lock *name* exclusively, without waiting for it.
 
-    The lock itself is only tried when its last holder seems to be alive: to try it is to hold it
-    for a moment, in which a run that begins would be refused.
+    To try a lock is to hold it for a moment; whoever wants it in this moment tries again.
 
     Args:
         name: File name of the lock.
@@ -249,29 +268,16 @@ def writer_at_work(name: str, dir_fd: int) -> bool:
     try:
         fd = os.open(name, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=dir_fd)
     except OSError:
-        return False
+        return LockSight()
     try:
-        if not _holder_lives(fd):
-            return False
         fcntl.flock(fd, fcntl.LOCK_SH | fcntl.LOCK_NB)
+        held = False
     except OSError:
-        return True
+        held = True
+    try:
+        return LockSight(held, os.fstat(fd).st_mtime_ns)
     finally:
         os.close(fd)
-    return False
-
-
-def _holder_lives(fd: int) -> bool:
-    try:
-        record = json.loads(os.pread(fd, 4096, 0))
-        if record["host"] != socket.gethostname():
-            return True
-        os.kill(int(record["pid"]), 0)
-    except (ValueError, KeyError, TypeError, ProcessLookupError):
-        return False
-    except PermissionError:
-        return True
-    return True
 
 
 def _open_lock(name: str, dir_fd: int, *, exclusive: bool) -> int | None:

@@ -32,6 +32,7 @@ from fibackup.host.files import (
     write_all,
 )
 from fibackup.host.manifests import read_manifests
+from fibackup.host.record import RECORD_FILE, forget_unwritten
 from fibackup.host.seals import MANIFEST_SUFFIX, seal_points
 from fibackup.host.store_files import (
     RECEIPT,
@@ -142,7 +143,8 @@ def sweep(fd: int, path: str, *, store: str, uuid: str) -> None:
 
     These are temporary files; the files of a point whose manifest did not get its name; and
     receipts that mean nothing, because a point names the image, or there is none. An image with a
-    receipt stays for the next run. A file that none of these tells of stays.
+    receipt stays for the next run. A file that none of these tells of stays, as does the record of
+    a verification that is being written: it has a lock of its own.
 
     Args:
         fd: The domain's directory.
@@ -150,7 +152,11 @@ def sweep(fd: int, path: str, *, store: str, uuid: str) -> None:
         store: UUID of the store.
         uuid: UUID of the domain.
     """
+    record = f".{RECORD_FILE}{TEMP_SUFFIX}"
     files = list_directory(fd)
+    if record in files:
+        files.remove(record)
+        forget_unwritten(fd)
     receipts: set[tuple[str, str]] = set()
     for name in files:
         if is_temporary(name):

@@ -13,11 +13,11 @@ import logging
 import os
 import time
 from collections.abc import Callable, Collection, Generator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from threading import Lock
 
 from fibackup.errors import ManifestError, StoreError
-from fibackup.host.files import read_small, replace_file
+from fibackup.host.files import forget_temporary, read_small, replace_file
 from fibackup.host.lock import refuse_strange
 from fibackup.model.verification import (
     CheckedContent,
@@ -28,7 +28,14 @@ from fibackup.model.verification import (
 )
 from fibackup.parse.manifest import parse_record, render_record
 
-__all__ = ["RECORD_FILE", "RECORD_LOCK", "Recorder", "read_record", "sound_record"]
+__all__ = [
+    "RECORD_FILE",
+    "RECORD_LOCK",
+    "Recorder",
+    "forget_unwritten",
+    "read_record",
+    "sound_record",
+]
 
 RECORD_FILE = "verified.json"
 """Name of the record, in a domain's directory of the store."""
@@ -143,14 +150,25 @@ def sound_record(dir_fd: int) -> tuple[VerificationRecord, str | None]:
         return VerificationRecord(), error.reason
 
 
+def forget_unwritten(dir_fd: int) -> None:
+    """
+    Remove what a killed verification has left of a record, unless another one is at it.
+
+    Args:
+        dir_fd: The domain's directory.
+    """
+    with suppress(OSError, StoreError), _locked(dir_fd, wait=False):
+        forget_temporary(RECORD_FILE, dir_fd)
+
+
 @contextmanager
-def _locked(dir_fd: int) -> Generator[None]:
-    """Wait for the lock on the record: it is held for as long as it takes to write it."""
+def _locked(dir_fd: int, *, wait: bool = True) -> Generator[None]:
+    """Hold the lock on the record, for as long as it takes to write it."""
     flags = os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC
     fd = os.open(RECORD_LOCK, flags, 0o600, dir_fd=dir_fd)
     try:
         refuse_strange(fd, RECORD_LOCK)
-        fcntl.flock(fd, fcntl.LOCK_EX)
+        fcntl.flock(fd, fcntl.LOCK_EX if wait else fcntl.LOCK_EX | fcntl.LOCK_NB)
         yield
     finally:
         os.close(fd)

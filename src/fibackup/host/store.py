@@ -52,7 +52,7 @@ from fibackup.host.files import (
     write_unnamed,
 )
 from fibackup.host.flatten import destination_directory, flatten
-from fibackup.host.lock import hold_store_lock, writer_at_work
+from fibackup.host.lock import hold_store_lock, look_at_lock
 from fibackup.host.manifests import Manifests, read_manifests
 from fibackup.host.memory_image import copy_memory, restore_memory
 from fibackup.host.merge import (
@@ -426,11 +426,12 @@ class Store(Drawable):
             return Survey(history=self.read_history(uuid))
         name = directories[0]
         with os_errors(f"{self.path}/{name}"), open_directory(name, self._fd) as fd:
-            busy = writer_at_work(_LOCK, fd)
+            before = look_at_lock(_LOCK, fd)
             files = list_files(fd)
             history, manifests = self._history(fd, name, uuid)
             record, fault = sound_record(fd)
             journal = merge_fault(fd)
+            busy = before.held or look_at_lock(_LOCK, fd) != before
         return Survey(
             history=history,
             files=files,
@@ -514,6 +515,7 @@ class Store(Drawable):
                 with suppress(FileNotFoundError):  # a run that stored nothing has removed it
                     fd = held.enter_context(open_directory(directory, self._fd))
                     wait = self.reader_wait_seconds
+                    held.enter_context(os_errors(f"{self.path}/{directory}/{_READERS_LOCK}"))
                     held.enter_context(
                         hold_store_lock(_READERS_LOCK, fd, exclusive=False, wait_seconds=wait)
                     )
@@ -542,6 +544,7 @@ class Store(Drawable):
         try:
             fd = held.enter_context(open_directory(directory, self._fd))
             refuse_strangers(fd, where, "the domain's directory")
+            held.enter_context(os_errors(f"{where}/{_LOCK}"))
             held.enter_context(hold_store_lock(_LOCK, fd, exclusive=True))
         except FileNotFoundError:
             held.close()
