@@ -22,7 +22,7 @@ import pytest
 from attrs import evolve
 
 import fibackup as fb
-from fibackup.host import store
+from fibackup.host import store, survey
 from fibackup.host.copy import copy_and_hash, hash_file
 from fibackup.host.events import CancelToken
 from fibackup.host.files import make_directories, open_directory
@@ -426,7 +426,7 @@ def test_a_run_that_comes_and_goes_while_files_are_listed_is_seen(
     maker: StoreMaker, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """What is listed may have been its own, as after a look at a lock that is held."""
-    real = store.list_files
+    real = survey.list_files
 
     def listed_late(dir_fd: int) -> tuple[FoundFile, ...]:
         maker.point({"vda": {1: 2}})
