@@ -58,7 +58,8 @@ class Night:
 
     def prune(self, uuid: str) -> None:
         """Drop the points that no rule keeps."""
-        plan = fb.plan_prune(self.store.read_history(uuid), KEEP, now=now())
+        history, record = self.store.read_history(uuid), self.store.read_record(uuid)
+        plan = fb.plan_prune(history, KEEP, now=now(), record=record)
         if plan.steps:
             self.run(plan)
 

@@ -14,17 +14,25 @@ import os
 import shutil
 import subprocess
 import sys
+import threading
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
+from hashlib import sha256
 from pathlib import Path, PurePosixPath
 from typing import Any
 
 import pytest
+from attrs import evolve
 
 import fibackup as fb
+import fibackup.host.verify as verify_module
+import fibackup.host.verify_contents as verify_contents_module
 from fibackup.host.events import FileVerified
-from hypervisor.stores import StoreMaker
+from fibackup.host.nbd import NbdClient
+from fibackup.host.pace import Pace
+from fibackup.parse.manifest import render_manifest
+from hypervisor.stores import CLUSTER, StoreMaker
 
 pytestmark = pytest.mark.libvirt
 
@@ -280,6 +288,58 @@ def test_a_good_copy_heals(copy: Copy, maker: StoreMaker) -> None:
     assert result["verification"]["read_files"] == 1
 
 
+# -- in depth ------------------------------------------------------------------------------------
+
+
+def leak(data: bytearray, counts: int) -> None:
+    """Let a cluster be in use that nothing uses."""
+    number = len(data) // CLUSTER
+    data.extend(bytes(CLUSTER))
+    data[counts + 2 * number : counts + 2 * number + 2] = b"\0\1"
+
+
+def corrupt(data: bytearray, counts: int) -> None:
+    """Let the last cluster, which is in use, be free."""
+    number = len(data) // CLUSTER - 1
+    data[counts + 2 * number : counts + 2 * number + 2] = bytes(2)
+
+
+def stored_as(copy: Copy, point: str, change: Callable[[bytearray, int], None]) -> None:
+    """Let vda of a point have been stored with a change of its count of references."""
+    path = copy.file(f"vda/{point}.qcow2")
+    data = bytearray(path.read_bytes())
+    table = int.from_bytes(data[48:56], "big")
+    change(data, int.from_bytes(data[table : table + 8], "big"))
+    path.write_bytes(data)
+    with fb.Store.open(copy.root) as store:
+        found = store.read_history(store.domains()[0]).point(point)
+
+    def told(disk: fb.PointDisk) -> fb.PointDisk:
+        if disk.target != "vda":
+            return disk
+        digest = sha256(data).hexdigest()
+        image = evolve(disk.images[0], size_bytes=len(data), sha256=digest)
+        return evolve(disk, images=(image,))
+
+    manifest = render_manifest(evolve(found, disks=tuple(map(told, found.disks))))
+    copy.file(f"{point}.json").write_text(manifest)
+    copy.file("points.sha256").unlink(missing_ok=True)
+
+
+def test_an_image_that_was_stored_corrupt_is_found_in_depth(copy: Copy) -> None:
+    """Every hash is right, and qemu-img check says otherwise; leaked clusters harm nobody."""
+    first, second, third = copy.points
+    stored_as(copy, third, leak)
+    (result,) = copy.verify("--deep", code=0)["results"]
+    assert any("1 leaked clusters" in note for note in result["verification"]["notes"])
+    stored_as(copy, first, corrupt)
+    copy.verify(code=0)
+    (result,) = copy.verify("--deep")["results"]
+    (fault,) = result["verification"]["faults"]
+    assert (fault["kind"], fault["file"]) == ("structure", f"vda/{first}.qcow2")
+    assert fault["points"] == [first, second]
+
+
 # -- how much is read ----------------------------------------------------------------------------
 
 
@@ -322,3 +382,72 @@ def test_two_halves_are_everything(copy: Copy) -> None:
     first, second = verified(copy, half), verified(copy, half)
     assert set(first) | set(second) == set(verified(copy, fb.VerifyPolicy()))
     assert set(first) != set(second)
+
+
+class Clock:
+    """A clock that goes on only while somebody waits; those who wait at once wait together."""
+
+    def __init__(self) -> None:
+        """Begin at noon."""
+        self.now = 43200.0
+        self.rates: list[int] = []
+        self._mine = threading.local()
+
+    def time(self) -> float:
+        """Return the time, and remember when this thread has looked."""
+        self._mine.looked = self.now
+        return self.now
+
+    def sleep(self, seconds: float) -> None:
+        """Let the time pass, from when this thread has looked."""
+        self.now = max(self.now, self._mine.looked + seconds)
+
+    def pace(self, rate: int, cancel: fb.CancelToken) -> Pace:
+        """Make a limit that goes by this clock."""
+        self.rates.append(rate)
+        return Pace(rate, cancel, clock=self.time, sleep=self.sleep)
+
+
+def test_a_rate_is_that_of_the_whole_run(copy: Copy, monkeypatch: pytest.MonkeyPatch) -> None:
+    """By a clock that only waiting moves: what all threads read takes the time that it should."""
+    clock, rate = Clock(), 100_000
+    read: list[int] = []
+    real_read, real_blocks = os.preadv, NbdClient.blocks
+
+    def preadv(*words: Any) -> int:  # noqa: ANN401 - as the real one
+        read.append(real_read(*words))
+        return read[-1]
+
+    def blocks(client: NbdClient) -> Iterator[tuple[memoryview, int, int]]:
+        for block, count, position in real_blocks(client):
+            read.append(count)
+            yield block, count, position
+
+    monkeypatch.setattr(os, "preadv", preadv)
+    monkeypatch.setattr(NbdClient, "blocks", blocks)
+    for module in (verify_module, verify_contents_module):
+        monkeypatch.setattr(module, "Pace", clock.pace)
+    with fb.Store.open(copy.root) as store:
+        survey = store.survey(store.domains()[0])
+        policy = fb.VerifyPolicy(deep=True, rate_bytes=rate)
+        plan = fb.plan_verify(survey, now=datetime.now(UTC), policy=policy)
+        found = fb.Executor(None, store).run(plan).verification
+    assert found is not None
+    assert (found.faults, found.read_disks) == ((), 6)
+    assert clock.rates == [rate, rate]  # files, then disks: one limit for all threads of each
+    assert sum(read) > 20 * CLUSTER
+    assert clock.now - 43200 == pytest.approx(sum(read) / rate)
+
+
+# -- what follows --------------------------------------------------------------------------------
+
+
+def test_a_prune_keeps_a_point_that_was_not_found_wrong(copy: Copy, tmp_path: Path) -> None:
+    """The newest point has a flipped bit, which its size does not tell: the one before stays."""
+    _, second, third = copy.points
+    flip(copy.file("vda/{3}.qcow2"))
+    copy.verify()
+    done = run_cli("prune", "--store", copy.root, "--keep-last", "1")
+    assert done.returncode == 0, done
+    left = copy.restorable(tmp_path / "into")
+    assert left == {copy.points[0]: set(), second: {"vda", "vdb"}, third: {"vdb"}}

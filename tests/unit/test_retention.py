@@ -3,6 +3,7 @@
 import sys
 from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
+from hashlib import sha256
 from pathlib import PurePosixPath
 
 import pytest
@@ -22,6 +23,8 @@ from fibackup.model.point import (
     StoredImage,
     format_point_id,
 )
+from fibackup.model.verification import CheckedContent, CheckedFile, VerificationRecord
+from fibackup.plan.prune import plan_prune
 from fibackup.plan.retention import PointVerdict, RetentionPolicy, choose_points
 
 UUID = "0f6b2b2e-5b1f-4a5c-9d5e-000000000001"
@@ -240,6 +243,39 @@ def test_one_whole_point_is_always_kept() -> None:
     found = choose_points(evolve(both, damaged=damaged), RetentionPolicy(keep_last=1), now=NOW)
     assert kept(found) == by_time(times[1], times[3])
     assert found[1].reasons == ("the newest point that is whole",)
+
+
+@pytest.mark.parametrize("what", ["an image", "another file", "a disk"])
+def test_a_point_that_was_found_wrong_is_not_whole(what: str) -> None:
+    """By the last verification; an entry of another content counts for nothing."""
+    some = evolve(days(2), points=(days(2).points[0], point(NOW, 3)))
+    first, last = some.points
+    image, config = last.disks[0].images[0], last.files[0]
+    chain = sha256(image.sha256.encode()).hexdigest()
+    entries = {
+        "an image": VerificationRecord(
+            files=(CheckedFile(f"vda/{image.name}", image.sha256, NOW, 1, "a flipped bit"),)
+        ),
+        "another file": VerificationRecord(
+            files=(CheckedFile(config.name, config.sha256, NOW, 1, "a flipped bit"),)
+        ),
+        "a disk": VerificationRecord(
+            contents=(CheckedContent(f"vda/{image.name}", chain, NOW, 1, None, "cut"),)
+        ),
+    }
+    policy, record = RetentionPolicy(keep_last=1), entries[what]
+    found = choose_points(some, policy, now=NOW, record=record)
+    assert kept(found) == [first.id, last.id]
+    assert found[0].reasons == ("the newest point that is whole",)
+    plan = plan_prune(some, policy, now=NOW, record=record)
+    assert (plan.verdicts, plan.steps) == (found, ())
+    other = evolve(
+        record,
+        files=tuple(evolve(each, sha256="0" * 64) for each in record.files),
+        contents=tuple(evolve(each, chain="0" * 64) for each in record.contents),
+    )
+    for harmless in (None, VerificationRecord(), other):
+        assert kept(choose_points(some, policy, now=NOW, record=harmless)) == [last.id]
 
 
 def test_the_only_whole_point_may_be_from_the_future() -> None:

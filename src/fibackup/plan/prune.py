@@ -20,6 +20,7 @@ from attrs import evolve
 
 from fibackup.errors import ManifestError, NoSuchPointError
 from fibackup.model.point import Consistency, DiskKind, History, PointDisk, RestorePoint
+from fibackup.model.verification import VerificationRecord
 from fibackup.plan.forest import Forest, forests
 from fibackup.plan.merge import plan_merges
 from fibackup.plan.prune_steps import READERS_SECONDS, DropPoints, MergeImages
@@ -35,6 +36,7 @@ def plan_prune(
     *,
     now: datetime,
     wait_seconds: float = READERS_SECONDS,
+    record: VerificationRecord | None = None,
 ) -> Plan:
     """
     Plan to drop the points that a policy does not keep.
@@ -44,6 +46,8 @@ def plan_prune(
         policy: What is kept.
         now: The time, aware; points from the future are not touched.
         wait_seconds: How long the run waits for those who read the domain's points.
+        record: What verifications have found, as `Store.read_record` has it: a point in which
+            something was wrong is not the whole one that is kept in any case.
 
     Returns:
         The plan, with a verdict on every point; without steps when there is nothing to do. Every
@@ -67,7 +71,7 @@ def plan_prune(
     woods = forests(history)
     reasons = {
         verdict.point: [*verdict.reasons] if verdict.kept else []
-        for verdict in choose_points(history, policy, now=now)
+        for verdict in choose_points(history, policy, now=now, record=record)
     }
     _keep_what_carries(history, woods, reasons)
     kept = [point for point in history.points if reasons[point.id]]

@@ -158,7 +158,11 @@ def _prune(
         with store.locked(history.uuid, history.points[-1].domain, exclusive=True):
             history = store.read_history(history.uuid)  # what a killed run had left is done now
     plan = fb.plan_prune(
-        history, policy, now=datetime.now(UTC), wait_seconds=max(arguments.wait, 0.0)
+        history,
+        policy,
+        now=datetime.now(UTC),
+        wait_seconds=max(arguments.wait, 0.0),
+        record=store.read_record(history.uuid),
     )
     if arguments.dry_run:
         return show_plan(arguments, plan)
