@@ -88,9 +88,7 @@ def test_a_wrong_hash_leaves_nothing(
     assert world.store.occupied((*plan.expects.absent, into)) == ()
 
 
-def test_a_file_that_is_another_one_is_not_discarded(
-    world: World, points: Points, tmp_path: Path
-) -> None:
+def test_a_file_is_discarded_once(world: World, points: Points, tmp_path: Path) -> None:
     """It is removed by its inode; one that is gone is fine."""
     plan = plan_of(world, points, PurePosixPath(tmp_path / "into"), RestoreForm.FLAT)
     Executor(None, world.store).run(plan)

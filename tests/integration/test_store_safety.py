@@ -17,6 +17,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from hashlib import sha256
 from pathlib import Path, PurePosixPath
+from typing import Any
 
 import pytest
 from attrs import evolve
@@ -29,6 +30,7 @@ from fibackup.host.files import make_directories, open_directory
 from fibackup.host.lock import hold_store_lock
 from fibackup.model.verification import FoundFile
 from fibackup.parse.manifest import render_manifest
+from hypervisor.host import run, tool
 from hypervisor.stores import UUID, StoreMaker
 
 pytestmark = pytest.mark.libvirt  # it needs qemu-img, as those do
@@ -275,6 +277,56 @@ def test_the_directories_of_a_restore_are_synced(
     assert synced == [str(tmp_path), str(tmp_path / "a")]
     make_directories(str(tmp_path / "a" / "b"))
     assert len(synced) == 2
+
+
+# -- restores ------------------------------------------------------------------------------------
+
+
+def test_a_failed_restore_removes_nobody_elses_file(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Somebody has put another file in the place of the one that it made."""
+    with StoreMaker(tmp_path) as maker:
+        maker.point({"vda": {0: 1}, "vdb": {0: 2}})
+        into, real = tmp_path / "into", maker.store.flatten
+
+        def flatten(uuid: str, step: fb.FlattenImage, *more: Any) -> fb.RestoredImage:  # noqa: ANN401 - as the real one
+            if step.target == "vdb":
+                (tmp_path / "other").write_text("mine")
+                (tmp_path / "other").rename(into / "vda.qcow2")
+                raise fb.HostError(reason="it failed, as it should")
+            return real(uuid, step, *more)
+
+        monkeypatch.setattr(maker.store, "flatten", flatten)
+        plan = fb.plan_restore(maker.history(), "latest", into=PurePosixPath(into))
+        with pytest.raises(fb.StepError, match="as it should"):
+            fb.Executor(None, maker.store, threads=1).run(plan)
+        assert names(into) == ["vda.qcow2"]
+        assert (into / "vda.qcow2").read_text() == "mine"
+
+
+@pytest.mark.parametrize("form", fb.RestoreForm)
+def test_a_header_that_leads_elsewhere_is_seen_before_qemu_opens_it(
+    maker: StoreMaker, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, form: fb.RestoreForm
+) -> None:
+    """Its hash is wrong as well; but until that is known, QEMU would have read another file."""
+    newest = maker.point({"vda": {1: 2}})
+    secret, log, qemu_img = tmp_path / "secret", tmp_path / "log", tmp_path / "qemu-img"
+    secret.write_bytes(bytes(65536))
+    image = maker.path(f"vda/{newest.id}.qcow2")
+    size = image.stat().st_size
+    run("qemu-img", "rebase", "-u", "-f", "qcow2", "-b", secret, "-F", "raw", image)
+    assert image.stat().st_size == size
+    qemu_img.write_text(f'#!/bin/sh\necho "$@" >> {log}\nexec {tool("qemu-img")} "$@"\n')
+    qemu_img.chmod(0o755)
+    monkeypatch.setenv("FIBACKUP_QEMU_IMG", str(qemu_img))
+    into = PurePosixPath(tmp_path / "into")
+    plan = fb.plan_restore(maker.history(), newest.id, into=into, form=form)
+    with pytest.raises(fb.StepError, match="backing file") as caught:
+        fb.Executor(None, maker.store).run(plan)
+    assert isinstance(caught.value.__cause__, fb.VerifyError)
+    assert not log.exists() or newest.id not in log.read_text()
+    assert not Path(into).exists()
 
 
 # -- reading -------------------------------------------------------------------------------------
