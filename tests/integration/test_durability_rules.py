@@ -1,5 +1,5 @@
 """
-The rules of a durable store, one test each, seen in the system calls of a real backup.
+The rules of a durable store, one test each, seen in the system calls of a real backup and prune.
 
 ::
 
@@ -22,6 +22,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 from hashlib import sha256
 from pathlib import Path, PurePosixPath
+from signal import SIGKILL
 from typing import Any
 
 import libvirt
@@ -37,11 +38,14 @@ from hypervisor.faulty import (
     MUTATING,
     REFUSED,
     UUID,
+    Act,
     Call,
     Zygote,
     follow,
     later,
 )
+from hypervisor.images import MIB
+from hypervisor.stores import START, StoreMaker
 from integration.needed import need_strace
 from integration.sites import Site, hashes, make_site
 
@@ -222,6 +226,24 @@ def test_r3_a_manifest_is_named_after_all_that_it_names(zygote: Zygote, site: Si
     assert all(path.endswith(".tmp") for path in removed), "nothing old goes before the point is"
 
 
+def test_r3_the_name_of_an_adopted_image_is_made_durable(zygote: Zygote, site: Site) -> None:
+    """A run that was killed may have named it, and not have come to the sync."""
+    killed = back_up(zygote, site, "-e", "inject=linkat:signal=KILL:when=5")
+    assert killed.code == -SIGKILL
+    (disk,) = site.store.glob("*/vda")
+    complete = {path.name for path in disk.iterdir() if path.suffix == ".receipt"}
+    assert len(complete) == 2
+    act = replace(site.act, at=later(120))
+    code, calls = follow(zygote, act, site.directory / "trace", KINDS)
+    backup = Backup(code, [seen(call) for call in calls if " = -1 " not in call.text])
+    assert code == DONE
+    assert site.points_are_whole() == 2
+    named = published(backup)
+    assert not [name for name in named if name.endswith(".qcow2")], "both are taken over"
+    manifest = next(name for name in named if name.endswith("Z.json"))
+    assert backup.index("fsync", str(disk)) < backup.index("linkat", manifest)
+
+
 def test_r3_the_live_chain_is_shortened_after_the_point_is_published() -> None:
     """The manifest is written, then images are committed, then overlays are deleted."""
     host, store = _consolidating()
@@ -229,6 +251,62 @@ def test_r3_the_live_chain_is_shortened_after_the_point_is_published() -> None:
     _back_up(host, store)
     assert host.calls.index("publish") < host.calls.index("run_block_job")
     assert host.calls.index("run_block_job") < host.calls.index("delete_image")
+
+
+PRUNE = """
+flock lock.readers
+fdatasync .points.sha256.tmp   renameat points.sha256   fsync .
+fdatasync .2.json.tmp          renameat 2.json          fsync .
+fdatasync .4.json.tmp          renameat 4.json          fsync .
+fdatasync .prune.json.tmp      linkat prune.json        fsync .
+unlinkat 1.json                unlinkat 3.json          fsync .
+unlinkat 1.xml                 unlinkat 3.xml           fsync .
+unlinkat prune.json            fsync .
+fdatasync .points.sha256.tmp   renameat points.sha256   fsync .
+fdatasync vda/.2.qcow2.merged.tmp   linkat vda/2.qcow2.merged   fsync vda
+flock lock.readers
+fdatasync .merge.json.tmp      linkat merge.json        fsync .
+renameat vda/2.qcow2           fsync vda
+fdatasync .points.sha256.tmp   renameat points.sha256   fsync .
+fdatasync .2.json.tmp          renameat 2.json          fsync .
+unlinkat vda/1.qcow2           fsync vda
+unlinkat merge.json            fsync .
+fdatasync .points.sha256.tmp   renameat points.sha256   fsync .
+"""
+"""Points 1 and 3 go; 2 takes over the image of 1, and both are merged. Point 4 takes that of 3."""
+
+
+def test_r3_a_prune_makes_each_act_durable_before_the_next(zygote: Zygote, tmp_path: Path) -> None:
+    """
+    In the order that docs/store-format.md has.
+
+    Seals go before what they are about, heirs get what they need before a point goes, manifests
+    go before files; a merged image is whole, and its journal written, before it has its place.
+    """
+    need_strace()
+    with StoreMaker(tmp_path, size_bytes=MIB, start=START.replace(year=2020)) as maker:
+        for number in range(4):
+            maker.point({"vda": {number: number + 1, 9: number}})
+        points = {point.id: str(point.sequence) for point in maker.history().points}
+        act = Act("prune", str(maker.root), "", "", protect=[*points][1])
+        code, calls = follow(zygote, act, tmp_path / "trace", KINDS)
+        home = maker.home
+    assert code == DONE
+    found: list[str] = []
+    for call in calls:
+        at = seen(call)
+        kinds = {"flock", "fdatasync", "fsync", "linkat", "renameat", "unlinkat"}
+        if call.thread != calls[0].thread or call.kind not in kinds or " = -1 " in call.text:
+            continue
+        if Path(at.path).is_relative_to(home):
+            name = str(Path(at.path).relative_to(home))
+            for point, sequence in points.items():
+                name = name.replace(point, sequence)
+            found.append(f"{call.kind} {name}")
+    acts = [each for each in found if not (each.startswith("unlinkat") and each.endswith(".tmp"))]
+    wanted = PRUNE.split()
+    pairs = [" ".join(pair) for pair in zip(wanted[::2], wanted[1::2], strict=True)]
+    assert [each for each in acts if each != "flock lock"] == pairs
 
 
 def _back_up(host: FakeHost, store: FakeStore) -> fb.Report:
