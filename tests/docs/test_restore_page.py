@@ -10,15 +10,19 @@ from __future__ import annotations
 
 import os
 import re
+import shutil
 import subprocess
 import sys
 import xml.etree.ElementTree as ET
 from collections.abc import Iterator
+from datetime import timedelta
 from pathlib import Path
 from typing import NamedTuple
 
 import pytest
+from attrs import evolve
 
+import fibackup as fb
 from hypervisor import MIB, BlockDomain, DiskSpec, PrivateDaemon, differences, missing_tools
 
 PAGE = Path(__file__).parents[2] / "docs" / "restore.md"
@@ -138,6 +142,46 @@ def test_the_recipe_by_hand_brings_back_what_the_guest_had(stored: Stored) -> No
     assert "fibackup" not in code
     shell(stored.domain, stored.place, as_here(code, stored))
     made = stored.place / "var/tmp/vda.qcow2"
+    assert differences(made, "qcow2", stored.references[1]) == ""
+
+
+def add_nothing(place: Path) -> str:
+    """Publish a point of a domain that was off, and had written nothing since its parent."""
+    with fb.Store.open(place) as store:
+        [uuid] = store.domains()
+        [*_, last] = store.read_history(uuid).points
+        disk = evolve(last.disks[0], kind=fb.DiskKind.INCREMENT, parent=last.id, images=())
+        point = fb.format_point_id(last.time + timedelta(hours=1))
+        with store.locked(uuid, "web1", exclusive=True):
+            config = store.save_config(uuid, f"{point}.xml", "<domain/>")
+            store.publish(
+                evolve(
+                    last,
+                    id=point,
+                    sequence=last.sequence + 1,
+                    parent=last.id,
+                    files=(config,),
+                    disks=(disk,),
+                )
+            )
+    return point
+
+
+@pytest.mark.libvirt
+@pytest.mark.timeout(300)
+def test_the_recipe_by_hand_finds_an_image_that_the_point_did_not_add(
+    stored: Stored, tmp_path: Path
+) -> None:
+    """Nothing was written since its parent; and the store was verified, which leaves a record."""
+    shutil.copytree(stored.place / "backup", tmp_path / "backup")
+    (tmp_path / "var/tmp").mkdir(parents=True)
+    here = stored._replace(
+        place=tmp_path, points=(stored.points[1], add_nothing(tmp_path / "backup"))
+    )
+    shell(stored.domain, tmp_path, f"fibackup verify --store {tmp_path}/backup")
+    _, _, by_hand = PAGE.read_text("utf-8").partition(BY_HAND)
+    shell(stored.domain, tmp_path, as_here("".join(blocks(by_hand)), here))
+    made = tmp_path / "var/tmp/vda.qcow2"
     assert differences(made, "qcow2", stored.references[1]) == ""
 
 
