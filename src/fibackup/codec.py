@@ -180,6 +180,8 @@ def _tuple_reader(args: tuple[object, ...]) -> _Reader:
     def read(data: object) -> object:
         if not isinstance(data, list):
             raise ParseError(reason=f"expected a list, found {type(data).__name__}")
+        if endless and not data:
+            return ()
         items = cast("list[object]", data)
         if not endless and len(items) != len(readers):
             raise ParseError(reason=f"expected {len(readers)} items, found {len(items)}")
@@ -225,7 +227,60 @@ def _fields_reader(kind: type) -> _Reader:
         except FibackupError as error:
             raise ParseError(reason=error.reason) from error
 
-    return read
+    return _written_reader(kind, {name: hints[name] for name in readers}, read)
+
+
+def _written_reader(kind: type, hints: Mapping[str, object], careful: _Reader) -> _Reader:
+    """
+    Return a reader that is written for one class, as attrs writes its ``__init__``.
+
+    It takes what is as it should be; the *careful* reader finds out what is wrong with the rest::
+
+        def read(data):
+            try:
+                if len(data) != 3:
+                    return careful(data)
+                v0 = data["name"]
+                if v0.__class__ is not c0:
+                    return careful(data)
+                v1 = data["role"]
+                v1 = r1[v1]
+                v2 = data["identity"]
+                if v2 is not None:
+                    v2 = r2(v2)
+                return kind(name=v0, role=v1, identity=v2)
+            except errors:
+                return careful(data)
+    """
+    scope: dict[str, object] = {"kind": kind, "careful": careful, "errors": _NOT_AS_EXPECTED}
+    lines = [f"if len(data) != {len(hints)}: return careful(data)"]
+    for place, (name, hint) in enumerate(hints.items()):
+        reader = _reader(hint)
+        some = tuple(option for option in _options(hint) if option is not type(None))
+        only = some[0] if len(some) == 1 else hint
+        guard = f"if v{place} is not None: " if len(some) < len(_options(hint)) else ""
+        lines.append(f"v{place} = data[{name!r}]")
+        class_ = _as_it_is(only)
+        if class_ is not None:
+            scope[f"c{place}"] = class_
+            test = f"v{place}.__class__ is not c{place}"
+            test = f"v{place} is not None and {test}" if guard else test
+            lines.append(f"if {test}: return careful(data)")
+        elif isinstance(only, type) and issubclass(only, Enum):
+            scope[f"r{place}"] = {each.value: each for each in only}
+            lines.append(f"{guard}v{place} = r{place}[v{place}]")
+        else:
+            scope[f"r{place}"] = reader
+            lines.append(f"{guard}v{place} = r{place}(v{place})")
+    words = ", ".join(f"{name}=v{place}" for place, name in enumerate(hints))
+    lines.append(f"return kind({words})")
+    body = "".join(f"        {line}\n" for line in lines)
+    source = f"def read(data):\n    try:\n{body}    except errors:\n        return careful(data)\n"
+    exec(source, scope)  # noqa: S102 - of the names of fields, nothing from outside
+    return cast("_Reader", scope["read"])
+
+
+_NOT_AS_EXPECTED = (KeyError, TypeError, ValueError, FibackupError)
 
 
 def _as_it_is(hint: object) -> type | None:

@@ -98,7 +98,8 @@ def parse_manifest(
     Args:
         text: The manifest, whole.
         path: Where it was read, for errors.
-        proven: True: these are the bytes that were written, so the checksum is not computed again.
+        proven: True: these are the bytes that were written, so the checksum is not computed again,
+            and no key stands there twice.
 
     Returns:
         The point, equal to the one that was rendered.
@@ -300,7 +301,7 @@ def parse_store_file(text: str | bytes, *, path: str | None = None) -> StoreFile
     Source:
         docs/schema/store.schema.json.
     """
-    document = _load(text, path)
+    document = _load(text, path, _DECODER)
     if document.pop("checksum", None) not in {None, _checksum(document)}:
         raise ManifestError(reason="the checksum is not that of the content", path=path)
     try:
@@ -327,7 +328,7 @@ def _render(key: str, value: JsonValue) -> str:
 def _parse(
     kind: type[_T], key: str, text: str | bytes, path: str | None, *, proven: bool = False
 ) -> _T:
-    document = _load(text, path)
+    document = _load(text, path, _PLAIN_DECODER if proven else _DECODER)
     if set(document) != {*_KEYS, key}:
         raise ManifestError(reason=f"not the keys of a {key}: {sorted(document)}", path=path)
     if not proven and document["checksum"] != _checksum(document):
@@ -340,11 +341,11 @@ def _parse(
         raise ManifestError(reason=_reason(error), path=path) from error
 
 
-def _load(text: str | bytes, path: str | None) -> dict[str, object]:
+def _load(text: str | bytes, path: str | None, decoder: json.JSONDecoder) -> dict[str, object]:
     """Return an object of a format that we know."""
     try:
         words = text.decode() if isinstance(text, bytes) else text
-        document: object = _DECODER.decode(words)
+        document: object = decoder.decode(words)
     except (ValueError, RecursionError) as error:
         raise ManifestError(reason=f"not JSON: {error}", path=path) from None
     if not isinstance(document, dict):
@@ -376,6 +377,7 @@ def _refuse_constant(name: str) -> None:
 
 
 _DECODER = json.JSONDecoder(object_pairs_hook=_unique, parse_constant=_refuse_constant)
+_PLAIN_DECODER = json.JSONDecoder()
 
 
 def _reason(error: ParseError) -> str:
