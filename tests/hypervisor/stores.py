@@ -102,13 +102,15 @@ class StoreMaker:
         full: bool = False,
         options: tuple[str, ...] = (),
         compress: bool = False,
+        packed: bool = False,
         hashed: bool = False,
         states: Mapping[fb.FileRole, bytes] = NOTHING,
     ) -> fb.RestorePoint:
         """
         Take a point of disks, after writing clusters to each; the first one is a full.
 
-        Its other files have the content that is given.
+        Its other files have the content that is given. *compress*: when it is stored; *packed*:
+        the guest's own image has clusters compressed by zlib, as those of templates are.
         """
         history = self.history()
         self._count += 1
@@ -118,7 +120,7 @@ class StoreMaker:
         latest = history.latest
         with self.store.locked(self.uuid, self.name, exclusive=True):
             disks = tuple(
-                self._disk(target, point_id, clusters, full, options, compress, hashed)
+                self._disk(target, point_id, clusters, full, options, compress, packed, hashed)
                 for target, clusters in writes.items()
             )
             config = self.store.save_config(self.uuid, f"{point_id}.xml", XML)
@@ -152,6 +154,7 @@ class StoreMaker:
         full: bool,  # noqa: FBT001
         options: tuple[str, ...],
         compress: bool,  # noqa: FBT001
+        packed: bool,  # noqa: FBT001
         hashed: bool,  # noqa: FBT001
     ) -> fb.PointDisk:
         live = self._live / f"{target}-{point}.qcow2"
@@ -161,7 +164,10 @@ class StoreMaker:
         words = [
             word
             for cluster, byte in writes.items()
-            for word in ("-c", f"write -q -P {byte} {cluster * unit} {unit}")
+            for word in (
+                "-c",
+                f"write -q {'-c' if packed else ''} -P {byte} {cluster * unit} {unit}",
+            )
         ]
         if words:
             run("qemu-io", "-f", "qcow2", *words, live)

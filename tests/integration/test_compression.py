@@ -31,7 +31,7 @@ from hypervisor import (
     differences,
 )
 from hypervisor.host import run, tool
-from hypervisor.stores import StoreMaker
+from hypervisor.stores import START, StoreMaker, nothing_is_left_over
 
 pytestmark = pytest.mark.libvirt
 
@@ -337,3 +337,79 @@ def test_a_prune_merges_compressed_images(tmp_path: Path) -> None:
         verification = fb.Executor(None, maker.store).run(plan).verification
         assert verification is not None
         assert verification.faults == ()
+
+
+def due(directory: Path, *kinds: str) -> tuple[StoreMaker, fb.Plan]:
+    """
+    Make points of these kinds, and plan a prune that merges all but the newest image.
+
+    They are plain, or compressed: zstd, as a backup does it, or zlib, as templates are.
+    """
+    maker = StoreMaker(directory, size_bytes=64 * MIB, start=START.replace(year=2020))
+    for number, kind in enumerate(kinds):
+        writes = dict.fromkeys(range(100 * number, 100 * number + 200), number + 1)
+        maker.point({"vda": writes}, compress=kind == "zstd", packed=kind == "zlib")
+    *_, kept, _ = (point.id for point in maker.history().points)
+    policy = fb.RetentionPolicy(keep_last=1, protect=(kept,))
+    plan = fb.plan_prune(maker.history(), policy, now=datetime(2029, 1, 1, tzinfo=UTC))
+    assert [type(step) for step in plan.steps] == [fb.DropPoints, fb.MergeImages]
+    return maker, plan
+
+
+@pytest.mark.parametrize(
+    ("kinds", "method"),
+    [
+        (("zstd", "zstd", "zstd", "zstd"), "zstd"),
+        (("zlib", "plain", "zlib", "plain"), "zlib"),
+        (("plain", "zlib", "zstd", "plain"), "zstd"),
+        (("plain", "plain", "plain", "zstd"), None),
+    ],
+)
+def test_a_merge_of_compressed_images_is_compressed(
+    tmp_path: Path, kinds: tuple[str, ...], method: str | None
+) -> None:
+    """It writes what the plan has said at most, and gives room back; every byte is as it was."""
+    maker, plan = due(tmp_path, *kinds)
+    with maker:
+        report = fb.Executor(None, maker.store).run(plan)
+        step = plan.steps[1]
+        assert isinstance(step, fb.MergeImages)
+        assert report.copied_bytes <= step.write_bytes
+        assert report.freed_bytes > 0
+        merged = maker.path(f"vda/{step.images[0].name}")
+        found = json.loads(run("qemu-img", "check", "-f", "qcow2", "--output=json", merged))
+        assert bool(found.get("compressed-clusters")) is (method is not None)
+        said = json.loads(run("qemu-img", "info", "-f", "qcow2", "--output=json", merged))
+        assert said["format-specific"]["data"]["compression-type"] == (method or "zlib")
+        for point in maker.history().points:
+            assert maker.restores(point.id, tmp_path / point.id)
+        nothing_is_left_over(maker.root, maker.uuid)
+
+
+@pytest.mark.parametrize(
+    ("tamper", "words"),
+    [
+        ("{io} -f qcow2 -c 'write -P 9 0 64k' \"$last\" >/dev/null", "does not read like"),
+        ("exit 1", "qemu-img convert"),
+    ],
+)
+def test_a_merged_image_that_cannot_be_compressed_right_has_no_place(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, tamper: str, words: str
+) -> None:
+    """The images stay as they are, nothing is left over, and the next prune merges them."""
+    maker, plan = due(tmp_path, "zstd", "zstd", "zstd")
+    with maker:
+        images = {path: path.read_bytes() for path in maker.home.glob("vda/*")}
+        liar = fake_qemu_img(tmp_path, tamper=tamper.format(io=tool("qemu-io")))
+        monkeypatch.setenv("FIBACKUP_QEMU_IMG", liar)
+        with pytest.raises(fb.StepError, match=words):
+            fb.Executor(None, maker.store).run(plan)
+        monkeypatch.delenv("FIBACKUP_QEMU_IMG")
+        assert {path: path.read_bytes() for path in maker.home.glob("vda/*")} == images
+        nothing_is_left_over(maker.root, maker.uuid)
+        policy = fb.RetentionPolicy(keep_last=9)
+        again = fb.plan_prune(maker.history(), policy, now=datetime(2029, 1, 1, tzinfo=UTC))
+        fb.Executor(None, maker.store).run(again)
+        assert len([*maker.home.glob("vda/*")]) == len(images) - 1
+        for point in maker.history().points:
+            assert maker.restores(point.id, tmp_path / point.id)

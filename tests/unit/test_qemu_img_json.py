@@ -91,9 +91,10 @@ def test_a_clean_check_is_read() -> None:
 )
 def test_leaks_do_no_harm(counts: dict[str, int], sound: bool) -> None:  # noqa: FBT001
     """Leaked clusters lose no data; corruptions and errors do."""
-    check = parse_check(json.dumps({**CHECK, "image-end-offset": 262144, **counts}))
+    more = {"image-end-offset": 262144, "compressed-clusters": 7}
+    check = parse_check(json.dumps({**CHECK, **more, **counts}))
     assert check.sound is sound
-    assert check.image_end_offset == 262144
+    assert (check.image_end_offset, check.compressed_clusters) == (262144, 7)
 
 
 def extent(start: int, length: int, present: object = True) -> dict[str, object]:  # noqa: FBT002

@@ -59,6 +59,7 @@ def write_compressed(
     cluster_bytes: int | None,
     parent_bytes: int,
     *,
+    method: str = "zstd",
     on_percent: OnPercent,
     cancel: CancelToken,
 ) -> None:
@@ -71,6 +72,7 @@ def write_compressed(
         destination: In that directory; an empty file.
         cluster_bytes: Size of the source's clusters, None for a raw image.
         parent_bytes: Virtual size of the stored image that it lies on, 0 without.
+        method: ``"zstd"`` or ``"zlib"``.
         on_percent: Called with 0 to 100.
         cancel: Ends the child.
 
@@ -88,6 +90,7 @@ def write_compressed(
         destination,
         step.backing,
         cluster_bytes or _RAW_CLUSTER_BYTES,
+        method=method,
         on_percent=lambda percent: on_percent(percent / _HALF),
         cancel=cancel,
     )

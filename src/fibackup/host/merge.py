@@ -9,6 +9,7 @@ Make one image of several, beside them, then put it in their place.
                          manifest        of the point
                          A, merge.json   removed
 
+Where one of them has compressed clusters, so has the new image; else it could be larger than all.
 The images are read only, and whole until the last step. What lies on K goes on lying on K, which
 reads the same, so nothing else is written.
 """
@@ -22,8 +23,9 @@ from pathlib import PurePosixPath
 
 from attrs import evolve, frozen
 
-from fibackup.errors import HostError, ManifestError, StoreError
+from fibackup.errors import HostError, ManifestError, RequirementError, StoreError
 from fibackup.host import qemu_img
+from fibackup.host.compress_image import write_compressed
 from fibackup.host.copy import hash_file
 from fibackup.host.copy_image import read_qcow2_head
 from fibackup.host.events import CancelToken, CopyProgress, ImageCopied, OnEvent
@@ -39,12 +41,15 @@ from fibackup.host.files import (
 )
 from fibackup.host.flatten import ChildToken, opened_image, refuse_header, while_verified
 from fibackup.host.lock import refuse_users_of
+from fibackup.host.qemu_img import OnPercent
 from fibackup.host.seals import MANIFEST_SUFFIX, seal_points, unseal_points
 from fibackup.host.store_files import exists, is_directory, list_directory
 from fibackup.model.journal import Merge
 from fibackup.model.point import RestorePoint, StoredImage
 from fibackup.parse.manifest import parse_merge, render_manifest, render_merge
 from fibackup.plan.prune_steps import MergeImages
+from fibackup.plan.requirements import check_compression
+from fibackup.plan.steps import CopyImage
 
 __all__ = [
     "MERGED_SUFFIX",
@@ -65,6 +70,7 @@ MERGED_SUFFIX = ".merged"
 """What the name of a complete new image ends with until it has its place."""
 
 _BLOCK_BYTES = 512
+_HALF = 2
 _OPEN = os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC | os.O_NONBLOCK
 
 
@@ -163,12 +169,14 @@ def _write(
         for image, fd in files:
             refuse_header(image, fd, disk_path)
         header, _ = read_qcow2_head(files[0][1], str(disk_path / top.name))
+        method = _method(files, disk_path, cancel)
         temp = stack.enter_context(temporary_file(waiting, disk_fd))
-        stack.enter_context(temporary_file(f"{top.name}.scratch", disk_fd))
-        into, scratch = (
-            disk_path / f".{name}{TEMP_SUFFIX}" for name in (waiting, f"{top.name}.scratch")
-        )
-        for destination, backing in ((into, step.backing), (scratch, None)):
+        names = [waiting, f"{top.name}.scratch", *([f"{top.name}.gathered"] if method else [])]
+        for name in names[1:]:
+            stack.enter_context(temporary_file(name, disk_fd))
+        into, scratch, *rest = (disk_path / f".{name}{TEMP_SUFFIX}" for name in names)
+        gathered = rest[0] if rest else into
+        for destination, backing in ((gathered, step.backing), (scratch, None)):
             qemu_img.create_empty(
                 destination,
                 top.virtual_size_bytes,
@@ -176,8 +184,22 @@ def _write(
                 backing=backing,
                 cancel=cancel,
             )
-        paths = tuple(disk_path / image.name for image in step.images)
-        _gather_and_verify(step, files, paths, into, scratch, disk_path, on_event, cancel)
+        progress = _progress(step, on_event)
+        half = _HALF if method else 1
+        _gather_and_verify(
+            files, gathered, scratch, disk_path, lambda done: progress(done / half), cancel
+        )
+        if method:
+            write_compressed(
+                CopyImage(step.target, gathered, "qcow2", waiting, step.backing, None, 0),
+                disk_path,
+                into,
+                header.cluster_bytes,
+                top.virtual_size_bytes if step.backing is not None else 0,
+                method=method,
+                on_percent=lambda done: progress(50 + done / half),
+                cancel=cancel,
+            )
         os.fdatasync(temp)
         image = _record(top, step.backing, temp, into, cancel)
         freed = sum(os.fstat(fd).st_blocks for _, fd in files) - os.fstat(temp).st_blocks
@@ -185,24 +207,45 @@ def _write(
     return image, freed * _BLOCK_BYTES
 
 
-def _gather_and_verify(
-    step: MergeImages,
-    files: Sequence[tuple[StoredImage, int]],
-    paths: Sequence[PurePosixPath],
-    into: PurePosixPath,
-    scratch: PurePosixPath,
-    disk_path: PurePosixPath,
-    on_event: OnEvent,
-    cancel: CancelToken,
-) -> None:
-    """Merge, and hash every image that is merged at the same time; a wrong one stops it."""
+def _method(
+    files: Sequence[tuple[StoredImage, int]], disk_path: PurePosixPath, cancel: CancelToken
+) -> str | None:
+    """Return how the new image is compressed: as one of these is, or not when none is."""
+    methods: set[str] = set()
+    for image, fd in files:
+        path = disk_path / image.name
+        if qemu_img.check(path, "qcow2", cancel=cancel).compressed_clusters:
+            methods.add(read_qcow2_head(fd, str(path))[0].compression)
+    if not methods:
+        return None
+    try:
+        check_compression(qemu_img.qemu_img_version())
+    except RequirementError:  # it could not be proven, and a larger image is a right one
+        return None
+    return "zstd" if "zstd" in methods else "zlib"
 
+
+def _progress(step: MergeImages, on_event: OnEvent) -> OnPercent:
     def progress(percent: float) -> None:
         done = int(step.write_bytes * percent / 100)
         on_event(CopyProgress(step.target, step.images[0].name, done, step.write_bytes))
 
+    return progress
+
+
+def _gather_and_verify(
+    files: Sequence[tuple[StoredImage, int]],
+    into: PurePosixPath,
+    scratch: PurePosixPath,
+    disk_path: PurePosixPath,
+    on_percent: OnPercent,
+    cancel: CancelToken,
+) -> None:
+    """Merge, and hash every image that is merged at the same time; a wrong one stops it."""
+    paths = tuple(disk_path / image.name for image, _ in files)
+
     def act(linked: ChildToken) -> None:
-        qemu_img.gather(paths, into, scratch, on_percent=progress, cancel=linked)
+        qemu_img.gather(paths, into, scratch, on_percent=on_percent, cancel=linked)
 
     while_verified(files, disk_path, act, cancel, threads=1)
 

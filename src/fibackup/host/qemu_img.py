@@ -168,11 +168,12 @@ def compress(
     backing: str | None,
     cluster_bytes: int,
     *,
+    method: str = "zstd",
     on_percent: OnPercent,
     cancel: CancelToken,
 ) -> None:
     """
-    Write an image anew as qcow2 with clusters compressed by zstd.
+    Write an image anew as qcow2 with compressed clusters.
 
     With *backing*, only what the uppermost image of *source* has itself is written.
 
@@ -181,6 +182,7 @@ def compress(
         destination: Absolute path; an existing file of size 0 keeps its mode.
         backing: File name of the qcow2 image under it, in the directory of *destination*, or None.
         cluster_bytes: Size of its clusters.
+        method: ``"zstd"`` or ``"zlib"``.
         on_percent: Called with 0 to 100.
         cancel: Ends the child.
 
@@ -194,7 +196,7 @@ def compress(
     under = ["-B", backing, "-F", "qcow2"] if backing is not None else []
     argv = [
         find_qemu_img(), "convert", "-p", "-c", "-W", "-O", "qcow2",
-        "-o", f"compression_type=zstd,cluster_size={cluster_bytes}", *under,
+        "-o", f"compression_type={method},cluster_size={cluster_bytes}", *under,
         "-t", "writeback", "-T", "writeback",
         "--", source, str(destination),
     ]  # fmt: skip

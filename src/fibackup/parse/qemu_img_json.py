@@ -65,6 +65,7 @@ class CheckResult:
         corruptions: Metadata that is wrong.
         leaks: Clusters that nothing refers to: lost space, not lost data.
         image_end_offset: Where the image ends in the file, None when not told.
+        compressed_clusters: Clusters that are compressed.
     """
 
     filename: str
@@ -73,6 +74,7 @@ class CheckResult:
     corruptions: int = 0
     leaks: int = 0
     image_end_offset: int | None = None
+    compressed_clusters: int = 0
 
     @property
     def sound(self) -> bool:
@@ -145,6 +147,7 @@ def parse_check(text: str) -> CheckResult:
         corruptions=_size(found, "corruptions", "check") or 0,
         leaks=_size(found, "leaks", "check") or 0,
         image_end_offset=_size(found, "image-end-offset", "check"),
+        compressed_clusters=_size(found, "compressed-clusters", "check") or 0,
     )
 
 
