@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 
@@ -19,6 +20,9 @@ except SystemExit:
     pass
 print(*sorted(sys.modules), file=sys.stderr)
 """
+
+
+ELSEWHERE = "or FIBACKUP_STORE, or store in a configuration file"
 
 
 def modules_after(*words: str) -> set[str]:
@@ -72,6 +76,44 @@ def test_every_verb_of_the_table_is_there(name: str) -> None:
         timeout=60,
     )
     assert done.stdout.startswith(f"usage: fibackup {name} ")
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (["list", "--stroe", "/b"], "there is no --stroe; do you mean --store?"),
+        (["list", "--stroe=/b"], "there is no --stroe; do you mean --store?"),
+        (
+            ["backup", "-s", "/b", "--dryrun", "web1"],
+            "there is no --dryrun; do you mean --dry-run?",
+        ),
+        (["verify", "-s", "/b", "--qqqq"], "there is no --qqqq"),
+        (
+            ["list"],
+            f"the following arguments are required: -s/--store ({ELSEWHERE})",
+        ),
+        (
+            ["restore", "-s", "/b", "web1", "--into", "/i", "--as", "flst"],
+            "argument --as: invalid choice: 'flst' (choose from 'flat', 'chain', 'linked')",
+        ),
+    ],
+)
+def test_what_is_wrong_with_the_words_is_said_alone(
+    words: list[str], said: str, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Not behind ten lines of options; and a misspelt option before what it left missing."""
+    monkeypatch.setenv("FIBACKUP_CONFIG", "")
+    with pytest.raises(SystemExit) as caught:
+        build_parser().parse_args(words)
+    assert caught.value.code == 2
+    verb = f"fibackup {words[0]}"
+    assert capsys.readouterr().err == f"{verb}: error: {said}\n{verb} --help has the options\n"
+
+
+def test_what_follows_two_dashes_is_no_option(tmp_path: Path) -> None:
+    """A domain may be called like one."""
+    found = build_parser().parse_args(["backup", "-s", str(tmp_path), "--", "--stroe"])
+    assert found.domains == ["--stroe"]
 
 
 def test_a_filled_parser_knows_all_options() -> None:

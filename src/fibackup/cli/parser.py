@@ -12,7 +12,8 @@ import os
 import sys
 from collections.abc import Mapping, Sequence
 from importlib import import_module
-from typing import Protocol, cast
+from itertools import takewhile
+from typing import NoReturn, Protocol, cast
 
 from fibackup.cli.config import (
     Files,
@@ -24,7 +25,9 @@ from fibackup.cli.config import (
     read_files,
     settings_for,
 )
+from fibackup.cli.exits import USAGE
 from fibackup.cli.options import common_options
+from fibackup.cli.say import ERROR, say
 from fibackup.cli.signals import Signals
 
 __all__ = ["VERBS", "Verb", "build_parser", "check_settings", "own_version", "verb_module"]
@@ -101,13 +104,40 @@ class _VerbParser(argparse.ArgumentParser):
         """Parse, with the options of the verb; what is not given is as it was configured."""
         self.fill()
         words = sys.argv[1:] if args is None else args
+        if "_ARGCOMPLETE" not in os.environ:
+            self._refuse_unknown(words)
         options, settings = configurable(self._actions), dict[str, Setting]()
         if not {"-h", "--help"} & set(words):  # help is there also when a file is wrong
             settings = self.settings(read_files(os.environ))
         apply_settings(options, settings)
         found, unknown = super().parse_known_args(words, namespace or argparse.Namespace())
         complete_settings(options, settings, found)
+        if unknown and "_ARGCOMPLETE" not in os.environ:
+            self.error(f"what is {' '.join(unknown)}?")
         return found, unknown
+
+    def _refuse_unknown(self, words: Sequence[str]) -> None:
+        """Refuse an option that does not exist before something else is found missing."""
+        for word in takewhile(lambda each: each != "--", words):
+            name = word.partition("=")[0]
+            if not name.startswith("--") or name in self._option_string_actions:
+                continue
+            from difflib import get_close_matches
+
+            shown = [
+                each
+                for each, action in self._option_string_actions.items()
+                if action.help is not argparse.SUPPRESS
+            ]
+            close = get_close_matches(name, shown, n=1)
+            self.error(f"there is no {name}" + (f"; do you mean {close[0]}?" if close else ""))
+
+    def error(self, message: str) -> NoReturn:
+        """End with what is wrong, and where the options are: all of them would hide it."""
+        if "-s/--store" in message:
+            message += " (or FIBACKUP_STORE, or store in a configuration file)"
+        say(f"{self.prog}: error: {message}\n{self.prog} --help has the options", ERROR)
+        self.exit(USAGE)
 
 
 class _Version(argparse.Action):
