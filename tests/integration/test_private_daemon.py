@@ -346,3 +346,10 @@ def test_a_daemon_that_is_killed_while_we_copy(rig: Rig, *, comes_back: bool) ->
     assert kinds(rig.backup()) == {"increment"}
     assert stored.items() <= rig.stored("vda").items()
     rig.check()
+
+
+def test_a_host_shows_where_it_is(rig: Rig) -> None:
+    """In a notebook and in a log; a closed one is nowhere."""
+    with LibvirtHost.open(rig.daemon.uri) as host:
+        assert repr(host) == f"<LibvirtHost {rig.daemon.uri}>"
+    assert repr(host) == "<LibvirtHost closed>"

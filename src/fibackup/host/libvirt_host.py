@@ -20,7 +20,7 @@ import threading
 import time
 import xml.etree.ElementTree as ET
 from collections.abc import Callable
-from contextlib import AbstractContextManager
+from contextlib import AbstractContextManager, suppress
 from datetime import UTC, datetime
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import PurePosixPath
@@ -185,6 +185,12 @@ class LibvirtHost:
             host = cls(libvirt.open(where))
         host._uri = where
         return host
+
+    def __repr__(self) -> str:
+        """Return where libvirt is, as far as it is open."""
+        with suppress(LibvirtError):
+            return f"<LibvirtHost {self.uri}>"
+        return "<LibvirtHost closed>"
 
     @property
     def uri(self) -> str:
