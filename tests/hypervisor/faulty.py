@@ -41,7 +41,7 @@ from tempfile import TemporaryDirectory
 from typing import Any, Final, Self
 
 import fibackup as fb
-from fibackup.host import copy, executor, merge
+from fibackup.host import copy, flatten, side_by_side
 from fibackup.host.images import examine_chain
 from fibackup.testing import FakeHost
 from hypervisor.host import tool
@@ -226,10 +226,12 @@ class _Inline:
     def __exit__(self, *_: object) -> None:
         pass
 
-    def submit(self, function: Callable[..., Any], *words: object) -> Future[Any]:
+    def submit(
+        self, function: Callable[..., Any], *words: object, **options: object
+    ) -> Future[Any]:
         future: Future[Any] = Future()
         try:
-            future.set_result(function(*words))
+            future.set_result(function(*words, **options))
         except BaseException as error:  # noqa: BLE001 - as the real one does
             future.set_exception(error)
         return future
@@ -328,8 +330,9 @@ def _warm_up() -> None:
 
 def serve() -> None:
     """Fork for each act that comes as a line; say its process id, then its exit code."""
-    for module in (executor, copy, merge):
-        module.ThreadPoolExecutor = _Inline  # type: ignore[attr-defined]
+    for module in (copy, flatten, side_by_side):
+        assert "ThreadPoolExecutor" in vars(module)
+        vars(module)["ThreadPoolExecutor"] = _Inline
     _warm_up()
     for line in iter(sys.stdin.buffer.readline, b""):
         act = Act(**json.loads(line))

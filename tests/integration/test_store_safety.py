@@ -13,6 +13,7 @@ import stat
 import subprocess
 import sys
 import threading
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from hashlib import sha256
@@ -28,6 +29,7 @@ from fibackup.host.copy import copy_and_hash, hash_file
 from fibackup.host.events import CancelToken
 from fibackup.host.files import make_directories, open_directory
 from fibackup.host.lock import hold_store_lock
+from fibackup.host.side_by_side import side_by_side
 from fibackup.model.verification import FoundFile
 from fibackup.parse.manifest import render_manifest
 from hypervisor.host import run, tool
@@ -234,6 +236,35 @@ def test_a_point_that_is_not_published_names_nothing(
     else:
         assert maker.history().points == (first,)
         assert names(maker.home) == before
+
+
+def test_copies_that_are_interrupted_leave_nothing(maker: StoreMaker, tmp_path: Path) -> None:
+    """Both are half done; when the call has come back, no thread writes and no file is left."""
+    maker.point({"vda": {1: 2}, "vdb": {1: 2}})
+    before, half_done = names(maker.root), threading.Barrier(2)
+    steps = []
+    for target in ("vda", "vdb"):
+        image = tmp_path / f"{target}.qcow2"
+        run("qemu-img", "create", "-q", "-f", "qcow2", image, "16M")
+        run("qemu-io", "-f", "qcow2", "-c", "write -q 0 16M", image)
+        source, name = PurePosixPath(image), f"{RUN}.qcow2"
+        steps.append(fb.CopyImage(target, source, "qcow2", name, None, None, 0))
+
+    def copy(step: fb.CopyImage, cancel: CancelToken) -> None:
+        def interrupt(event: fb.Event) -> None:
+            if isinstance(event, fb.CopyProgress) and event.done_bytes > 4 << 20:
+                half_done.wait(10)
+                if step.target == "vdb":
+                    raise KeyboardInterrupt
+                while not cancel.cancelled:
+                    time.sleep(0.01)
+
+        maker.store.copy_image(UUID, step, interrupt, cancel)
+
+    with maker.store.locked(UUID, "web1", exclusive=True), pytest.raises(KeyboardInterrupt):
+        side_by_side(copy, steps, CancelToken(), threads=2, name="fibackup-copy")
+    assert not [thread for thread in threading.enumerate() if "fibackup" in thread.name]
+    assert names(maker.root) == before
 
 
 def test_the_next_run_removes_what_a_killed_one_named(maker: StoreMaker) -> None:

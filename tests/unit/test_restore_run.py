@@ -12,7 +12,7 @@ import pytest
 from typing_extensions import override
 
 from fibackup.errors import CancelledError, FibackupError, StepError, VerifyError
-from fibackup.host import restore_run
+from fibackup.host import restore_run, side_by_side
 from fibackup.host.events import CancelToken, OnEvent
 from fibackup.host.executor import Executor
 from fibackup.plan import (
@@ -283,7 +283,7 @@ def test_an_interrupt_waits_for_the_disks_to_stop(monkeypatch: pytest.MonkeyPatc
         finally:
             ended.append(step.target)
 
-    monkeypatch.setattr(restore_run, "wait", interrupted)
+    monkeypatch.setattr(side_by_side, "wait", interrupted)
     with pytest.raises(KeyboardInterrupt):
         Executor(None, Lanes(world, wait_for)).run(world.plan(RestoreForm.FLAT))
     assert set(ended) <= {"vda", "vdb"}

@@ -16,7 +16,6 @@ from __future__ import annotations
 
 import logging
 import time
-from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, suppress
 from datetime import UTC, datetime
 from functools import cached_property
@@ -55,6 +54,7 @@ from fibackup.host.events import (
     no_gate,
 )
 from fibackup.host.restore_run import RestoreRun
+from fibackup.host.side_by_side import side_by_side
 from fibackup.host.verifying import Verifier
 from fibackup.model.domain import Domain, DomainState
 from fibackup.model.ledger import Ledger, Run, RunPhase, consolidated
@@ -431,7 +431,7 @@ class _Run:
             case WhileFrozen():
                 self._while_frozen(step)
             case CopyImage():
-                self._copy(step)
+                self._copy(step, self._cancel)
             case InParallel():
                 self._in_parallel(step)
             case EachDisk():
@@ -594,23 +594,19 @@ class _Run:
         self._warn(self._consistency_detail)
 
     def _in_parallel(self, step: InParallel) -> None:
-        """Run the lanes side by side; one that fails does not stop what the others have begun."""
-        if not step.lanes:
-            return
-        with ThreadPoolExecutor(min(self._threads, len(step.lanes)), "fibackup-copy") as pool:
-            futures = [pool.submit(self._lane, lane) for lane in step.lanes]
-        errors = [error for future in futures if (error := future.exception()) is not None]
-        if errors:
-            raise errors[0]
+        """Run the lanes; what they have stored stays, and the next run goes on from there."""
+        side_by_side(
+            self._lane, step.lanes, self._cancel, threads=self._threads, name="fibackup-copy"
+        )
 
-    def _lane(self, lane: tuple[CopyImage, ...]) -> None:
+    def _lane(self, lane: tuple[CopyImage, ...], cancel: CancelToken) -> None:
         for copy in lane:
-            self._cancel.check()
-            self._copy(copy)
+            cancel.check()
+            self._copy(copy, cancel)
 
-    def _copy(self, step: CopyImage) -> None:
+    def _copy(self, step: CopyImage, cancel: CancelToken) -> None:
         image = self._store.copy_image(
-            self._plan.uuid, self._with_identity(step), self._emit, self._cancel
+            self._plan.uuid, self._with_identity(step), self._emit, cancel
         )
         with self._listening:
             self._stored[step.target, step.name] = image

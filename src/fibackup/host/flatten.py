@@ -24,8 +24,6 @@ from contextlib import ExitStack, contextmanager, suppress
 from pathlib import PurePosixPath
 from threading import Lock
 
-from typing_extensions import override
-
 from fibackup.errors import CancelledError, LockedError, ParseError, VerifyError
 from fibackup.host.copy import hash_file
 from fibackup.host.copy_image import read_qcow2_head
@@ -39,13 +37,13 @@ from fibackup.host.files import (
 )
 from fibackup.host.lock import hold_image_lock
 from fibackup.host.qemu_img import convert
+from fibackup.host.side_by_side import ChildToken
 from fibackup.model.point import StoredImage
 from fibackup.parse.qcow2_header import stored_header_fault
 from fibackup.plan.report import RestoredImage
 from fibackup.plan.steps import FlattenImage
 
 __all__ = [
-    "ChildToken",
     "destination_directory",
     "flatten",
     "opened_image",
@@ -61,19 +59,6 @@ _BLOCK_BYTES = 4096
 """The largest block of a disk: what is no multiple of it cannot be written past the page cache."""
 
 _making_directories = Lock()  # a directory is there when its mode is right
-
-
-class ChildToken(CancelToken):
-    """A token that also stops when its parent is set."""
-
-    def __init__(self, parent: CancelToken) -> None:
-        super().__init__()
-        self._parent = parent
-
-    @override
-    def check(self) -> None:
-        self._parent.check()
-        super().check()
 
 
 def flatten(
@@ -206,7 +191,7 @@ def verify_image(
     fd: int,
     disk_path: PurePosixPath,
     on_bytes: Callable[[int], None],
-    linked: ChildToken,
+    linked: CancelToken,
     *,
     keep_cached: bool = False,
 ) -> None:
@@ -253,7 +238,7 @@ def _convert_and_verify(
             CopyProgress(step.target, step.destination.name, int(total * percent / 100), total)
         )
 
-    def act(linked: ChildToken) -> None:
+    def act(linked: CancelToken) -> None:
         top = disk_path / step.images[0].name
         temp = step.destination.with_name(f".{step.destination.name}{TEMP_SUFFIX}")
         direct = total % _BLOCK_BYTES == 0 and _takes_direct_writes(temp_fd)
@@ -277,7 +262,7 @@ def _takes_direct_writes(fd: int) -> bool:
 def while_verified(
     files: Sequence[tuple[StoredImage, int]],
     disk_path: PurePosixPath,
-    act: Callable[[ChildToken], None],
+    act: Callable[[CancelToken], None],
     cancel: CancelToken,
     *,
     threads: int,

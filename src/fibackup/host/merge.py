@@ -39,7 +39,7 @@ from fibackup.host.files import (
     temporary_file,
     write_once,
 )
-from fibackup.host.flatten import ChildToken, opened_image, refuse_header, while_verified
+from fibackup.host.flatten import opened_image, refuse_header, while_verified
 from fibackup.host.lock import refuse_users_of
 from fibackup.host.qemu_img import OnPercent
 from fibackup.host.seals import MANIFEST_SUFFIX, seal_points, unseal_points
@@ -244,7 +244,7 @@ def _gather_and_verify(
     """Merge, and hash every image that is merged at the same time; a wrong one stops it."""
     paths = tuple(disk_path / image.name for image, _ in files)
 
-    def act(linked: ChildToken) -> None:
+    def act(linked: CancelToken) -> None:
         qemu_img.gather(paths, into, scratch, on_percent=on_percent, cancel=linked)
 
     while_verified(files, disk_path, act, cancel, threads=1)

@@ -16,13 +16,11 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor, wait
 from pathlib import PurePosixPath
 from threading import Lock
 from typing import ParamSpec, assert_never
 
 from fibackup.errors import (
-    CancelledError,
     DestinationExistsError,
     DomainExistsError,
     FibackupError,
@@ -32,7 +30,7 @@ from fibackup.errors import (
 )
 from fibackup.host.api import Host, PointStore
 from fibackup.host.events import CancelToken, OnEvent
-from fibackup.host.flatten import ChildToken
+from fibackup.host.side_by_side import side_by_side
 from fibackup.model.point import History, StoredFile
 from fibackup.parse.domain_xml import domain_root
 from fibackup.parse.machine_state import has_tpm
@@ -186,27 +184,10 @@ class RestoreRun:
 
     def _side_by_side(self, steps: tuple[DiskRestore, ...]) -> None:
         """Bring disks back; all of them will be removed when one fails, so that one stops all."""
-        linked = ChildToken(self._cancel)
-
-        def lane(step: DiskRestore) -> RestoredImage:
-            try:
-                return self._disk(step, linked)
-            except BaseException:
-                linked.cancel()
-                raise
-
-        threads = min(self._threads, len(steps), max(1, usable_cores() // _CORES_FOR_A_DISK))
-        with ThreadPoolExecutor(threads, "fibackup-restore") as pool:
-            futures = [pool.submit(lane, step) for step in steps]
-            try:
-                wait(futures)
-            except BaseException:  # Ctrl-C in a notebook: nothing runs on when this has returned
-                linked.cancel()
-                raise
-        failures = [error for future in futures if (error := future.exception()) is not None]
-        for error in sorted(failures, key=lambda each: isinstance(each, CancelledError)):
-            raise error
-        self.restored.extend(future.result() for future in futures)
+        threads = min(self._threads, max(1, usable_cores() // _CORES_FOR_A_DISK))
+        self.restored += side_by_side(
+            self._disk, steps, self._cancel, threads=threads, name="fibackup-restore"
+        )
 
     def _disk(self, step: DiskRestore, cancel: CancelToken) -> RestoredImage:
         cancel.check()

@@ -16,17 +16,15 @@ from __future__ import annotations
 import os
 import stat
 from collections.abc import Generator
-from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager, suppress
 from pathlib import PurePosixPath
 
-from fibackup.errors import CancelledError, VerifyError
+from fibackup.errors import VerifyError
 from fibackup.host.copy import copy_and_hash
 from fibackup.host.copy_image import read_qcow2_head
 from fibackup.host.events import CancelToken, CopyProgress, OnEvent
 from fibackup.host.files import TEMP_SUFFIX, os_errors, publish_file, remove_if_same, write_all
 from fibackup.host.flatten import (
-    ChildToken,
     destination_directory,
     opened_image,
     refuse_header,
@@ -36,6 +34,7 @@ from fibackup.host.flatten import (
 )
 from fibackup.host.lock import refuse_users
 from fibackup.host.qemu_img import create_overlay
+from fibackup.host.side_by_side import side_by_side
 from fibackup.model.point import StoredFile, StoredImage
 from fibackup.plan.report import RestoredImage
 from fibackup.plan.steps import CopyStored, CreateLinked
@@ -193,19 +192,16 @@ def _verify(
     cancel: CancelToken,
 ) -> None:
     """Hash the images, two at a time; the first that is wrong ends it."""
-    linked = ChildToken(cancel)
 
-    def verify(image: StoredImage, fd: int) -> None:
+    def verify(file: tuple[StoredImage, int], linked: CancelToken) -> None:
+        image, fd = file
+
         def progress(position: int) -> None:
             on_event(CopyProgress(step.target, image.name, position, image.size_bytes))
 
         verify_image(image, fd, disk_path, progress, linked)
 
-    with ThreadPoolExecutor(2, "fibackup-verify") as pool:
-        checks = [pool.submit(verify, image, fd) for image, fd in files]
-    failures = [failed for check in checks if (failed := check.exception()) is not None]
-    for failed in sorted(failures, key=lambda error: isinstance(error, CancelledError)):
-        raise failed  # the first cause: that others were cancelled is its consequence
+    side_by_side(verify, files, cancel, threads=2, name="fibackup-verify")
 
 
 def make_passage(path: PurePosixPath) -> None:

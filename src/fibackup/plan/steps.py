@@ -200,6 +200,8 @@ class InParallel:
     """
     Copies that run at the same time: lanes side by side, the steps of a lane one by one.
 
+    The first lane that fails stops the others; images that are stored by then stay.
+
     Attributes:
         lanes: One for each disk, base first.
     """
