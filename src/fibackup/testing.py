@@ -1491,6 +1491,7 @@ class FakeStore(Drawable):
         self.path: PurePosixPath = PurePosixPath(path)
         self.space_bytes = free_bytes
         self.can_compress = True
+        self.compress = False
         self.while_copying: Callable[[CopyImage], object] | None = None
         self.restored: dict[PurePosixPath, dict[int, int]] = {}
         self._host = host
@@ -1717,6 +1718,7 @@ class FakeStore(Drawable):
                 ),
                 unreadable=unreadable,
                 lost=tuple(sorted(shelf.seals.keys() - shelf.manifests.keys())),
+                compress=self.compress,
             )
 
     def read_record(self, uuid: str) -> VerificationRecord:

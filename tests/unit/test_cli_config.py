@@ -79,6 +79,18 @@ def test_the_command_line_wins(config: Path) -> None:
     assert found.no_progress is False
 
 
+def test_only_who_says_so_wins_over_the_store(config: Path) -> None:
+    """Compression is the store's choice, until a file or an option makes it."""
+    words = ("backup", "web1")
+    assert parse(*words).compress is None
+    assert (parse(*words, "--compress").compress, parse(*words, "--no-compress").compress) == (
+        True,
+        False,
+    )
+    config.write_text('store = "/backup"\n[backup]\ncompress = false\n')
+    assert (parse(*words).compress, parse(*words, "--compress").compress) == (False, True)
+
+
 def test_the_environment_wins_over_the_file(config: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A variable is named after the option; one for the verb is stronger than one for all."""
     assert config.exists()

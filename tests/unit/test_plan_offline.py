@@ -357,6 +357,30 @@ def test_a_compressed_point_says_so_in_every_copy(running: bool) -> None:  # noq
         assert world.store.restore(world.uuid, point.id, "vda") == world.seen[point.id]["vda"]
 
 
+@pytest.mark.parametrize("running", [True, False])
+@pytest.mark.parametrize(
+    ("store", "caller", "compressed"),
+    [
+        (True, None, True),
+        (True, False, False),
+        (True, True, True),
+        (False, None, False),
+        (False, True, True),
+    ],
+)
+def test_a_store_says_whether_points_are_compressed(
+    *, running: bool, store: bool, caller: bool | None, compressed: bool
+) -> None:
+    """A caller who says otherwise wins; one who says nothing leaves it to the store."""
+    world = World()
+    world.store.compress = store
+    if running:
+        world.host.start("web1")
+    plan = world.plan(BackupPolicy(compress=caller))
+    assert plan.copies
+    assert {copy.compress for copy in plan.copies} == {compressed}
+
+
 def test_a_store_that_cannot_compress_refuses_first() -> None:
     """Nothing is written, neither there nor to the domain."""
     world = World()

@@ -44,6 +44,7 @@ def test_a_text_is_no_quiesce(text: Any) -> None:  # noqa: ANN401 - that is the 
         (lambda text: fb.BackupPolicy(exclude=text), "exclude is the text"),
         (lambda _: fb.BackupPolicy(exclude=LIST), "exclude is .*, and not a tuple"),
         (lambda text: fb.BackupPolicy(full=text), "full is .*, and neither True nor False"),
+        (lambda text: fb.BackupPolicy(compress=text), "compress is .*, and neither True nor"),
         (
             lambda text: fb.ConsolidationPolicy(method=text),
             "method .*Method.BLOCKCOMMIT, ",

@@ -4,6 +4,7 @@ The store: a directory of restore points, plain files that qemu can open.
 ::
 
     STORE/fibackup-store.json                    makes the directory a store
+    STORE/compress                               new points are compressed
     STORE/web1-UUID/lock                         flock of the one writer; never removed
     STORE/web1-UUID/lock.readers                 flock shared by readers, beside a writer
     STORE/web1-UUID/20261124T040407Z.json        manifest: the point exists once this does
@@ -127,6 +128,7 @@ __all__ = ["STORE_FILE", "Store"]
 STORE_FILE = "fibackup-store.json"
 """Name of the file that makes a directory a store."""
 
+_COMPRESS = "compress"
 _LOCK = "lock"
 _READERS_LOCK = "lock.readers"
 _PROTECTED = ".protected"
@@ -314,7 +316,7 @@ class Store(Drawable):
         with os_errors(str(self.path)):
             name = self._find(uuid)
         if name is None:
-            return History(store=self._uuid, path=self.path, uuid=uuid)
+            return History(store=self._uuid, path=self.path, uuid=uuid, compress=self._compresses())
         with os_errors(f"{self.path}/{name}"), open_directory(name, self._fd) as fd:
             return self._history(fd, name, uuid)[0]
 
@@ -369,8 +371,12 @@ class Store(Drawable):
             protected=frozenset(
                 each.removesuffix(_PROTECTED) for each in files if each.endswith(_PROTECTED)
             ),
+            compress=self._compresses(),
         )
         return history, manifests
+
+    def _compresses(self) -> bool:
+        return exists(_COMPRESS, self._fd)
 
     def _read_manifests(self, fd: int, uuid: str) -> tuple[Manifests, list[str]]:
         """Read them, and the names beside them; anew when a writer may have been in between."""
@@ -792,13 +798,15 @@ class Store(Drawable):
 
     def strangers(self) -> tuple[str, ...]:
         """
-        Return what lies in the store beside its file and the directories of domains, sorted.
+        Return what lies in the store beside its files and the directories of domains, sorted.
 
         Source:
             docs/store-format.md, "Directories".
         """
         with os_errors(str(self.path)):
-            names = sorted(set(list_directory(self._fd)) - _HIDDEN_IN_EMPTY - {STORE_FILE})
+            names = sorted(
+                set(list_directory(self._fd)) - _HIDDEN_IN_EMPTY - {STORE_FILE, _COMPRESS}
+            )
             return tuple(
                 name for name in names if _uuid_of(name) is None or not is_directory(self._fd, name)
             )

@@ -443,6 +443,8 @@ class History(Drawable):
             *points*, and nothing is known of them.
         lost: Ids of points that were published, and whose manifests are gone.
         protected: Ids of points that no retention drops: each has a file ``<id>.protected``.
+        compress: True: new points are compressed unless the caller says otherwise, because the
+            store has a file ``compress``.
     """
 
     store: str = field(validator=matches(UUID_PATTERN, "is not a UUID"))
@@ -457,6 +459,7 @@ class History(Drawable):
     directory: str = ""
     lost: tuple[str, ...] = ()
     protected: frozenset[str] = frozenset()
+    compress: bool = False
     _by_id: Mapping[str, RestorePoint] = _index()
     _stored: Mapping[str, Mapping[str, StoredImage]] = _index()
 

@@ -179,7 +179,7 @@ def _plan_disk(
         passed = f" (not on a newer one: {parent.doubt})" if parent.doubt else ""
         reason = f"ledger, chain and store agree on point {on}{passed}"
     names, copies, adopted = store_layers(
-        chain.target, layers, under, history, point, compress=policy.compress
+        chain.target, layers, under, history, point, compress=policy.compresses(history)
     )
     planned = PlannedDisk(chain.target, kind, reason, on, names, adopted)
     return _DiskPlan(chain, overlay, kind, reason, on, copies, planned)

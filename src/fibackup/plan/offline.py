@@ -129,7 +129,7 @@ def _plan_disk(
         why = f"nothing was written since point {same.id}"
         return PlannedDisk(target, DiskKind.INCREMENT, why, same.id, ()), ()
     names, copies, adopted = store_layers(
-        target, layers, under, history, point, frozen=True, compress=policy.compress
+        target, layers, under, history, point, frozen=True, compress=policy.compresses(history)
     )
     kind = DiskKind.FULL if on is None else DiskKind.INCREMENT
     return PlannedDisk(target, kind, reason, on, names, adopted), copies

@@ -7,7 +7,8 @@ from enum import StrEnum
 from attrs import field, frozen
 
 from fibackup.errors import PolicyError
-from fibackup.plan.wishes import flag, member, names
+from fibackup.model.point import History
+from fibackup.plan.wishes import flag, flag_or_none, member, names
 
 __all__ = ["BackupPolicy", "Quiesce"]
 
@@ -38,7 +39,8 @@ class BackupPolicy:
         consolidate: True: once the point is published, what lies between the active layer and the
             disk's own image is committed into that (rolling consolidation).
         secrets: True: the stored XML has the passwords that libvirt otherwise leaves out.
-        compress: True: the images that the point adds are stored with compressed clusters (zstd).
+        compress: True: the images that the point adds are stored with compressed clusters (zstd);
+            False: they are not; None: as the store says, `History.compress`.
         content_hash: True: each disk of the point is read once, as a guest reads it, and the
             sha256 of that is in the manifest; costs a reading of the whole disk.
     """
@@ -54,7 +56,7 @@ class BackupPolicy:
     offline: bool = field(default=True, validator=flag)
     memory: bool = field(default=False, validator=flag)
     secrets: bool = field(default=False, validator=flag)
-    compress: bool = field(default=False, validator=flag)
+    compress: bool | None = field(default=None, validator=flag_or_none)
     content_hash: bool = field(default=False, validator=flag)
 
     def __attrs_post_init__(self) -> None:
@@ -69,3 +71,15 @@ class BackupPolicy:
             )
         if self.freeze_timeout_seconds <= 0:
             raise PolicyError(reason="the time limit of a freeze must be more than 0 seconds")
+
+    def compresses(self, history: History) -> bool:
+        """
+        Tell whether the images of a point are compressed.
+
+        Args:
+            history: What the store holds; it decides where the caller does not.
+
+        Source:
+            docs/backup.md, "Compression".
+        """
+        return history.compress if self.compress is None else self.compress

@@ -15,7 +15,7 @@ from attrs import Attribute
 
 from fibackup.errors import PolicyError
 
-__all__ = ["flag", "member", "names", "refuse_text", "refuse_unknown"]
+__all__ = ["flag", "flag_or_none", "member", "names", "refuse_text", "refuse_unknown"]
 
 
 def refuse_unknown(name: str, value: object, kind: type[StrEnum]) -> None:
@@ -45,6 +45,12 @@ def names(_: object, attribute: Attribute[Any], value: Sequence[str]) -> None:
     refuse_text(attribute.name, value)
     if not isinstance(value, tuple):
         raise PolicyError(reason=f"{attribute.name} is {value!r}, and not a tuple of names")
+
+
+def flag_or_none(_: object, attribute: Attribute[Any], value: object) -> None:
+    """Want True, False, or None where something else decides."""
+    if value is not None:
+        flag(_, attribute, value)
 
 
 def flag(_: object, attribute: Attribute[Any], value: object) -> None:

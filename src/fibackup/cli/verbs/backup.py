@@ -81,7 +81,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--compress",
         action="store_true",
-        help="compress what is stored (zstd): less space, and more processor time",
+        default=None,
+        help="compress what is stored (zstd): less space, and more processor time "
+        "(default: if the store has a file 'compress')",
     )
     parser.add_argument(
         "--content-hash",
