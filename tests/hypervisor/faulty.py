@@ -41,7 +41,7 @@ from tempfile import TemporaryDirectory
 from typing import Any, Final, Self
 
 import fibackup as fb
-from fibackup.host import copy, flatten, side_by_side
+from fibackup.host import copy, flatten, side_by_side, stored_images
 from fibackup.host.images import examine_chain
 from fibackup.testing import FakeHost
 from hypervisor.host import tool
@@ -330,7 +330,7 @@ def _warm_up() -> None:
 
 def serve() -> None:
     """Fork for each act that comes as a line; say its process id, then its exit code."""
-    for module in (copy, flatten, side_by_side):
+    for module in (copy, flatten, side_by_side, stored_images):
         assert "ThreadPoolExecutor" in vars(module)
         vars(module)["ThreadPoolExecutor"] = _Inline
     _warm_up()

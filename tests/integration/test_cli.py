@@ -57,7 +57,7 @@ os.execv(sys.executable, [sys.executable, "-m", "fibackup", *sys.argv[2:]])
 IN_PHASE = """
 import os, sys
 import fibackup as fb
-import fibackup.host.flatten, fibackup.host.store
+import fibackup.host.flatten, fibackup.host.store, fibackup.host.stored_images
 from fibackup.cli import main
 
 phase, number, *words = sys.argv[1:]
@@ -85,7 +85,7 @@ match phase:
     case "snapshot": wrap(fb.LibvirtHost, "take_snapshot", before=True)
     case "copy": wrap(fibackup.host.store, "copy_image", before=True)
     case "publish": wrap(fb.Store, "publish", before=True)
-    case "verify": wrap(fibackup.host.flatten, "hash_file", before=True)
+    case "verify": wrap(fibackup.host.stored_images, "hash_file", before=True)
     case "restore": wrap(fibackup.host.flatten, "convert", before=True)
 code = main(words)
 assert sent, "the phase was not reached"

@@ -19,6 +19,7 @@ from pathlib import PurePosixPath
 
 from fibackup.errors import DomainBusyError, HostError, VerifyError
 from fibackup.host.copy import copy_and_hash
+from fibackup.host.destination import destination_directory, temporary_destination
 from fibackup.host.events import CancelToken, CopyProgress, ImageCopied, OnEvent
 from fibackup.host.files import (
     identity_of,
@@ -26,7 +27,6 @@ from fibackup.host.files import (
     os_errors,
     publish_file,
 )
-from fibackup.host.flatten import destination_directory, temporary_destination
 from fibackup.model.chain import OVERLAY_MARK
 from fibackup.model.point import FileRole, StoredFile
 from fibackup.plan.memory import MEMORY_SUFFIX

@@ -39,11 +39,11 @@ from fibackup.host.files import (
     temporary_file,
     write_once,
 )
-from fibackup.host.flatten import opened_image, refuse_header, while_verified
 from fibackup.host.lock import refuse_users_of
 from fibackup.host.qemu_img import OnPercent
 from fibackup.host.seals import MANIFEST_SUFFIX, seal_points, unseal_points
 from fibackup.host.store_files import exists, is_directory, list_directory
+from fibackup.host.stored_images import OpenImage, opened_images, while_verified
 from fibackup.model.journal import Merge
 from fibackup.model.point import RestorePoint, StoredImage
 from fibackup.parse.manifest import parse_merge, render_manifest, render_merge
@@ -162,12 +162,7 @@ def _write(
     top = step.images[0]
     waiting = top.name + MERGED_SUFFIX
     with ExitStack() as stack:
-        files = [
-            (image, stack.enter_context(opened_image(image, disk_fd, disk_path)))
-            for image in step.images
-        ]
-        for image, fd in files:
-            refuse_header(image, fd, disk_path)
+        files = stack.enter_context(opened_images(step.images, disk_fd, disk_path))
         header, _ = read_qcow2_head(files[0][1], str(disk_path / top.name))
         method = _method(files, disk_path, cancel)
         temp = stack.enter_context(temporary_file(waiting, disk_fd))
@@ -208,7 +203,7 @@ def _write(
 
 
 def _method(
-    files: Sequence[tuple[StoredImage, int]], disk_path: PurePosixPath, cancel: CancelToken
+    files: Sequence[OpenImage], disk_path: PurePosixPath, cancel: CancelToken
 ) -> str | None:
     """Return how the new image is compressed: as one of these is, or not when none is."""
     methods: set[str] = set()
@@ -234,7 +229,7 @@ def _progress(step: MergeImages, on_event: OnEvent) -> OnPercent:
 
 
 def _gather_and_verify(
-    files: Sequence[tuple[StoredImage, int]],
+    files: Sequence[OpenImage],
     into: PurePosixPath,
     scratch: PurePosixPath,
     disk_path: PurePosixPath,

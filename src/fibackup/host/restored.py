@@ -15,26 +15,20 @@ from __future__ import annotations
 
 import os
 import stat
-from collections.abc import Generator
+from collections.abc import Generator, Sequence
 from contextlib import ExitStack, contextmanager, suppress
 from pathlib import PurePosixPath
 
 from fibackup.errors import VerifyError
 from fibackup.host.copy import copy_and_hash
 from fibackup.host.copy_image import read_qcow2_head
+from fibackup.host.destination import destination_directory, temporary_destination
 from fibackup.host.events import CancelToken, CopyProgress, OnEvent
 from fibackup.host.files import TEMP_SUFFIX, os_errors, publish_file, remove_if_same, write_all
-from fibackup.host.flatten import (
-    destination_directory,
-    opened_image,
-    refuse_header,
-    temporary_destination,
-    verify_image,
-    wrong_image,
-)
 from fibackup.host.lock import refuse_users
 from fibackup.host.qemu_img import create_overlay
 from fibackup.host.side_by_side import side_by_side
+from fibackup.host.stored_images import OpenImage, opened_images, verify_image, wrong_image
 from fibackup.model.point import StoredFile, StoredImage
 from fibackup.plan.report import RestoredImage
 from fibackup.plan.steps import CopyStored, CreateLinked
@@ -75,7 +69,7 @@ def copy_chain(
         DestinationExistsError: A destination exists. Nothing is left behind.
     """
     with ExitStack() as stack:
-        files = _opened(step.images, disk_fd, disk_path, stack)
+        files = stack.enter_context(opened_images(step.images, disk_fd, disk_path))
         directory = stack.enter_context(destination_directory(step.destination))
         made: list[tuple[str, int]] = []
         try:
@@ -93,18 +87,6 @@ def copy_chain(
         virtual_size_bytes=step.images[0].virtual_size_bytes,
         size_bytes=sum(image.size_bytes for image in step.images),
     )
-
-
-def _opened(
-    images: tuple[StoredImage, ...], disk_fd: int, disk_path: PurePosixPath, stack: ExitStack
-) -> list[tuple[StoredImage, int]]:
-    """Open every image under its lock; sizes and headers must be what the manifests say."""
-    files = [
-        (image, stack.enter_context(opened_image(image, disk_fd, disk_path))) for image in images
-    ]
-    for image, fd in files:
-        refuse_header(image, fd, disk_path)
-    return files
 
 
 def _copy(
@@ -157,7 +139,7 @@ def create_linked(
     """
     top, name = step.images[0], step.destination.name
     with ExitStack() as stack:
-        files = _opened(step.images, disk_fd, disk_path, stack)
+        files = stack.enter_context(opened_images(step.images, disk_fd, disk_path))
         if step.verify:
             _verify(step, files, disk_path, on_event, cancel)
         directory = stack.enter_context(destination_directory(step.destination))
@@ -186,14 +168,14 @@ def create_linked(
 
 def _verify(
     step: CreateLinked,
-    files: list[tuple[StoredImage, int]],
+    files: Sequence[OpenImage],
     disk_path: PurePosixPath,
     on_event: OnEvent,
     cancel: CancelToken,
 ) -> None:
     """Hash the images, two at a time; the first that is wrong ends it."""
 
-    def verify(file: tuple[StoredImage, int], linked: CancelToken) -> None:
+    def verify(file: OpenImage, linked: CancelToken) -> None:
         image, fd = file
 
         def progress(position: int) -> None:

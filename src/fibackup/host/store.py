@@ -42,6 +42,7 @@ from fibackup.errors import (
 )
 from fibackup.host.compress_image import require_compression
 from fibackup.host.copy_image import copy_image
+from fibackup.host.destination import destination_directory
 from fibackup.host.events import CancelToken, CopyProgress, OnEvent
 from fibackup.host.files import (
     fsync_directory,
@@ -52,7 +53,7 @@ from fibackup.host.files import (
     write_once,
     write_unnamed,
 )
-from fibackup.host.flatten import destination_directory, flatten
+from fibackup.host.flatten import flatten
 from fibackup.host.lock import hold_store_lock, look_at_lock
 from fibackup.host.manifests import Manifests, read_manifests
 from fibackup.host.memory_image import copy_memory, restore_memory

@@ -1,0 +1,60 @@
+"""
+Where a restored file is written: beside its name, which it gets when it is complete.
+
+::
+
+    INTO/                    made, durably, when it is missing
+    INTO/.vda.qcow2.tmp      written under flock: one that nobody holds is a killed run's, and goes
+    INTO/vda.qcow2           by `publish_file`, which replaces nothing
+"""
+
+from __future__ import annotations
+
+import fcntl
+import os
+from collections.abc import Generator
+from contextlib import contextmanager, suppress
+from pathlib import PurePosixPath
+from threading import Lock
+
+from fibackup.errors import LockedError
+from fibackup.host.files import TEMP_SUFFIX, make_directories, os_errors, temporary_file
+
+__all__ = ["destination_directory", "temporary_destination"]
+
+_making_directories = Lock()  # a directory is there when its mode is right
+
+
+@contextmanager
+def destination_directory(path: PurePosixPath) -> Generator[int]:
+    """Open the directory of a restored file; it is made, durably, when it is missing."""
+    with os_errors(str(path.parent)):
+        with _making_directories:
+            make_directories(str(path.parent))
+        fd = os.open(path.parent, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        yield fd
+    finally:
+        os.close(fd)
+
+
+@contextmanager
+def temporary_destination(name: str, directory: int) -> Generator[int]:
+    """Open the temporary file; one that a killed restore left is removed, a live one respected."""
+    _remove_stale(name, directory)
+    with temporary_file(name, directory) as fd:
+        fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        yield fd
+
+
+def _remove_stale(name: str, directory: int) -> None:
+    temp = f".{name}{TEMP_SUFFIX}"
+    with suppress(FileNotFoundError):
+        fd = os.open(temp, os.O_RDWR | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=directory)
+        try:
+            fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            os.unlink(temp, dir_fd=directory)
+        except BlockingIOError:
+            raise LockedError(reason="another restore writes there", path=temp) from None
+        finally:
+            os.close(fd)
