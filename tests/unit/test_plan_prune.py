@@ -361,6 +361,24 @@ def test_an_interrupted_hand_over_is_taken_up_either_way() -> None:
     assert other.steps == ()
 
 
+def test_a_file_that_two_dropped_points_name_is_deleted_once() -> None:
+    """As after an interrupted hand-over; what is freed is said once as well."""
+    made = Builder()
+    for disks in ({"vda": None}, {"vda": 1}, {"vda": None}):
+        made.add(disks)
+    history = made.history()
+    after = pruned(history, plan(history, RetentionPolicy(keep_last=2)))
+    both = evolve(history, points=(history.points[0], *after.points))
+    found = plan(both)
+    step = drop_of(found)
+    assert step.points == (pid(1), pid(2))
+    assert sorted(step.files) == sorted(
+        name for number in (1, 2) for name in (f"{pid(number)}.xml", f"vda/{pid(number)}.qcow2")
+    )
+    sizes = sum(image.size_bytes for point in history.points[:2] for image in point.disks[0].images)
+    assert step.freed_bytes == sum(each.freed_bytes for each in found.verdicts) == sizes + 200
+
+
 def test_when_all_is_kept_nothing_is_done() -> None:
     """The plan has verdicts, and no step."""
     found = plan(chain(3), RetentionPolicy(keep_last=9))
