@@ -13,6 +13,7 @@ from fibackup.errors import (
     FibackupError,
     ForeignConfigError,
     HostError,
+    LockedError,
     ModelError,
     PolicyError,
     SharedBaseError,
@@ -25,6 +26,7 @@ from fibackup.model import FileRole, History, HostFacts, RestorePoint
 from fibackup.model.domain import DomainState
 from fibackup.parse import Foreign
 from fibackup.plan import (
+    BackupPolicy,
     DefineDomain,
     NewDomain,
     Plan,
@@ -277,6 +279,39 @@ def test_the_original_comes_back_as_itself() -> None:
     plan = plan_backup(world.host.read_domain("web1"), world.history(), now=world.host.now)
     assert [str(each.kind) for each in plan.decisions] == ["full", "full"]
     assert Executor(world.host, world.store).run(plan).point is not None
+
+
+def test_a_restore_of_the_original_holds_it_and_one_of_a_clone_does_not() -> None:
+    """Two that bring back the same domain at once would define it over each other."""
+    world = World(states=False)
+    with world.host.locked(world.uuid):
+        Executor(world.host, world.store).run(world.plan())
+    world.host.undefine("web1-test")
+    world.gone()
+    made = set(world.store.restored)
+    plan = world.plan("web1", form=RestoreForm.CHAIN)
+    with world.host.locked(world.uuid), pytest.raises(LockedError):
+        Executor(world.host, world.store).run(plan)
+    assert set(world.store.restored) == made
+    assert world.host.read_host().domains == ()
+    with world.host.locked(world.uuid):
+        Executor(world.host, world.store).run(plan, holds_lock=True)
+    assert world.host.read_domain("web1").uuid == world.uuid
+
+
+def test_a_restore_of_memory_holds_the_domain() -> None:
+    """A backup of it, while it is off, would copy disks that are about to go."""
+    world = World(states=False)
+    policy = BackupPolicy(memory=True)
+    domain, history = world.host.read_domain("web1"), world.history()
+    plan = plan_backup(domain, history, now=world.host.now, policy=policy)
+    Executor(world.host, world.store).run(plan)
+    world.host.shut_off("web1")
+    plan = plan_restore(world.history(), "latest", into=INTO, memory=True)
+    with world.host.locked(world.uuid), pytest.raises(LockedError):
+        Executor(world.host, world.store).run(plan)
+    assert world.store.restored == {}
+    Executor(world.host, world.store).run(plan)
 
 
 def failure_of(world: World, plan: Plan) -> FibackupError | None:

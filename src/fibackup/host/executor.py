@@ -179,13 +179,22 @@ class Executor:
         token = cancel or CancelToken()
         run = _Run(self._host, self._store, plan, on_event, token, gate, self._threads)
         with ExitStack() as held:
-            locks = not holds_lock and plan.verb not in {"restore", "prune"}
-            if self._host is not None and locks:
+            if self._host is not None and not holds_lock and _takes_the_domain(plan):
                 held.enter_context(self._host.locked(plan.uuid))
             if self._store is not None:
                 exclusive = plan.verb in {"backup", "recover", "prune"}
                 held.enter_context(self._store.locked(plan.uuid, plan.domain, exclusive=exclusive))
             return run.execute()
+
+
+def _takes_the_domain(plan: Plan) -> bool:
+    """Tell whether no other run may work on the domain meanwhile; disks alone are nobody's yet."""
+    if plan.verb == "restore":
+        return any(
+            isinstance(step, ResumeDomain) or (isinstance(step, DefineDomain) and not step.clone)
+            for step in plan.steps
+        )
+    return plan.verb != "prune"
 
 
 class _Run:
