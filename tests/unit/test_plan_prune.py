@@ -364,8 +364,8 @@ def test_an_interrupted_hand_over_is_taken_up_either_way() -> None:
 def test_a_file_that_two_dropped_points_name_is_deleted_once() -> None:
     """As after an interrupted hand-over; what is freed is said once as well."""
     made = Builder()
-    for disks in ({"vda": None}, {"vda": 1}, {"vda": None}):
-        made.add(disks)
+    for on in (None, 1, None):
+        made.add({"vda": on})
     history = made.history()
     after = pruned(history, plan(history, RetentionPolicy(keep_last=2)))
     both = evolve(history, points=(history.points[0], *after.points))
