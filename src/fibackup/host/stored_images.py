@@ -15,7 +15,7 @@ from __future__ import annotations
 import os
 import stat
 from collections.abc import Callable, Generator, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor, wait
 from contextlib import ExitStack, contextmanager
 from pathlib import PurePosixPath
 from typing import TypeAlias
@@ -130,7 +130,7 @@ def verify_image(
 def while_verified(
     files: Sequence[OpenImage],
     disk_path: PurePosixPath,
-    act: Callable[[CancelToken], None],
+    act: Callable[[CancelToken], object],
     cancel: CancelToken,
     *,
     threads: int,
@@ -149,6 +149,7 @@ def while_verified(
 
     Raises:
         VerifyError: An image is not what its manifest says, whatever else failed.
+        HostError: An image cannot be read, or *act* has failed.
     """
     linked = ChildToken(cancel)
 
@@ -159,17 +160,26 @@ def while_verified(
             linked.cancel()
             raise
 
+    checks: list[Future[None]] = []
+    failures: list[BaseException] = []
     with ThreadPoolExecutor(threads, "fibackup-verify") as pool:
-        checks = [pool.submit(verify, image, fd) for image, fd in files]
-        error: BaseException | None = None
         try:
+            checks += [pool.submit(verify, image, fd) for image, fd in files]
             act(linked)
-        except BaseException as failure:  # noqa: BLE001 - raised below, after the hashes
-            error = failure
-            if not isinstance(failure, CancelledError):
-                linked.cancel()
-    failures = [failed for check in checks if (failed := check.exception()) is not None]
-    wrong = next((failed for failed in failures if isinstance(failed, VerifyError)), None)
-    for each in (wrong, error, *failures):
-        if each is not None:
-            raise each
+            wait(checks)
+        except Exception as failure:  # noqa: BLE001 - raised below, after the hashes
+            linked.cancel()
+            failures.append(failure)
+        except BaseException:  # Ctrl-C
+            linked.cancel()
+            raise
+    failures += [failed for check in checks if (failed := check.exception()) is not None]
+    for each in sorted(failures, key=_distance):
+        raise each
+
+
+def _distance(error: BaseException) -> int:
+    """Return how far from the cause an error is: qemu-img fails on a wrong image, then all stop."""
+    if isinstance(error, VerifyError):
+        return 0
+    return 2 if isinstance(error, CancelledError) else 1
