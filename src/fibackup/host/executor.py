@@ -71,7 +71,6 @@ from fibackup.model.snapshot import NewOverlay, Snapshot
 from fibackup.parse.domain_xml import domain_facts
 from fibackup.plan.backup import DEEP_CHAIN
 from fibackup.plan.continuity import stale_overlays
-from fibackup.plan.define_steps import DefineStep
 from fibackup.plan.prune_steps import DropPoints, MergeImages
 from fibackup.plan.report import Report, StepOutcome
 from fibackup.plan.requirements import check_depth
@@ -82,31 +81,21 @@ from fibackup.plan.steps import (
     ConsolidateDisk,
     CopyImage,
     CopyMemory,
-    CopyStored,
-    CreateLinked,
     DefineDomain,
     DeleteMemory,
     DeleteOverlays,
-    DiskRestore,
     EachDisk,
     Expectation,
     ExpectedDisk,
     FinishBlockJob,
-    FlattenImage,
     InParallel,
-    MakeDirectory,
     Plan,
     PlannedDisk,
     PublishPoint,
-    RestoreDisks,
     RestoreMemory,
-    RestoreNvram,
-    RestoreTpm,
     ResumeDomain,
     SaveDomainConfig,
     SaveState,
-    SmokeStart,
-    StartDomain,
     Step,
     TakeSnapshot,
     ThawGuest,
@@ -461,31 +450,10 @@ class _Run:
                 self._confirm_off(step)
             case PublishPoint():
                 self._publish(step)
-            case (
-                FlattenImage()
-                | CopyStored()
-                | CreateLinked()
-                | RestoreDisks()
-                | MakeDirectory()
-                | RestoreNvram()
-                | DefineDomain()
-                | RestoreTpm()
-                | SmokeStart()
-                | StartDomain()
-                | VerifyFiles()
-                | VerifyContents()
-            ):
-                self._read_store(step)
-            case _:
-                assert_never(step)
-
-    def _read_store(
-        self, step: DiskRestore | RestoreDisks | DefineStep | VerifyFiles | VerifyContents
-    ) -> None:
-        if isinstance(step, (VerifyFiles, VerifyContents)):
-            self._verifier.apply(step)
-        else:
-            self._restore.apply(step)
+            case VerifyFiles() | VerifyContents():
+                self._verifier.apply(step)
+            case _:  # the rest is a restore's, which mypy and pyright prove
+                self._restore.apply(step)
 
     def _thaw_leftover(self, step: ThawGuest) -> None:
         """Thaw what an earlier run left; a guest that has rebooted since need not answer."""

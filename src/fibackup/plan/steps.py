@@ -40,7 +40,6 @@ from fibackup.model.point import DiskKind, FileRole, StoredFile, StoredImage
 from fibackup.model.snapshot import Snapshot
 from fibackup.plan.define_steps import (
     DefineDomain,
-    DefineStep,
     MakeDirectory,
     RestoreNvram,
     RestoreTpm,
@@ -815,7 +814,7 @@ def headline(step: Step) -> str:
     return describe(step)[0].rstrip(":")
 
 
-def describe(step: Step) -> tuple[str, ...]:
+def describe(step: Step) -> tuple[str, ...]:  # noqa: PLR0911 - one for each kind of step
     """Return a step's headline, then its details, one a line."""
     match step:
         case ThawGuest():
@@ -855,31 +854,10 @@ def describe(step: Step) -> tuple[str, ...]:
         case PublishPoint():
             reading = "read each disk as a guest does, and " if step.content_hash else ""
             return (f"{reading}publish point {step.point} (number {step.sequence})",)
-        case (
-            FlattenImage()
-            | CopyStored()
-            | CreateLinked()
-            | RestoreDisks()
-            | MakeDirectory()
-            | RestoreNvram()
-            | DefineDomain()
-            | RestoreTpm()
-            | SmokeStart()
-            | StartDomain()
-            | VerifyFiles()
-            | VerifyContents()
-        ):
-            return _describe_read(step)
-        case _:  # pragma: no cover - mypy and pyright prove it
-            assert_never(step)
-
-
-def _describe_read(
-    step: DiskRestore | RestoreDisks | DefineStep | VerifyFiles | VerifyContents,
-) -> tuple[str, ...]:
-    if isinstance(step, (VerifyFiles, VerifyContents)):
-        return (str(step),)
-    return describe_restore(step)
+        case VerifyFiles() | VerifyContents():
+            return (str(step),)
+        case _:  # the rest is a restore's, which mypy and pyright prove
+            return describe_restore(step)
 
 
 def _describe_snapshot(snapshot: Snapshot) -> tuple[str, ...]:
