@@ -13,6 +13,7 @@ from typing import Any
 import pytest
 
 import fibackup as fb
+from fibackup.cli.stores import find_history
 from fibackup.parse import parse_seals
 from hypervisor.host import run
 from hypervisor.stores import StoreMaker
@@ -76,6 +77,15 @@ def test_a_lost_manifest_is_known_to_be_lost(maker: StoreMaker) -> None:
     assert history.next_sequence == 4
     with pytest.raises(fb.ManifestError, match="is gone"):
         history.point(third)
+
+
+def test_a_domain_that_has_lost_every_point_is_said_to_have_none(maker: StoreMaker) -> None:
+    """Asked for by UUID or by name: it is not one of several of that name."""
+    for point in ids(maker):
+        maker.path(f"{point}.json").unlink()
+    for name in (maker.uuid, maker.name):
+        with pytest.raises(fb.NoSuchPointError, match="no point of this domain"):
+            find_history(maker.store, name)
 
 
 def _link(path: Path) -> None:

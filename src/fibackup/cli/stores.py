@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Generator
+from collections.abc import Callable, Generator, Sequence
 from contextlib import contextmanager, suppress
 from datetime import datetime
 from threading import Lock
@@ -16,9 +16,9 @@ __all__ = [
     "existing_store",
     "find_history",
     "no_history",
-    "no_such_domain",
     "open_store",
     "refuse_lost_store",
+    "the_one",
 ]
 
 _opening = Lock()
@@ -163,31 +163,41 @@ def find_history(store: fb.Store, name: str) -> fb.History:
     Source:
         docs/design.md, "Command line".
     """
-    found = [store.read_history(name)] if name in store.domains() else []
-    if not found:
-        every = (store.read_history(uuid) for uuid in store.domains())
-        found = [each for each in every if each.points and each.points[-1].domain == name]
-    if len(found) == 1 and found[0].points:
-        return found[0]
-    if found:
-        uuids = ", ".join(each.uuid for each in found)
-        raise fb.NoSuchPointError(
-            reason=f"several domains have had this name; say which: {uuids}", domain=name
-        )
-    raise no_such_domain(store, name)
+    uuids = store.domains()
+    every = [store.read_history(uuid) for uuid in ([name] if name in uuids else uuids)]
+    found = {
+        each.uuid: each
+        for each in every
+        if each.points and name in {each.uuid, each.points[-1].domain}
+    }
+    return found[the_one(store, name, tuple(found))]
 
 
-def no_such_domain(store: fb.Store, name: str) -> fb.NoSuchPointError:
+def the_one(store: fb.Store, name: str, found: Sequence[str]) -> str:
     """
-    Return the error for a domain without a point, which names those that have one.
+    Return the domain that was meant.
 
     Args:
         store: Open.
         name: What was asked for.
+        found: UUIDs of the domains that have this name or UUID.
+
+    Raises:
+        NoSuchPointError: There is none, or there are several.
 
     Source:
-        docs/errors.md.
+        docs/design.md, "Command line".
     """
+    if len(found) == 1:
+        return found[0]
+    if found:
+        words = f"several domains have had this name; say which: {', '.join(found)}"
+        raise fb.NoSuchPointError(reason=words, domain=name)
+    raise _no_such_domain(store, name)
+
+
+def _no_such_domain(store: fb.Store, name: str) -> fb.NoSuchPointError:
+    """Return the error for a domain without a point, which names those that have one."""
     latest = (store.read_history(uuid).latest for uuid in store.domains())
     names = sorted({point.domain for point in latest if point is not None})
     more = f" and {len(names) - _NAMED} more" if len(names) > _NAMED else ""

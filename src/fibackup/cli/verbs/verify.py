@@ -5,7 +5,6 @@ from __future__ import annotations
 import argparse
 import os
 import re
-from collections.abc import Mapping
 from datetime import UTC, datetime, timedelta
 
 import fibackup as fb
@@ -18,7 +17,7 @@ from fibackup.cli.progress import aside, progress
 from fibackup.cli.runs import show_plan
 from fibackup.cli.say import ERROR, say, warn
 from fibackup.cli.signals import Signals
-from fibackup.cli.stores import no_such_domain
+from fibackup.cli.stores import the_one
 
 __all__ = ["add_arguments", "run"]
 
@@ -252,16 +251,7 @@ def _uuid(store: fb.Store, name: str) -> str:
     uuids = store.domains()
     if name in uuids:
         return name
-    names: Mapping[str, set[str]] = {uuid: _names(store, uuid) for uuid in uuids}
-    found = [uuid for uuid in uuids if name in names[uuid]]
-    if len(found) == 1:
-        return found[0]
-    if found:
-        raise fb.NoSuchPointError(
-            reason=f"several domains have had this name; say which: {', '.join(found)}",
-            domain=name,
-        )
-    raise no_such_domain(store, name)
+    return the_one(store, name, [uuid for uuid in uuids if name in _names(store, uuid)])
 
 
 def _names(store: fb.Store, uuid: str) -> set[str]:
