@@ -42,7 +42,7 @@ from fibackup.host.files import (
 from fibackup.host.lock import refuse_users_of
 from fibackup.host.qemu_img import OnPercent
 from fibackup.host.seals import MANIFEST_SUFFIX, seal_points, unseal_points
-from fibackup.host.store_files import exists, is_directory, list_directory
+from fibackup.host.store_files import directories_in, exists, list_directory
 from fibackup.host.stored_images import OpenImage, opened_images, while_verified
 from fibackup.model.journal import Merge
 from fibackup.model.point import RestorePoint, StoredImage
@@ -354,12 +354,11 @@ def remove_waiting(dir_fd: int) -> None:
     Args:
         dir_fd: The domain's directory, under the writer's lock.
     """
-    for target in list_directory(dir_fd):
-        if is_directory(dir_fd, target):
-            with open_directory(target, dir_fd) as disk:
-                for name in list_directory(disk):
-                    if name.endswith(MERGED_SUFFIX):
-                        os.unlink(name, dir_fd=disk)
+    for target in sorted(directories_in(dir_fd)):
+        with open_directory(target, dir_fd) as disk:
+            for name in list_directory(disk):
+                if name.endswith(MERGED_SUFFIX):
+                    os.unlink(name, dir_fd=disk)
 
 
 def _finish(merge: Merge, dir_fd: int) -> None:

@@ -36,8 +36,8 @@ from fibackup.host.record import RECORD_FILE, forget_unwritten
 from fibackup.host.seals import MANIFEST_SUFFIX, seal_points
 from fibackup.host.store_files import (
     RECEIPT,
+    directories_in,
     exists,
-    is_directory,
     is_temporary,
     list_directory,
     read_text,
@@ -157,12 +157,13 @@ def sweep(fd: int, path: str, *, store: str, uuid: str) -> None:
     if record in files:
         files.remove(record)
         forget_unwritten(fd)
+    directories = directories_in(fd)
     receipts: set[tuple[str, str]] = set()
     for name in files:
         if is_temporary(name):
             _remove_named(fd, name, path)
             os.unlink(name, dir_fd=fd)
-        elif is_directory(fd, name):
+        elif name in directories:
             with open_directory(name, fd) as disk:
                 there = list_directory(disk)
                 for each in filter(is_temporary, there):

@@ -84,7 +84,6 @@ from fibackup.host.store_files import (
     RECEIPT,
     directories_in,
     exists,
-    is_directory,
     list_directory,
     read_text,
 )
@@ -565,7 +564,7 @@ class Store(Drawable):
         Whoever waits for such a lock sees that it has lost its name: see `hold_store_lock`.
         """
         rest = set(list_directory(fd)) - {_LOCK, _READERS_LOCK}
-        if not all(is_directory(fd, name) for name in rest):
+        if not rest <= directories_in(fd):
             return
         for name in rest:
             os.rmdir(name, dir_fd=fd)  # fails, and ends this, when there is something in it
@@ -808,9 +807,8 @@ class Store(Drawable):
             names = sorted(
                 set(list_directory(self._fd)) - _HIDDEN_IN_EMPTY - {STORE_FILE, _COMPRESS}
             )
-            return tuple(
-                name for name in names if _uuid_of(name) is None or not is_directory(self._fd, name)
-            )
+            inside = directories_in(self._fd)
+            return tuple(name for name in names if _uuid_of(name) is None or name not in inside)
 
 
 def _read_store_file(fd: int, path: PurePosixPath) -> str:

@@ -10,7 +10,6 @@ What the files of a store are called, and how its small ones are read.
 from __future__ import annotations
 
 import os
-import stat
 
 from fibackup.errors import ManifestError
 from fibackup.host.files import TEMP_SUFFIX, open_directory, read_small
@@ -19,7 +18,6 @@ __all__ = [
     "RECEIPT",
     "directories_in",
     "exists",
-    "is_directory",
     "is_temporary",
     "list_directory",
     "read_text",
@@ -38,14 +36,6 @@ def list_directory(fd: int) -> list[str]:
 def is_temporary(name: str) -> bool:
     """Tell whether a file name is that of a file that is being written."""
     return name.startswith(".") and name.endswith(TEMP_SUFFIX)
-
-
-def is_directory(fd: int, name: str) -> bool:
-    """Tell whether *name* in a directory is one itself; one that has just gone is none."""
-    try:
-        return stat.S_ISDIR(os.stat(name, dir_fd=fd, follow_symlinks=False).st_mode)
-    except FileNotFoundError:  # a temporary file that a writer has finished meanwhile
-        return False
 
 
 def directories_in(fd: int) -> frozenset[str]:
