@@ -66,22 +66,31 @@ def disk(
     )
 
 
-def point(number: int, *disks: fb.PointDisk) -> fb.RestorePoint:
-    """Return the n-th point."""
-    name = f"{point_id(number)}.xml"
+def point_at(
+    time: datetime, sequence: int, *disks: fb.PointDisk, parent: str | None = None
+) -> fb.RestorePoint:
+    """Return a point of any time."""
+    name = fb.format_point_id(time)
+    xml = f"{name}.xml"
     return fb.RestorePoint(
-        id=point_id(number),
-        sequence=number,
-        parent=point_id(number - 1) if number > 1 else None,
+        id=name,
+        sequence=sequence,
+        parent=parent,
         store=STORE,
-        time=START + timedelta(days=number - 1),
+        time=time,
         domain="web1",
         uuid=UUID,
         consistency=fb.Consistency.CRASH,
         consistency_detail="",
-        files=(fb.StoredFile(fb.FileRole.DOMAIN_XML, name, XML_SIZE, digest(name)),),
+        files=(fb.StoredFile(fb.FileRole.DOMAIN_XML, xml, XML_SIZE, digest(xml)),),
         disks=disks,
     )
+
+
+def point(number: int, *disks: fb.PointDisk) -> fb.RestorePoint:
+    """Return the n-th point."""
+    parent = point_id(number - 1) if number > 1 else None
+    return point_at(START + timedelta(days=number - 1), number, *disks, parent=parent)
 
 
 def history(*points: fb.RestorePoint) -> fb.History:

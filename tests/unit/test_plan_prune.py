@@ -3,7 +3,7 @@
 import json
 import sys
 from datetime import UTC, datetime, timedelta
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -16,12 +16,10 @@ from fibackup.model.journal import Merge, Removal, as_merged
 from fibackup.model.point import (
     Consistency,
     DiskKind,
-    FileRole,
     History,
     PointDisk,
     RestorePoint,
     SourceImage,
-    StoredFile,
     StoredImage,
     format_point_id,
 )
@@ -31,9 +29,9 @@ from fibackup.plan.merge import MAX_OWN
 from fibackup.plan.pictures import plan_picture
 from fibackup.plan.prune_steps import misfit
 from fibackup.plan.steps import headline
+from hypervisor import histories
+from hypervisor.histories import XML_SIZE, point_at
 
-UUID = "0f6b2b2e-5b1f-4a5c-9d5e-000000000001"
-STORE = "5702e000-0000-4000-8000-000000000001"
 START = datetime(2026, 11, 1, 4, tzinfo=UTC)
 NOW = START + timedelta(days=1000)
 SOURCE = SourceImage("/i/disk.qcow2", "qcow2", FileIdentity(1, 65536, 1))
@@ -72,23 +70,10 @@ class Builder:
             self._disk(target, number, parent, same=target in same, layers=layers)
             for target, parent in wanted.items()
         )
-        name = pid(number)
-        self.points.append(
-            RestorePoint(
-                id=name,
-                sequence=number,
-                parent=pid(number - 1) if number > 1 else None,
-                store=STORE,
-                time=START + timedelta(hours=number),
-                domain="web1",
-                uuid=UUID,
-                consistency=consistency,
-                consistency_detail="",
-                files=(StoredFile(FileRole.DOMAIN_XML, f"{name}.xml", 100, "b" * 64),),
-                disks=made,
-            )
-        )
-        return name
+        before = pid(number - 1) if number > 1 else None
+        point = point_at(START + timedelta(hours=number), number, *made, parent=before)
+        self.points.append(evolve(point, consistency=consistency))
+        return point.id
 
     def _disk(
         self, target: str, number: int, parent: int | None, *, same: bool, layers: int
@@ -113,7 +98,7 @@ class Builder:
 
     def history(self) -> History:
         """Return what was built."""
-        return History(STORE, PurePosixPath("/backup"), UUID, tuple(self.points))
+        return histories.history(*self.points)
 
 
 def chain(count: int) -> History:
@@ -184,10 +169,10 @@ def test_the_top_of_a_chain_goes_with_its_files() -> None:
         points=(pid(2),),
         heirs=(),
         files=(f"{pid(2)}.xml", f"vda/{pid(2)}.qcow2"),
-        freed_bytes=2 * MIB + 100,
+        freed_bytes=2 * MIB + XML_SIZE,
     )
     assert [verdict.kept for verdict in found.verdicts] == [True, False, True, True]
-    assert found.verdicts[1].freed_bytes == 2 * MIB + 100
+    assert found.verdicts[1].freed_bytes == 2 * MIB + XML_SIZE
     assert "2 MiB freed at once" in str(found)
     assert "steps\n  1. drop 1 point, delete 2 files (2 MiB):" in str(found)
     assert str(found).endswith("cost: 0 B to write and 0 B to read, at most; frees 2 MiB at once")
@@ -202,7 +187,7 @@ def test_a_whole_chain_goes_when_nothing_of_it_is_kept() -> None:
     step = drop_of(found)
     assert (step.points, step.heirs) == (tuple(pid(n) for n in (1, 2, 3)), ())
     assert len(step.files) == 6
-    assert step.freed_bytes == 6 * MIB + 300
+    assert step.freed_bytes == 6 * MIB + 3 * XML_SIZE
 
 
 def test_what_a_kept_point_needs_becomes_its_own() -> None:
@@ -723,7 +708,7 @@ def test_the_report_counts_points_and_bytes() -> None:
 def test_a_step_counts_in_words() -> None:
     """One point, two points."""
     found = plan(chain(3))
-    assert headline(found.steps[0]) == "drop 2 points, delete 2 files (200 B)"
+    assert headline(found.steps[0]) == "drop 2 points, delete 2 files (20 B)"
 
 
 def _calls(history: History) -> int:

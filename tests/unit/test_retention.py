@@ -4,55 +4,35 @@ import sys
 from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
 from hashlib import sha256
-from pathlib import PurePosixPath
 
 import pytest
 from attrs import evolve
 
 from fibackup.errors import ModelError, NoSuchPointError, PolicyError, VerifyError
-from fibackup.model.chain import FileIdentity
 from fibackup.model.point import (
-    Consistency,
     DiskKind,
-    FileRole,
     History,
     PointDisk,
     RestorePoint,
-    SourceImage,
-    StoredFile,
-    StoredImage,
     format_point_id,
 )
 from fibackup.model.verification import CheckedContent, CheckedFile, VerificationRecord
 from fibackup.plan.prune import plan_prune
 from fibackup.plan.retention import PointVerdict, RetentionPolicy, choose_points
+from hypervisor import histories
+from hypervisor.histories import image, point_at
 
-UUID = "0f6b2b2e-5b1f-4a5c-9d5e-000000000001"
-STORE = "5702e000-0000-4000-8000-000000000001"
 NOW = datetime(2026, 11, 24, 12, tzinfo=UTC)
-SOURCE = SourceImage("/i/disk.qcow2", "qcow2", FileIdentity(1, 65536, 1))
 
 
 def point(time: datetime, sequence: int, parent: RestorePoint | None = None) -> RestorePoint:
     """Return a point of one disk; a full without a parent."""
-    name = format_point_id(time)
     under = parent.disks[0].images[0].name if parent else None
-    image = StoredImage(f"{name}.qcow2", "qcow2", 65536, "a" * 64, 1 << 20, under, SOURCE)
+    stored = image(f"{format_point_id(time)}.qcow2", under)
     on = parent.id if parent else None
     kind = DiskKind.INCREMENT if parent else DiskKind.FULL
-    return RestorePoint(
-        id=name,
-        sequence=sequence,
-        parent=on,
-        store=STORE,
-        time=time,
-        domain="web1",
-        uuid=UUID,
-        consistency=Consistency.CRASH,
-        consistency_detail="",
-        files=(StoredFile(FileRole.DOMAIN_XML, f"{name}.xml", 3, "b" * 64),),
-        disks=(PointDisk("vda", kind, "why", on, 1 << 20, (image,)),),
-    )
+    disk = PointDisk("vda", kind, "why", on, stored.virtual_size_bytes, (stored,))
+    return point_at(time, sequence, disk, parent=on)
 
 
 def history(*times: datetime) -> History:
@@ -60,7 +40,7 @@ def history(*times: datetime) -> History:
     points: list[RestorePoint] = []
     for sequence, time in enumerate(times, 1):
         points.append(point(time, sequence, points[-1] if points else None))
-    return History(STORE, PurePosixPath("/backup"), UUID, tuple(points))
+    return histories.history(*points)
 
 
 def days(count: int, *, hour: int = 4) -> History:
