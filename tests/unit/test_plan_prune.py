@@ -361,7 +361,9 @@ def test_a_file_that_two_dropped_points_name_is_deleted_once() -> None:
         name for number in (1, 2) for name in (f"{pid(number)}.xml", f"vda/{pid(number)}.qcow2")
     )
     sizes = sum(image.size_bytes for point in history.points[:2] for image in point.disks[0].images)
-    assert step.freed_bytes == sum(each.freed_bytes for each in found.verdicts) == sizes + 200
+    assert (
+        step.freed_bytes == sum(each.freed_bytes for each in found.verdicts) == sizes + 2 * XML_SIZE
+    )
 
 
 def test_when_all_is_kept_nothing_is_done() -> None:
