@@ -304,7 +304,7 @@ READ_ONLY = (
 
 @pytest.mark.parametrize(
     ("call", "number", "placed"),
-    [("rename", 1, False), ("rename", 2, True), ("rename", 3, True), ("unlink", 3, True)],
+    [("rename", 1, False), ("rename", 2, True), ("rename", 3, True), ("unlink", 1, True)],
 )
 def test_an_interrupted_merge_reads_right_where_nobody_can_write(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, call: str, number: int, *, placed: bool

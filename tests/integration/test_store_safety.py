@@ -15,7 +15,7 @@ import sys
 import threading
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from hashlib import sha256
 from pathlib import Path, PurePosixPath
 from typing import Any
@@ -26,6 +26,7 @@ from attrs import evolve
 import fibackup as fb
 from fibackup.host import store, survey
 from fibackup.host.copy import copy_and_hash, hash_file
+from fibackup.host.destination import temporary_destination
 from fibackup.host.events import CancelToken
 from fibackup.host.files import make_directories, open_directory
 from fibackup.host.lock import hold_store_lock
@@ -334,6 +335,54 @@ def test_a_failed_restore_removes_nobody_elses_file(
             fb.Executor(None, maker.store, threads=1).run(plan)
         assert names(into) == ["vda.qcow2"]
         assert (into / "vda.qcow2").read_text() == "mine"
+
+
+@pytest.mark.parametrize("form", fb.RestoreForm)
+def test_two_restores_do_not_write_one_file(
+    maker: StoreMaker, tmp_path: Path, form: fb.RestoreForm
+) -> None:
+    """The second one is refused, and takes nothing of the first away."""
+    into = tmp_path / "into"
+    plan = fb.plan_restore(maker.history(), "latest", into=PurePosixPath(into), form=form)
+    path = Path(plan.expects.absent[-1])
+    path.parent.mkdir(parents=True)
+    with open_directory(str(path.parent)) as fd, temporary_destination(path.name, fd) as first:
+        before = names(into), os.fstat(first).st_ino
+        with pytest.raises(fb.StepError, match="another restore writes there") as caught:
+            fb.Executor(None, maker.store).run(plan)
+        assert isinstance(caught.value.__cause__, fb.LockedError)
+        assert (names(into), (path.parent / f".{path.name}.tmp").stat().st_ino) == before
+    fb.Executor(None, maker.store).run(plan)
+    assert path.exists()
+
+
+@pytest.mark.parametrize("moment", ["before", "after"])
+def test_two_restores_that_begin_at_one_moment(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, moment: str
+) -> None:
+    """
+    One finds the other's file before that has locked it, and takes it for a killed run's.
+
+    *before*: it has just locked it, and is about to remove it; *after*: it has one of its own.
+    """
+    real, temp = fcntl.flock, tmp_path / ".vda.qcow2.tmp"
+    with open_directory(str(tmp_path)) as fd, ExitStack() as other:
+
+        def flock(mine: int, how: int) -> None:
+            monkeypatch.setattr(fcntl, "flock", real)
+            if moment == "before":
+                real(other.enter_context(temp.open("r+b")).fileno(), fcntl.LOCK_EX)
+            else:
+                other.enter_context(temporary_destination("vda.qcow2", fd))
+            real(mine, how)
+
+        monkeypatch.setattr(fcntl, "flock", flock)
+        with (
+            pytest.raises(fb.LockedError, match="another restore"),
+            temporary_destination("vda.qcow2", fd),
+        ):
+            pytest.fail("both have it")
+        assert temp.exists() is (moment == "after"), "what it has is its own"
 
 
 @pytest.mark.parametrize("form", fb.RestoreForm)

@@ -43,8 +43,18 @@ def temporary_destination(name: str, directory: int) -> Generator[int]:
     """Open the temporary file; one that a killed restore left is removed, a live one respected."""
     _remove_stale(name, directory)
     with temporary_file(name, directory) as fd:
-        fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        _hold(fd, f".{name}{TEMP_SUFFIX}", directory)
         yield fd
+
+
+def _hold(fd: int, temp: str, directory: int) -> None:
+    """Lock it; who began at the same moment may have taken it for a killed run's, and have it."""
+    with suppress(BlockingIOError, FileNotFoundError):
+        fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        found = os.stat(temp, dir_fd=directory, follow_symlinks=False)
+        if os.path.samestat(found, os.fstat(fd)):
+            return
+    raise LockedError(reason="another restore writes there", path=temp)
 
 
 def _remove_stale(name: str, directory: int) -> None:

@@ -208,9 +208,10 @@ def temporary_file(name: str, dir_fd: int) -> Generator[int]:
         A file descriptor for reading and writing.
     """
     with kept_temporary_file(name, dir_fd) as fd:
+        inode = os.fstat(fd).st_ino
         yield fd
     with suppress(OSError):  # what is published stays published; the next run tidies up
-        forget_temporary(name, dir_fd)
+        remove_if_same(f".{name}{TEMP_SUFFIX}", inode, dir_fd)
 
 
 @contextmanager
@@ -225,14 +226,16 @@ def kept_temporary_file(name: str, dir_fd: int) -> Generator[int]:
     Yields:
         A file descriptor for reading and writing.
     """
-    fd = _new_file(f".{name}{TEMP_SUFFIX}", dir_fd)
+    temp = f".{name}{TEMP_SUFFIX}"
+    fd = _new_file(temp, dir_fd)
+    inode = os.fstat(fd).st_ino
     try:
         try:
             yield fd
         finally:
             os.close(fd)
     except BaseException:
-        forget_temporary(name, dir_fd)
+        remove_if_same(temp, inode, dir_fd)
         raise
 
 
