@@ -23,7 +23,7 @@ import libvirt
 import pytest
 
 import fibackup as fb
-from fibackup.host import store as store_module
+from fibackup.host import history as history_module
 from fibackup.host.store_files import list_directory as really_list
 from hypervisor import (
     MIB,
@@ -881,7 +881,7 @@ def test_a_list_beside_a_running_backup(
         seen.append(fd)
         return [*really_list(fd), *gone]
 
-    monkeypatch.setattr(store_module, "list_directory", list_directory)
+    monkeypatch.setattr(history_module, "list_directory", list_directory)
     assert bench.history(domain).points == (point,)
     assert seen
 

@@ -20,7 +20,7 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Generator, Iterator
+from collections.abc import Generator
 from contextlib import AbstractContextManager, ExitStack, contextmanager, suppress
 from datetime import UTC, datetime
 from hashlib import sha256
@@ -54,6 +54,7 @@ from fibackup.host.files import (
     write_unnamed,
 )
 from fibackup.host.flatten import flatten
+from fibackup.host.history import read_history, read_points
 from fibackup.host.lock import hold_store_lock, look_at_lock
 from fibackup.host.manifests import Manifests, read_manifests
 from fibackup.host.memory_image import copy_memory, restore_memory
@@ -62,7 +63,6 @@ from fibackup.host.merge import (
     merge_fault,
     prepare,
     put_in_place,
-    read_merge,
     recover_merge,
     remove_waiting,
 )
@@ -81,7 +81,6 @@ from fibackup.host.restored import (
 )
 from fibackup.host.seals import MANIFEST_SUFFIX
 from fibackup.host.store_files import (
-    RECEIPT,
     directories_in,
     exists,
     list_directory,
@@ -91,19 +90,15 @@ from fibackup.host.survey import list_files, named_files, survey_faults
 from fibackup.host.verify import verify_files
 from fibackup.host.verify_contents import verify_contents
 from fibackup.model.domain import UUID_PATTERN
-from fibackup.model.journal import as_merged
 from fibackup.model.point import (
-    POINT_PATTERN,
     FileRole,
     History,
-    Receipt,
     RestorePoint,
     StoredFile,
     StoredImage,
 )
 from fibackup.model.verification import ContentCheck, FileCheck, Survey, VerificationRecord
 from fibackup.parse.manifest import (
-    parse_receipt,
     parse_store_file,
     render_store_file,
 )
@@ -131,9 +126,7 @@ STORE_FILE = "fibackup-store.json"
 _COMPRESS = "compress"
 _LOCK = "lock"
 _READERS_LOCK = "lock.readers"
-_PROTECTED = ".protected"
 _NOT_SLUG = re.compile(r"[^A-Za-z0-9_.-]+")
-_READS = 3
 _HIDDEN_IN_EMPTY = {"lost+found"}
 
 
@@ -321,99 +314,12 @@ class Store(Drawable):
             return self._history(fd, name, uuid)[0]
 
     def _history(self, fd: int, name: str, uuid: str) -> tuple[History, Manifests]:
-        """Read the history; anew when images may have been put in place in between."""
-        reads = 0
-        while True:
-            reads += 1
-            found = self._history_once(fd, name, uuid)
-            if not found[0].damaged or reads == _READS:
-                return found
-
-    def _history_once(self, fd: int, name: str, uuid: str) -> tuple[History, Manifests]:
-        manifests, files = self._read_manifests(fd, uuid)
-        inside = directories_in(fd)
-        sizes = {each: self._disk_files(fd, each) for each in files if each in inside}
-        points = manifests.points
-        with suppress(ManifestError):  # of a damaged journal nothing is known
-            merge = read_merge(fd)
-            if merge is not None:
-                points = as_merged(points, merge, sizes.get(merge.target, {}))
-        named = {
-            f"{disk.target}/{image.name}"
-            for point in points
-            for disk in point.disks
-            for image in disk.images
-        }
-        history = History(
-            store=self._uuid,
-            path=self.path,
-            uuid=uuid,
-            directory=name,
-            points=points,
-            receipts=tuple(
-                receipt
-                for target in sizes
-                for receipt in self._receipts(fd, name, target, sizes[target])
-                if f"{target}/{receipt.image.name}" not in named
-            ),
-            taken_ids=frozenset(
-                each[:16]
-                for each in (*files, *(file for target in sizes.values() for file in target))
-                if POINT_PATTERN.fullmatch(each[:16])
-            ),
-            damaged=frozenset(_damaged(points, sizes)),
-            unclaimed=frozenset(
-                f"{target}/{file}" for target, files in sizes.items() for file in files
-            )
-            - named,
-            unreadable=manifests.unreadable,
-            lost=manifests.lost,
-            protected=frozenset(
-                each.removesuffix(_PROTECTED) for each in files if each.endswith(_PROTECTED)
-            ),
-            compress=self._compresses(),
+        return read_history(
+            fd, self.path / name, store=self._uuid, uuid=uuid, compress=self._compresses()
         )
-        return history, manifests
 
     def _compresses(self) -> bool:
         return exists(_COMPRESS, self._fd)
-
-    def _read_manifests(self, fd: int, uuid: str) -> tuple[Manifests, list[str]]:
-        """Read them, and the names beside them; anew when a writer may have been in between."""
-        reads = 0
-        while True:
-            reads += 1
-            files = sorted(list_directory(fd))
-            found = read_manifests(fd, files, store=self._uuid, uuid=uuid)
-            if not found.suspect or reads == _READS:
-                return found, files
-
-    def _disk_files(self, fd: int, target: str) -> dict[str, int]:
-        """Return names and sizes; what a writer has just taken away is passed over."""
-        sizes: dict[str, int] = {}
-        with open_directory(target, fd) as disk:
-            for name in list_directory(disk):
-                with suppress(FileNotFoundError):
-                    sizes[name] = os.stat(name, dir_fd=disk, follow_symlinks=False).st_size
-        return sizes
-
-    def _receipts(
-        self, fd: int, directory: str, target: str, sizes: dict[str, int]
-    ) -> Iterator[Receipt]:
-        with open_directory(target, fd) as disk:
-            for name in sorted(sizes):
-                if not name.endswith(RECEIPT):
-                    continue
-                path = str(self.path / directory / target / name)
-                try:
-                    receipt = parse_receipt(read_text(disk, name, path), path=path)
-                except (FileNotFoundError, ManifestError):  # published meanwhile, or damaged
-                    continue
-                if (
-                    receipt.target == target
-                    and sizes.get(receipt.image.name) == receipt.image.size_bytes
-                ):
-                    yield receipt
 
     def read_record(self, uuid: str) -> VerificationRecord:
         """See `PointStore.read_record`."""
@@ -587,7 +493,7 @@ class Store(Drawable):
     def _recover(self, fd: int, uuid: str) -> None:
         recover_merge(fd)
         if exists(REMOVAL_FILE, fd):
-            recover_removal(fd, self._read_manifests(fd, uuid)[0].points)
+            recover_removal(fd, read_points(fd, store=self._uuid, uuid=uuid)[0].points)
 
     def drop(self, uuid: str, step: DropPoints) -> int:
         """See `PointStore.drop`."""
@@ -835,11 +741,3 @@ def _uuid_of(name: str) -> str | None:
 def _directory_name(uuid: str, name: str) -> str:
     slug = _NOT_SLUG.sub("_", name).lstrip(".-")[:40]
     return f"{slug}-{uuid}" if slug else uuid
-
-
-def _damaged(points: tuple[RestorePoint, ...], sizes: dict[str, dict[str, int]]) -> Generator[str]:
-    for point in points:
-        for disk in point.disks:
-            for image in disk.images:
-                if sizes.get(disk.target, {}).get(image.name) != image.size_bytes:
-                    yield f"{disk.target}/{image.name}"

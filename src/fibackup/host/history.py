@@ -1,0 +1,167 @@
+"""
+Read what a store has of a domain, without a lock: anew where a writer may have been in between.
+
+::
+
+    manifests, seals      points, lost, unreadable
+    merge.json            the points as they are when the merge is finished
+    vda/*.qcow2           named by a point, and of its size?  else damaged; by none: unclaimed
+    vda/*.receipt         images that are complete, and in no point yet
+    <id>.protected        what a prune keeps
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import suppress
+from pathlib import PurePosixPath
+
+from fibackup.errors import ManifestError
+from fibackup.host.files import open_directory
+from fibackup.host.manifests import Manifests, read_manifests
+from fibackup.host.merge import read_merge
+from fibackup.host.store_files import RECEIPT, directories_in, list_directory, read_text
+from fibackup.model.journal import as_merged
+from fibackup.model.point import POINT_PATTERN, History, Receipt, RestorePoint
+from fibackup.parse.manifest import parse_receipt
+
+__all__ = ["read_history", "read_points"]
+
+_PROTECTED = ".protected"
+_READS = 3
+
+
+def read_history(
+    fd: int, path: PurePosixPath, *, store: str, uuid: str, compress: bool
+) -> tuple[History, Manifests]:
+    """
+    Read the history; anew when images may have been put in place in between.
+
+    Args:
+        fd: The domain's directory.
+        path: Its path.
+        store: UUID of the store.
+        uuid: UUID of the domain.
+        compress: Whether the store says that its points are compressed.
+
+    Returns:
+        The history, and the manifests that it was made of.
+    """
+    reads = 0
+    while True:
+        reads += 1
+        manifests, files = read_points(fd, store=store, uuid=uuid)
+        history = _history(fd, path, manifests, files, store, uuid, compress=compress)
+        if not history.damaged or reads == _READS:
+            return history, manifests
+
+
+def read_points(fd: int, *, store: str, uuid: str) -> tuple[Manifests, list[str]]:
+    """
+    Read the manifests; anew when a writer may have been in between.
+
+    Args:
+        fd: The domain's directory.
+        store: UUID of the store.
+        uuid: UUID of the domain.
+
+    Returns:
+        The manifests, and the names beside them.
+    """
+    reads = 0
+    while True:
+        reads += 1
+        files = sorted(list_directory(fd))
+        found = read_manifests(fd, files, store=store, uuid=uuid)
+        if not found.suspect or reads == _READS:
+            return found, files
+
+
+def _history(
+    fd: int,
+    path: PurePosixPath,
+    manifests: Manifests,
+    files: list[str],
+    store: str,
+    uuid: str,
+    *,
+    compress: bool,
+) -> History:
+    inside = directories_in(fd)
+    sizes = {each: _disk_files(fd, each) for each in files if each in inside}
+    points = manifests.points
+    with suppress(ManifestError):  # of a damaged journal nothing is known
+        merge = read_merge(fd)
+        if merge is not None:
+            points = as_merged(points, merge, sizes.get(merge.target, {}))
+    there = {f"{target}/{file}" for target, found in sizes.items() for file in found}
+    named = {
+        f"{disk.target}/{image.name}"
+        for point in points
+        for disk in point.disks
+        for image in disk.images
+    }
+    return History(
+        store=store,
+        path=path.parent,
+        uuid=uuid,
+        directory=path.name,
+        points=points,
+        receipts=tuple(
+            receipt
+            for target, found in sizes.items()
+            for receipt in _receipts(fd, path, target, found)
+            if f"{target}/{receipt.image.name}" not in named
+        ),
+        taken_ids=frozenset(
+            each[:16]
+            for each in (*files, *(file for found in sizes.values() for file in found))
+            if POINT_PATTERN.fullmatch(each[:16])
+        ),
+        damaged=frozenset(_damaged(points, sizes)),
+        unclaimed=frozenset(there - named),
+        unreadable=manifests.unreadable,
+        lost=manifests.lost,
+        protected=frozenset(
+            each.removesuffix(_PROTECTED) for each in files if each.endswith(_PROTECTED)
+        ),
+        compress=compress,
+    )
+
+
+def _disk_files(fd: int, target: str) -> dict[str, int]:
+    """Return names and sizes; what a writer has just taken away is passed over."""
+    sizes: dict[str, int] = {}
+    with open_directory(target, fd) as disk:
+        for name in list_directory(disk):
+            with suppress(FileNotFoundError):
+                sizes[name] = os.stat(name, dir_fd=disk, follow_symlinks=False).st_size
+    return sizes
+
+
+def _receipts(
+    fd: int, path: PurePosixPath, target: str, sizes: Mapping[str, int]
+) -> Iterator[Receipt]:
+    with open_directory(target, fd) as disk:
+        for name in sorted(sizes):
+            if not name.endswith(RECEIPT):
+                continue
+            where = str(path / target / name)
+            try:
+                receipt = parse_receipt(read_text(disk, name, where), path=where)
+            except (FileNotFoundError, ManifestError):  # published meanwhile, or damaged
+                continue
+            size = sizes.get(receipt.image.name)
+            if receipt.target == target and size == receipt.image.size_bytes:
+                yield receipt
+
+
+def _damaged(
+    points: Iterable[RestorePoint], sizes: Mapping[str, Mapping[str, int]]
+) -> Iterator[str]:
+    for point in points:
+        for disk in point.disks:
+            for image in disk.images:
+                if sizes.get(disk.target, {}).get(image.name) != image.size_bytes:
+                    yield f"{disk.target}/{image.name}"
