@@ -20,9 +20,7 @@ import signal
 import time
 import xml.etree.ElementTree as ET
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
-from datetime import UTC, datetime
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 
 import libvirt
 import pytest
@@ -37,8 +35,6 @@ from fibackup import (
     DomainStateError,
     Event,
     Executor,
-    ImageFormat,
-    LibvirtHost,
     PermissionDeniedError,
     Plan,
     PolicyError,
@@ -47,10 +43,7 @@ from fibackup import (
     SharedBaseError,
     StalePlanError,
     StepError,
-    Store,
-    plan_backup,
     plan_consolidation,
-    plan_restore,
 )
 from fibackup import ConsolidationPolicy as Policy
 from fibackup import Method as How
@@ -67,6 +60,7 @@ from hypervisor import (
 from hypervisor import differences as differences_between
 from hypervisor.host import run
 from hypervisor.monitor import device_path
+from hypervisor.series import PointSeries, series_with_stores
 
 pytestmark = pytest.mark.libvirt
 
@@ -80,16 +74,8 @@ def sha256(path: Path) -> str:
     return hashlib.sha256(path.read_bytes()).hexdigest()
 
 
-@dataclass
-class Series:
-    """A domain, its store, and what the guest had at each point."""
-
-    domain: BlockDomain
-    host: LibvirtHost
-    store: Store
-    scratch: Path
-    references: dict[str, dict[str, Path]] = field(default_factory=dict)
-    numbers: Iterator[int] = field(default_factory=itertools.count)
+class Series(PointSeries):
+    """A domain whose chains are shortened, its store, and what the guest had at each point."""
 
     def write(self, target: str, *clusters: int) -> None:
         """Let the guest write clusters, each time with another value."""
@@ -99,13 +85,7 @@ class Series:
     def backup(self, *, consolidate: bool = True) -> Report:
         """Take a point; what the guest has is kept, also when a later step fails."""
         policy = BackupPolicy(quiesce=Quiesce.OFF, allow_paused=True, consolidate=consolidate)
-        found = self.host.read_domain(self.domain.name)
-        history = self.store.read_history(self.domain.uuid)
-        plan = plan_backup(found, history, now=datetime.now(UTC), policy=policy)
-        self.references[plan.point] = {
-            target: self.domain.reference(target, plan.point) for target in self.domain.disks
-        }
-        return Executor(self.host, self.store).run(plan)
+        return self.take(policy)
 
     def plan(self, policy: Policy | None = None) -> Plan:
         """Plan a consolidation."""
@@ -130,18 +110,11 @@ class Series:
 
     def check(self) -> None:
         """Assert that every point is its reference and that the guest has what it wrote."""
-        history = self.store.read_history(self.domain.uuid)
-        for point, references in self.references.items():
-            if history.find(point) is None:
+        for point in self.references:
+            if self.history.find(point) is None:
                 continue
-            into = self.scratch / f"restored-{next(self.numbers)}"
-            plan = plan_restore(
-                history, point, into=PurePosixPath(into), image_format=ImageFormat.RAW
-            )
-            for image in Executor(None, self.store).run(plan).restored:
-                reference = references[image.target]
+            for image, reference in self.again(point):
                 assert differences_between(Path(image.path), "raw", reference) == "", str(image)
-            shutil.rmtree(into)
         for target in self.domain.disks:
             self.check_live(target)
 
@@ -187,17 +160,8 @@ MakeSeries = Callable[[BlockDomain], Series]
 @pytest.fixture
 def series(tmp_path: Path, hypervisor: Embedded) -> Iterator[MakeSeries]:
     """Give a factory of series, each with a store of its own."""
-    stores: list[Store] = []
-
-    def make(domain: BlockDomain) -> Series:
-        place = tmp_path / f"store-{len(stores)}"
-        place.mkdir()
-        stores.append(Store.create(place))
-        return Series(domain, LibvirtHost(hypervisor.connection), stores[-1], tmp_path)
-
-    yield make
-    for store in stores:
-        store.close()
+    with series_with_stores(Series, tmp_path, hypervisor) as make:
+        yield make
 
 
 @pytest.fixture

@@ -17,13 +17,11 @@ import itertools
 import json
 import os
 import re
-import shutil
 import stat
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field, replace
-from datetime import UTC, datetime
-from pathlib import Path, PurePosixPath
+from dataclasses import dataclass, replace
+from pathlib import Path
 
 import libvirt
 import pytest
@@ -34,7 +32,6 @@ from fibackup import (
     DomainBusyError,
     Event,
     Executor,
-    History,
     ImageFormat,
     LibvirtHost,
     Plan,
@@ -46,8 +43,6 @@ from fibackup import (
     StepFinished,
     Store,
     TakeSnapshot,
-    plan_backup,
-    plan_restore,
 )
 from hypervisor import (
     MIB,
@@ -61,6 +56,7 @@ from hypervisor import (
 )
 from hypervisor.domain_xml import disk_xml
 from hypervisor.host import run
+from hypervisor.series import PointSeries, series_with_stores
 
 pytestmark = pytest.mark.libvirt
 
@@ -89,67 +85,34 @@ class Restored:
         run("qemu-img", "check", "-q", "-f", "qcow2", self.path)
 
 
-@dataclass
-class Series:
+class Series(PointSeries):
     """The points that one domain has in one store, and what the guest had at each of them."""
-
-    domain: BlockDomain
-    host: LibvirtHost
-    store: Store
-    scratch: Path
-    references: dict[str, dict[str, Path]] = field(default_factory=dict)
-    numbers: Iterator[int] = field(default_factory=itertools.count)
-
-    @property
-    def history(self) -> History:
-        """What the store holds of the domain."""
-        return self.store.read_history(self.domain.uuid)
-
-    @property
-    def directory(self) -> Path:
-        """The domain's directory in the store."""
-        [found] = Path(self.store.path).glob(f"*{self.domain.uuid}")
-        return found
 
     def plan(self, *, full: bool = False, exclude: Sequence[str] = ()) -> Plan:
         """Plan the next point."""
-        policy = BackupPolicy(
-            full=full, exclude=tuple(exclude), quiesce=Quiesce.OFF, allow_paused=True
-        )
-        found = self.host.read_domain(self.domain.name)
-        return plan_backup(found, self.history, now=datetime.now(UTC), policy=policy)
+        return self.plan_point(_policy(full=full, exclude=exclude))
 
     def backup(self, *, full: bool = False, exclude: Sequence[str] = ()) -> Report:
         """Make the next point, and keep what the guest has on its disks."""
-        report = Executor(self.host, self.store).run(self.plan(full=full, exclude=exclude))
-        point = point_of(report)
-        name = f"{self.store.uuid[:8]}-{point.id}"
-        self.references[point.id] = {
-            disk.target: self.domain.reference(disk.target, name) for disk in point.disks
-        }
-        return report
+        return self.take(_policy(full=full, exclude=exclude))
 
     def restored(self, store: Store | None = None) -> Iterator[Restored]:
         """Restore each point in both formats; an image is gone after its turn."""
-        source = store or self.store
-        for point, references in self.references.items():
+        for point in self.references:
             for image_format in ImageFormat:
-                into = PurePosixPath(self.scratch / f"restored-{next(self.numbers)}")
-                history = source.read_history(self.domain.uuid)
-                plan = plan_restore(history, point, into=into, image_format=image_format)
-                report = Executor(None, source).run(plan)
-                assert {image.target for image in report.restored} == set(references)
-                for image in report.restored:
-                    reference = references[image.target]
+                for image, reference in self.again(point, image_format=image_format, store=store):
                     assert image.virtual_size_bytes == reference.stat().st_size
                     yield Restored(image.target, image.format, Path(image.path), reference)
-                shutil.rmtree(into)
 
     def check(self, store: Store | None = None) -> None:
         """Assert that every point so far brings back what the guest had."""
         assert self.references
         for image in self.restored(store):
             image.check()
+
+
+def _policy(*, full: bool, exclude: Sequence[str]) -> BackupPolicy:
+    return BackupPolicy(full=full, exclude=tuple(exclude), quiesce=Quiesce.OFF, allow_paused=True)
 
 
 def point_of(report: Report) -> RestorePoint:
@@ -188,17 +151,8 @@ MakeSeries = Callable[[BlockDomain], Series]
 @pytest.fixture
 def series(tmp_path: Path, hypervisor: Embedded) -> Iterator[MakeSeries]:
     """Give a factory of series, each with a store of its own."""
-    stores: list[Store] = []
-
-    def make(domain: BlockDomain) -> Series:
-        place = tmp_path / f"store-{len(stores)}"
-        place.mkdir()
-        stores.append(Store.create(place))
-        return Series(domain, LibvirtHost(hypervisor.connection), stores[-1], tmp_path)
-
-    yield make
-    for store in stores:
-        store.close()
+    with series_with_stores(Series, tmp_path, hypervisor) as make:
+        yield make
 
 
 # -- disks of every kind -------------------------------------------------------------------------

@@ -11,16 +11,15 @@ A prune between the backups of a real domain: the next one is an increment all t
 from __future__ import annotations
 
 import itertools
-import shutil
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 
 import pytest
 
 import fibackup as fb
 from hypervisor import MIB, BlockDomain, DiskSpec, Embedded, MakeBlockDomain, differences
+from hypervisor.series import PointSeries, series_with_stores
 
 pytestmark = pytest.mark.libvirt
 
@@ -28,23 +27,12 @@ CLUSTER = 64 * 1024
 PATTERNS = itertools.cycle(range(1, 250))
 
 
-@dataclass
-class Series:
-    """A domain, its store, and what the guest had at each point."""
-
-    domain: BlockDomain
-    host: fb.LibvirtHost
-    store: fb.Store
-    scratch: Path
-    had: dict[str, dict[str, Path]] = field(default_factory=dict)
-
-    def history(self) -> fb.History:
-        """Read what the store has."""
-        return self.store.read_history(self.domain.uuid)
+class Series(PointSeries):
+    """A domain whose points are pruned, its store, and what the guest had at each point."""
 
     def ids(self) -> list[str]:
         """Return the points that it lists."""
-        return [point.id for point in self.history().points]
+        return [point.id for point in self.history.points]
 
     def write(self, *clusters: int) -> None:
         """Let the guest write clusters of each disk, each time with another value."""
@@ -55,16 +43,11 @@ class Series:
     def backup(self, *, consolidate: bool = False) -> fb.Report:
         """Take a point; what the guest has is kept."""
         policy = fb.BackupPolicy(quiesce=fb.Quiesce.OFF, allow_paused=True, consolidate=consolidate)
-        found = self.host.read_domain(self.domain.name)
-        plan = fb.plan_backup(found, self.history(), now=datetime.now(UTC), policy=policy)
-        self.had[plan.point] = {
-            target: self.domain.reference(target, plan.point) for target in self.domain.disks
-        }
-        return fb.Executor(self.host, self.store).run(plan)
+        return self.take(policy)
 
     def increment(self, *clusters: int, consolidate: bool = False) -> None:
         """Write, take a point, and see that it is an increment of what was written."""
-        before = self.history().latest
+        before = self.history.latest
         assert before is not None
         self.write(*clusters)
         report = self.backup(consolidate=consolidate)
@@ -78,7 +61,7 @@ class Series:
         """Prune; every kept point is restored before, at each step, and after."""
         policy = fb.RetentionPolicy(keep_last=last, protect=protect)
         now = datetime.now(UTC) + timedelta(days=1)
-        plan = fb.plan_prune(self.history(), policy, now=now)
+        plan = fb.plan_prune(self.history, policy, now=now)
         kept = [verdict.point for verdict in plan.verdicts if verdict.kept]
 
         def look(event: fb.Event) -> None:
@@ -93,28 +76,21 @@ class Series:
 
     def check(self, points: list[str]) -> None:
         """Assert that points restore to what the guest had."""
-        history = self.history()
-        assert history.damaged == frozenset()
-        into = self.scratch / "restored"
+        assert self.history.damaged == frozenset()
         for point in points:
-            plan = fb.plan_restore(
-                history, point, into=PurePosixPath(into), image_format=fb.ImageFormat.RAW
-            )
-            for image in fb.Executor(None, self.store).run(plan).restored:
-                reference = self.had[point][image.target]
+            for image, reference in self.again(point):
                 assert differences(Path(image.path), "raw", reference) == "", (point, image)
-            shutil.rmtree(into)
 
     def files(self) -> set[str]:
         """Return the names in the disks' directories of the store."""
-        (home,) = Path(str(self.store.path)).glob(f"*{self.domain.uuid}")
+        home = self.directory
         return {str(path.relative_to(home)) for path in home.glob("vd?/*")}
 
     def named(self) -> set[str]:
         """Return those that manifests name."""
         return {
             f"{disk.target}/{image.name}"
-            for point in self.history().points
+            for point in self.history.points
             for disk in point.disks
             for image in disk.images
         }
@@ -125,18 +101,9 @@ MakeSeries = Callable[[BlockDomain], Series]
 
 @pytest.fixture
 def series(tmp_path: Path, hypervisor: Embedded) -> Iterator[MakeSeries]:
-    """Give a factory of series."""
-    stores: list[fb.Store] = []
-
-    def make(domain: BlockDomain) -> Series:
-        place = tmp_path / "store"
-        place.mkdir()
-        stores.append(fb.Store.create(place))
-        return Series(domain, fb.LibvirtHost(hypervisor.connection), stores[-1], tmp_path)
-
-    yield make
-    for store in stores:
-        store.close()
+    """Give a factory of series, each with a store of its own."""
+    with series_with_stores(Series, tmp_path, hypervisor) as make:
+        yield make
 
 
 @pytest.mark.parametrize("consolidate", [False, True])
@@ -180,7 +147,7 @@ def test_a_domain_that_was_off_gets_an_increment_after_a_prune(
     made.prune(last=1)
     assert points[2] in made.ids()
     made.domain.start()
-    latest = made.history().latest
+    latest = made.history.latest
     assert latest is not None
     made.write(3)
     report = made.backup()
