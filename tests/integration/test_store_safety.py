@@ -264,7 +264,10 @@ def test_copies_that_are_interrupted_leave_nothing(maker: StoreMaker, tmp_path: 
 
     with maker.store.locked(UUID, "web1", exclusive=True), pytest.raises(KeyboardInterrupt):
         side_by_side(copy, steps, CancelToken(), threads=2, name="fibackup-copy")
-    assert not [thread for thread in threading.enumerate() if "fibackup" in thread.name]
+    working = [
+        each for each in threading.enumerate() if re.match("fibackup-(copy|hash)", each.name)
+    ]
+    assert working == []
     assert names(maker.root) == before
 
 

@@ -108,4 +108,4 @@ def test_an_interrupt_stops_the_hashes(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(stored_images, "wait", interrupted)
     with pytest.raises(KeyboardInterrupt):
         run(lambda _: None)
-    assert not [thread for thread in enumerate_threads() if "fibackup" in thread.name]
+    assert not [thread for thread in enumerate_threads() if "fibackup-verify" in thread.name]
