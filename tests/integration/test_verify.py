@@ -29,8 +29,10 @@ import fibackup as fb
 import fibackup.host.verify as verify_module
 import fibackup.host.verify_contents as verify_contents_module
 from fibackup.host.events import FileVerified
+from fibackup.host.files import open_directory
 from fibackup.host.nbd import NbdClient
 from fibackup.host.pace import Pace
+from fibackup.host.record import Recorder
 from fibackup.parse.manifest import render_manifest
 from hypervisor.stores import CLUSTER, StoreMaker
 
@@ -374,6 +376,46 @@ def test_an_interrupted_verification_goes_on(copy: Copy) -> None:
     assert len(first) == 4
     assert sorted(first + second) == sorted(set(first + second))
     assert len(first + second) == len(verified(copy, fb.VerifyPolicy()))
+
+
+def checks(store: fb.Store) -> list[fb.FileCheck]:
+    """Return what reading every file of the only domain comes to, when all is right."""
+    now = datetime.now(UTC)
+    step = fb.plan_verify(store.survey(store.domains()[0]), now=now).steps[0]
+    assert isinstance(step, fb.VerifyFiles)
+    return [
+        fb.FileCheck(file.file, file.sha256, now, read_bytes=file.size_bytes) for file in step.files
+    ]
+
+
+def test_one_that_is_killed_has_remembered_all_but_its_last_seconds(copy: Copy) -> None:
+    """It writes every ten seconds, here of a clock that goes on by three for each file."""
+    seconds = [0.0]
+    with fb.Store.open(copy.root) as store, open_directory(str(copy.home)) as fd:
+        found = checks(store)
+        names = {check.file for check in found}
+        recorder = Recorder(fd, 1, names, clock=lambda: seconds[0])
+        for check in found:
+            seconds[0] += 3.0
+            recorder.add(check)
+        kept = {entry.file for entry in store.read_record(store.domains()[0]).files}
+    lost = [check.file for check in found if check.file not in kept]
+    assert kept
+    assert lost == [check.file for check in found][len(kept) :]
+    assert len(lost) * 3.0 < 10.0
+
+
+def test_two_at_a_time_remember_what_both_have_read(copy: Copy) -> None:
+    """Each adds its own to what is there when it writes."""
+    with fb.Store.open(copy.root) as store, open_directory(str(copy.home)) as fd:
+        found = checks(store)
+        names = {check.file for check in found}
+        one, other = Recorder(fd, 1, names), Recorder(fd, 1, names)
+        for number, check in enumerate(found):
+            (one if number % 2 else other).add(check)
+        one.finish()
+        other.finish()
+        assert {entry.file for entry in store.read_record(store.domains()[0]).files} == names
 
 
 def test_two_halves_are_everything(copy: Copy) -> None:
