@@ -573,7 +573,12 @@ class _Run:
     def _in_parallel(self, step: InParallel) -> None:
         """Run the lanes; what they have stored stays, and the next run goes on from there."""
         side_by_side(
-            self._lane, step.lanes, self._cancel, threads=self._threads, name="fibackup-copy"
+            self._lane,
+            step.lanes,
+            self._cancel,
+            threads=self._threads,
+            name="fibackup-copy",
+            together=False,  # a copy may have taken hours, and the next run takes it over
         )
 
     def _lane(self, lane: tuple[CopyImage, ...], cancel: CancelToken) -> None:

@@ -1,14 +1,15 @@
 """
-Do the same with several things, side by side; the first that fails stops the others.
+Do the same with several things, side by side; nobody works on any more when it is over.
 
 ::
 
     vda   |-----------X          fails, which cancels the token that all of them ask
     vdb   |-------------|        stops at its next block
     vdc                          does not begin
-                        raise    what vda failed with: nobody works on any more
+                        raise    what vda failed with
 
-Ctrl-C in the thread that waits stops all of them, in the same way.
+Where what the others come to is kept in any case, they are not stopped by a failure. Ctrl-C in the
+thread that waits stops all of them, in the same way.
 """
 
 from __future__ import annotations
@@ -19,7 +20,7 @@ from typing import TypeVar
 
 from typing_extensions import override
 
-from fibackup.errors import CancelledError
+from fibackup.errors import CancelledError, FibackupError
 from fibackup.host.events import CancelToken
 
 __all__ = ["ChildToken", "side_by_side"]
@@ -48,6 +49,7 @@ def side_by_side(
     *,
     threads: int,
     name: str,
+    together: bool = True,
 ) -> tuple[_R, ...]:
     """
     Do something with each of *items*; when it returns or raises, no thread of it runs any more.
@@ -58,6 +60,7 @@ def side_by_side(
         cancel: Stops all of them.
         threads: How many at the same time.
         name: What the names of the threads begin with.
+        together: True: one that fails stops the others; False: only *cancel* and Ctrl-C do.
 
     Returns:
         What *act* returned, in the order of the items.
@@ -71,8 +74,9 @@ def side_by_side(
         try:
             linked.check()
             return act(item, linked)
-        except BaseException:
-            linked.cancel()
+        except BaseException as error:
+            if together or not isinstance(error, FibackupError):
+                linked.cancel()
             raise
 
     with ThreadPoolExecutor(threads, name) as pool:

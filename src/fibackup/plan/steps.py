@@ -199,7 +199,7 @@ class InParallel:
     """
     Copies that run at the same time: lanes side by side, the steps of a lane one by one.
 
-    The first lane that fails stops the others; images that are stored by then stay.
+    A lane that fails does not stop the others: the next run takes over what they have stored.
 
     Attributes:
         lanes: One for each disk, base first.
