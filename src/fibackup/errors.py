@@ -289,7 +289,14 @@ class QemuImgError(HostError):
 
 @define(kw_only=True)
 class PermissionDeniedError(HostError):
-    """An image or directory cannot be read or written by this process."""
+    """
+    An image or directory cannot be read or written by this process.
+
+    Attributes:
+        remedy: What lets it in, as a command where there is one; nothing where that is not known.
+    """
+
+    remedy: str = ""
 
 
 @define(kw_only=True)

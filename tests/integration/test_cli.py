@@ -428,6 +428,24 @@ def test_the_service_of_systemd_can_do_its_work(shell: Shell, domain: BlockDomai
         assert not file.stat().st_mode & 0o077
 
 
+def test_a_store_that_others_can_write_is_told_beforehand(
+    shell: Shell, domain: BlockDomain
+) -> None:
+    """By the doctor, a dry run and a backup alike, be it a store already or not."""
+    domain.dom.resume()
+    shell.store.chmod(0o777)
+    dry = shell.words("--dry-run", domain.name)
+    cure = f"chmod go-w {shell.store}"
+    assert f"next: {cure}, then run" in shell.run(*dry, code=1).stderr
+    shell.store.chmod(0o700)
+    shell.backup(domain, 1)
+    shell.store.chmod(0o777)
+    for words in (dry, shell.words(domain.name)):
+        assert f"next: {cure}, then run" in shell.run(*words, code=1).stderr
+    doctor = ("doctor", "-c", shell.daemon.uri, "--store", shell.store, "-q", domain.name)
+    assert shell.run(*doctor, code=1).stdout.count(f"-> {cure}\n") == 2
+
+
 def test_a_dry_run_changes_nothing(shell: Shell, domain: BlockDomain) -> None:
     """--dry-run prints the plan, makes no store, and leaves domain and store as they are."""
     for _ in range(2):

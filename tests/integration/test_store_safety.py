@@ -80,10 +80,14 @@ def test_a_directory_that_others_can_write_takes_no_point(
     with pytest.raises(fb.PermissionDeniedError, match=r"others can write .*chmod go-w") as caught:
         maker.point({"vda": {1: 2}})
     assert caught.value.path == str(directory)
+    with pytest.raises(fb.PermissionDeniedError, match="others can write") as told:
+        fb.Store.require_writable(maker.root, UUID)
+    assert told.value.remedy == caught.value.remedy == f"chmod go-w {directory}"
     assert names(maker.root) == before
     (point,) = maker.history().points
     assert maker.restores(point.id, tmp_path / "out")
     directory.chmod(0o755)
+    fb.Store.require_writable(maker.root, UUID)
     maker.point({"vda": {2: 3}})
 
 
@@ -91,10 +95,26 @@ def test_a_directory_that_others_can_write_takes_no_point(
 def test_a_store_of_somebody_else_takes_no_point(maker: StoreMaker, tmp_path: Path) -> None:
     """Its owner could do the same."""
     os.chown(maker.root, 12345, 12345)
-    with pytest.raises(fb.PermissionDeniedError, match="owner 12345"):
+    with pytest.raises(fb.PermissionDeniedError, match="owner 12345") as caught:
         maker.point({"vda": {1: 2}})
+    assert caught.value.remedy == f"chown {os.geteuid()} {maker.root}"
     (point,) = maker.history().points
     assert maker.restores(point.id, tmp_path / "out")
+
+
+@as_root
+def test_a_store_that_is_mounted_read_only_is_told_beforehand(maker: StoreMaker) -> None:
+    """By a backup, a dry run of it and the doctor alike, with the command that helps."""
+    asked = "import sys, fibackup as fb\n"
+    asked += "try: fb.Store.require_writable(sys.argv[1], sys.argv[2])\n"
+    asked += "except fb.PermissionDeniedError as no: print(no.reason, no.remedy, sep='\\n')"
+    mounts = 'mount --bind "$0" "$0" && mount -o remount,ro,bind "$0"'
+    script = f'{mounts} && exec "$1" -c "$2" "$0" "$3"'
+    words = [str(maker.root), sys.executable, asked, UUID]
+    done = run("unshare", "--mount", "sh", "-c", script, *words)
+    reason, remedy = done.splitlines()
+    assert reason.startswith("Read-only file system")
+    assert remedy.endswith(f"mount -o remount,rw {maker.root}")
 
 
 @pytest.mark.parametrize("mask", [0o000, 0o022, 0o077, 0o777])

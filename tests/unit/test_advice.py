@@ -59,6 +59,15 @@ def test_commands_reach_the_same_hypervisor() -> None:
     assert next_command(fb.StalePlanError(reason="no"), arguments) == "run the same command again"
 
 
+def test_what_keeps_us_out_says_what_lets_us_in() -> None:
+    """Where the error knows it, that is the next step; else to give access."""
+    error = fb.PermissionDeniedError(reason="no", path="/backup", remedy="chmod go-w /backup")
+    found = next_command(error, parsed(store="/backup"))
+    assert found == "chmod go-w /backup, then run the same command again"
+    found = next_command(fb.PermissionDeniedError(reason="no", path="/a"), parsed())
+    assert found.startswith("give access to /a, then")
+
+
 def test_a_verification_that_finds_damage_does_not_lead_to_itself() -> None:
     """It says what helps: another copy, or a new full."""
     found = next_command(fb.VerifyError(reason="no", domain="web 1"), parsed("verify", store="/s"))

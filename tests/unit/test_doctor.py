@@ -101,6 +101,11 @@ def test_a_sound_store_is_well() -> None:
     [
         (evolve(STORE, mode=0o755), "warning", "other users can look into it (mode 0755)"),
         (evolve(STORE, owner_id=7), "warning", "it belongs to user 7"),
+        (
+            evolve(STORE, owner_id=7, fault="others can write the store", remedy="chown 0 /backup"),
+            "problem",
+            "/backup takes no point: others can write the store",
+        ),
         (evolve(STORE, free_bytes=GIB), "warning", "little room is left: 1 GiB"),
         (evolve(STORE, free_files=1, total_files=1000), "warning", "few more files"),
         (evolve(STORE, filesystem="nfs4"), "note", "locks are as good as the server"),
@@ -280,6 +285,18 @@ def test_room_and_places_are_judged() -> None:
     words = ("needs about", "/mnt/usb", "mounted read-only", "1 B left", "one loss takes both")
     for (_, text), each in zip(found, words, strict=True):
         assert each in text
+
+
+def test_a_store_that_takes_no_point_is_a_problem_of_each_domain() -> None:
+    """What the next point would be is not said, as there would be none."""
+    facts = evolve(
+        World().facts(),
+        store_fault="Read-only file system",
+        store_remedy="mount -o remount,rw /backup",
+    )
+    (found,) = fb.diagnose_domain(facts, now=NOW)
+    assert (found.level, found.remedy) == (fb.Level.PROBLEM, "mount -o remount,rw /backup")
+    assert found.text == "the store takes no point of it: Read-only file system"
 
 
 def test_damage_in_the_store_is_found() -> None:

@@ -102,7 +102,9 @@ def _correct(_: fb.FibackupError, arguments: argparse.Namespace) -> str:
 
 
 def _denied(error: fb.FibackupError, _: argparse.Namespace) -> str:
-    return f"give access to {error.path or 'what is named'}, then {_AGAIN}"
+    known = error.remedy if isinstance(error, fb.PermissionDeniedError) else ""
+    access = f"give access to {error.path or 'what is named'}"
+    return f"{known or access}, then {_AGAIN}"
 
 
 def _again(_: fb.FibackupError, __: argparse.Namespace) -> str:

@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from contextlib import suppress
 from pathlib import PurePosixPath
 
-from fibackup.errors import FibackupError, RequirementError
+from fibackup.errors import FibackupError, PermissionDeniedError, RequirementError
 from fibackup.host.files import open_directory, os_errors
 from fibackup.host.libvirt_host import LibvirtHost
 from fibackup.host.lock import look_at_lock
@@ -86,6 +86,7 @@ def read_store_facts(path: str) -> StoreFacts:
     Source:
         docs/operate.md, "Doctor".
     """
+    fault, remedy = _refusal(path)
     with Store.open(path) as store, os_errors(path):
         found, room = os.stat(path), os.statvfs(path)
         return StoreFacts(
@@ -100,7 +101,20 @@ def read_store_facts(path: str) -> StoreFacts:
             filesystem=_filesystem(found.st_dev),
             histories=tuple(store.read_history(uuid) for uuid in store.domains()),
             temporary=tuple(sorted(_temporary(path))),
+            fault=fault,
+            remedy=remedy,
         )
+
+
+def _refusal(path: PurePosixPath | str, uuid: str = "") -> tuple[str, str]:
+    """Say why no point can be stored there, and what helps; nothing where one can."""
+    try:
+        Store.require_writable(path, uuid)
+    except PermissionDeniedError as error:
+        return error.reason, error.remedy
+    except FibackupError:  # which those who read the store say better
+        pass
+    return "", ""
 
 
 def _filesystem(device: int) -> str:
@@ -144,6 +158,7 @@ def read_domain_facts(host: LibvirtHost, name: str, store: Store | None) -> Doma
         docs/operate.md, "Doctor".
     """
     domain = host.read_domain(name)
+    fault, remedy = _refusal(store.path, domain.uuid) if store is not None else ("", "")
     return DomainFacts(
         domain=domain,
         history=store.read_history(domain.uuid) if store is not None else None,
@@ -151,6 +166,8 @@ def read_domain_facts(host: LibvirtHost, name: str, store: Store | None) -> Doma
         places=tuple(_places(host, domain, store)),
         lost_stores=tuple(each for each in domain.ledger.stores if _is_lost(each)),
         at_work=_at_work(domain.uuid),
+        store_fault=fault,
+        store_remedy=remedy,
     )
 
 

@@ -16,6 +16,7 @@ from __future__ import annotations
 
 import errno
 import os
+import shlex
 import stat
 from collections.abc import Generator
 from contextlib import contextmanager, suppress
@@ -43,6 +44,7 @@ __all__ = [
     "publish_file",
     "read_small",
     "refuse_strangers",
+    "refuse_unwritable",
     "remove_if_same",
     "replace_file",
     "temporary_file",
@@ -88,7 +90,11 @@ def os_errors(path: str) -> Generator[None]:
         if error.errno in _FULL:
             raise NoSpaceError(reason=words, path=where) from error
         if error.errno in _FORBIDDEN:
-            raise PermissionDeniedError(reason=f"{words} ({_who(where)})", path=where) from error
+            raise PermissionDeniedError(
+                reason=f"{words} ({_who(where)})",
+                path=where,
+                remedy=_remount(where) if error.errno == errno.EROFS else "",
+            ) from error
         raise HostError(reason=words, path=where) from error
     except StoreError as error:
         if error.path is not None and not error.path.startswith("/"):
@@ -103,6 +109,26 @@ def _who(path: str) -> str:
         owner = f"owner {found.st_uid}:{found.st_gid}, mode {mode:04o}"
         return f"{owner}, we are {os.geteuid()}:{os.getegid()}"
     return f"we are {os.geteuid()}:{os.getegid()}"
+
+
+def _remount(path: str) -> str:
+    """Say how the file system that a path is on can be written again."""
+    mount_point = os.path.realpath(path)
+    while not os.path.ismount(mount_point):  # which does not see that of a bind mount
+        above = os.path.dirname(mount_point)
+        if not _is_read_only(above):
+            break
+        mount_point = above
+    return (
+        "find out why it is read-only (dmesg; ReadWritePaths= of a unit), then: "
+        f"mount -o remount,rw {shlex.quote(mount_point)}"
+    )
+
+
+def _is_read_only(path: str) -> bool:
+    with suppress(OSError):
+        return bool(os.statvfs(path).f_flag & os.ST_RDONLY)
+    return False
 
 
 def refuse_strangers(fd: int, path: str, what: str) -> None:
@@ -121,13 +147,42 @@ def refuse_strangers(fd: int, path: str, what: str) -> None:
         credentials(7): who may write a directory may rename and replace what is in it.
     """
     found = os.fstat(fd)
-    if found.st_uid not in {0, os.geteuid()} or found.st_mode & _OTHERS_WRITE:
+    cures = (
+        f"chown {os.geteuid()}" if found.st_uid not in {0, os.geteuid()} else "",
+        "chmod go-w" if found.st_mode & _OTHERS_WRITE else "",
+    )
+    if any(cures):
         raise PermissionDeniedError(
             reason=f"others can write {what} (owner {found.st_uid}, "
             f"mode {stat.S_IMODE(found.st_mode):04o}, we are {os.geteuid()}): "
             "make it ours alone to write, chown and chmod go-w",
             path=path,
+            remedy=" && ".join(f"{cure} {shlex.quote(path)}" for cure in cures if cure),
         )
+
+
+def refuse_unwritable(fd: int, path: str, what: str) -> None:
+    """
+    Refuse an open directory in which we could, or should, make no file; none is made to find out.
+
+    Args:
+        fd: The directory.
+        path: Its path, for errors.
+        what: What it is, for errors: ``"the store"``.
+
+    Raises:
+        PermissionDeniedError: It is on a file system that is mounted read-only, or is not ours to
+            write, or not ours alone. Nothing was touched.
+
+    Source:
+        statvfs(3), access(2); `refuse_strangers`.
+    """
+    with os_errors(path):
+        if os.fstatvfs(fd).f_flag & os.ST_RDONLY:
+            raise OSError(errno.EROFS, os.strerror(errno.EROFS))
+        refuse_strangers(fd, path, what)
+        if not os.access(".", os.W_OK | os.X_OK, dir_fd=fd, effective_ids=True):
+            raise OSError(errno.EACCES, os.strerror(errno.EACCES))
 
 
 def identity_of(fd: int) -> FileIdentity:

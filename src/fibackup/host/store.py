@@ -50,6 +50,7 @@ from fibackup.host.files import (
     open_directory,
     os_errors,
     refuse_strangers,
+    refuse_unwritable,
     write_once,
     write_unnamed,
 )
@@ -245,6 +246,31 @@ class Store(Drawable):
             if not set(os.listdir(path)) - _HIDDEN_IN_EMPTY:
                 return cls.create(path)
         return cls.open(path)
+
+    @staticmethod
+    def require_writable(path: str | os.PathLike[str], uuid: str = "") -> None:
+        """
+        Refuse a directory that could take no point, as far as that shows without writing.
+
+        Args:
+            path: A store, or a directory that is going to be one.
+            uuid: Of a domain, whose own directory is looked at too, if there is one.
+
+        Raises:
+            PermissionDeniedError: It is mounted read-only, not ours to write, or not ours alone;
+                `remedy` says what helps. Nothing was touched.
+            HostError: It is missing, or cannot be read.
+
+        Source:
+            docs/operate.md, "Permissions".
+        """
+        where = os.path.abspath(path)
+        with os_errors(where), open_directory(os.path.realpath(where)) as fd:
+            refuse_unwritable(fd, where, "the store")
+            for name in list_directory(fd) if uuid else ():
+                if _uuid_of(name) == uuid:
+                    with os_errors(f"{where}/{name}"), open_directory(name, fd) as inside:
+                        refuse_unwritable(inside, f"{where}/{name}", "the domain's directory")
 
     @property
     def uuid(self) -> str:

@@ -51,6 +51,7 @@ __all__ = [
 _LITTLE_ROOM = 0.05
 _COMMITS_UNDER_APPARMOR = (12, 1)
 _ERRORS = "docs/errors.md explains it"
+_ACCESS = "run fibackup as the store's owner, or as root"
 _NOWHERE = History(
     store="00000000-0000-0000-0000-000000000000",
     path=PurePosixPath("/"),
@@ -128,6 +129,8 @@ class StoreFacts:
         filesystem: Such as ``"ext4"``, or nothing.
         histories: What it holds of each domain.
         temporary: Temporary files that a killed run has left.
+        fault: Why it takes no point, or nothing.
+        remedy: What helps against the fault, where that is known.
     """
 
     path: str
@@ -141,6 +144,8 @@ class StoreFacts:
     filesystem: str = ""
     histories: tuple[History, ...] = ()
     temporary: tuple[str, ...] = ()
+    fault: str = ""
+    remedy: str = ""
 
 
 @frozen
@@ -175,6 +180,8 @@ class DomainFacts:
         places: Where its overlays are made.
         lost_stores: Stores that the ledger names and that are not where they were.
         at_work: True while a run holds the domain.
+        store_fault: Why the store takes no point of it, or nothing.
+        store_remedy: What helps against that, where it is known.
     """
 
     domain: Domain
@@ -183,6 +190,8 @@ class DomainFacts:
     places: tuple[OverlayPlace, ...] = ()
     lost_stores: tuple[KnownStore, ...] = ()
     at_work: bool = False
+    store_fault: str = ""
+    store_remedy: str = ""
 
 
 # --- the host -----------------------------------------------------------------------------------
@@ -301,13 +310,15 @@ def _store(facts: StoreFacts) -> Iterator[_Said]:
             f"{format_bytes(facts.free_bytes)} of {format_bytes(facts.total_bytes)} free"
         ),
     )
+    if facts.fault:
+        yield Level.PROBLEM, f"{facts.path} takes no point: {facts.fault}", facts.remedy or _ACCESS
     if facts.mode & 0o077:
         yield (
             Level.WARNING,
             f"other users can look into it (mode {facts.mode:04o}), and it holds the guests' disks",
             f"chmod 0700 {facts.path}",
         )
-    if facts.owner_id != facts.user_id:
+    if facts.owner_id != facts.user_id and not facts.fault:
         yield (
             Level.WARNING,
             f"it belongs to user {facts.owner_id}, and this is user {facts.user_id}",
@@ -454,6 +465,13 @@ def _next_backup(facts: DomainFacts, now: datetime) -> Iterator[_Said]:
         yield Level.WARNING, f"of its next point: {each}", "see what it says; docs/backup.md"
     if facts.history is None:
         yield Level.OK, f"it can be backed up: {', '.join(each.target for each in plan.decisions)}"
+        return
+    if facts.store_fault:
+        yield (
+            Level.PROBLEM,
+            f"the store takes no point of it: {facts.store_fault}",
+            facts.store_remedy or _ACCESS,
+        )
         return
     words = "; ".join(f"{each.target}: {each.kind}: {each.reason}" for each in plan.decisions)
     yield Level.OK, f"the next point is {words}"

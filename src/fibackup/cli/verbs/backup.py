@@ -200,6 +200,7 @@ def _history_for_dry_run(arguments: argparse.Namespace, domain: fb.Domain) -> fb
     path: str = arguments.store
     with existing_store(path) as store:
         if store is not None:
+            fb.Store.require_writable(path, domain.uuid)
             return store.read_history(domain.uuid)
     if arguments.existing_store:
         fb.Store.open(path).close()
@@ -208,4 +209,5 @@ def _history_for_dry_run(arguments: argparse.Namespace, domain: fb.Domain) -> fb
         raise fb.NotAStoreError(
             reason="the directory is missing, or neither empty nor a store", path=path
         )
+    fb.Store.require_writable(path)
     return no_history(path, domain)
