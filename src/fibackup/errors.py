@@ -155,6 +155,11 @@ class ParseError(ModelError):
         return text if self.path is None else f"{self.path}: {text}"
 
 
+def _with_remedy(error: FibackupError, remedy: str) -> str:
+    text = FibackupError.__str__(error)
+    return f"{text} ({remedy})" if remedy else text
+
+
 @define(kw_only=True)
 class PlanError(FibackupError):
     """It cannot be planned. Nothing was touched."""
@@ -173,8 +178,7 @@ class DomainStateError(PlanError):
 
     def __str__(self) -> str:
         """Return the reason, and what to do."""
-        text = FibackupError.__str__(self)
-        return f"{text} ({self.remedy})" if self.remedy else text
+        return _with_remedy(self, self.remedy)
 
 
 @define(kw_only=True)
@@ -320,12 +324,34 @@ class BlockJobError(HostError):
 
 @define(kw_only=True)
 class DomainBusyError(HostError):
-    """Another job holds the domain, or a writer holds an image that must not change."""
+    """
+    Another job holds the domain, or a writer holds an image that must not change.
+
+    Attributes:
+        remedy: What the user can do, where waiting does not help.
+    """
+
+    remedy: str = ""
+
+    def __str__(self) -> str:
+        """Return the reason, and what to do."""
+        return _with_remedy(self, self.remedy)
 
 
 @define(kw_only=True)
 class RequirementError(HostError):
-    """libvirt or qemu-img is missing or too old."""
+    """
+    libvirt or qemu-img is missing or too old.
+
+    Attributes:
+        remedy: What the user can do, where it is not to install or upgrade what is named.
+    """
+
+    remedy: str = ""
+
+    def __str__(self) -> str:
+        """Return the reason, and what to do."""
+        return _with_remedy(self, self.remedy)
 
 
 @define(kw_only=True)

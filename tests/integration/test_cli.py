@@ -548,6 +548,7 @@ def test_what_is_not_there(shell: Shell, domain: BlockDomain) -> None:
     assert "cannot connect" in shell.run(*words, code=1).stderr
     done = shell.run("backup", "-c", "qemu+ssh://far/system", "-s", shell.store, "x", code=3)
     assert "on another machine" in done.stderr
+    assert "next: run fibackup on far" in done.stderr
     assert list(shell.store.iterdir()) == []
     point = shell.backup(domain, 1)
     restore = ("restore", "-s", shell.store, "--into", shell.out / "x")

@@ -55,7 +55,11 @@ def test_commands_reach_the_same_hypervisor() -> None:
     assert reaching(found, parsed("doctor", connect=uri)) == found
     assert "docs" in next_command(fb.QemuImgError(reason="no"), parsed("doctor"))
     found = next_command(fb.VerifyError(reason="no"), arguments)
-    assert shlex.split(found) == ["fibackup", "verify", "-c", uri, "--store", "/s"]
+    assert shlex.split(found) == ["fibackup", "verify", "--store", "/s"]  # it needs none
+    found = next_command(fb.NoSuchPointError(reason="no"), arguments)
+    assert shlex.split(found) == ["fibackup", "list", "--store", "/s"]
+    found = reaching("resume it: virsh resume web1; or allow a paused domain", arguments)
+    assert found.startswith(f"resume it: virsh -c {shlex.quote(uri)} resume web1;")
     assert next_command(fb.StalePlanError(reason="no"), arguments) == "run the same command again"
 
 
@@ -188,8 +192,68 @@ def test_people_and_scripts_are_told_the_same(capsys: pytest.CaptureFixture[str]
     assert re.search(r"failed: No space left on device", found["message"])
 
 
+@pytest.mark.parametrize(
+    ("error", "arguments", "words"),
+    [
+        (
+            fb.DomainBusyError(reason="it runs", remedy="shut it down: virsh shutdown web1"),
+            parsed("restore", connect="qemu:///x"),
+            "shut it down: virsh -c qemu:///x shutdown web1",
+        ),
+        (fb.DomainBusyError(reason="it is busy"), parsed(), "run the same command again"),
+        (
+            fb.RequirementError(reason="it is elsewhere", remedy="run fibackup on host2"),
+            parsed(),
+            "run fibackup on host2",
+        ),
+        (
+            fb.NoSpaceError(reason="full", path="/no/such/place/.vdb.qcow2.tmp"),
+            parsed(),
+            "make room in /no/such/place, then run the same command again",
+        ),
+    ],
+)
+def test_what_helps_comes_from_the_error(
+    error: fb.FibackupError, arguments: argparse.Namespace, words: str
+) -> None:
+    """Where it knows better than its class; a file that is gone is not what is full."""
+    assert next_command(error, arguments) == words
+
+
+def test_memory_is_told_only_of_what_it_allows() -> None:
+    """A guest that goes on from its memory keeps its devices."""
+    error = fb.ForeignConfigError(reason="no")
+    assert "--foreign drop" in next_command(error, parsed("restore", memory=False))
+    found = next_command(error, parsed("restore", memory=True))
+    assert "--foreign keep" in found
+    assert "drop" not in found
+
+
+@pytest.mark.parametrize("verb", ["restore", "prune"])
+@pytest.mark.parametrize(
+    ("cause", "words"),
+    [
+        (fb.NoSpaceError(reason="full", path="/"), "make room in /"),
+        (fb.PermissionDeniedError(reason="no", path="/x"), "give access to /x"),
+        (fb.RequirementError(reason="no"), "install or upgrade"),
+        (fb.StoreError(reason="no"), "fibackup list"),
+    ],
+)
+def test_a_step_that_failed_for_a_curable_cause_is_told_the_cure(
+    verb: str, cause: fb.FibackupError, words: str
+) -> None:
+    """What the restore made is removed and a prune goes on: they are run again."""
+    error = fb.StepError(
+        reason="failed", plan=World().plan(), index=0, next_command="fibackup list --store /s"
+    )
+    error.__cause__ = cause
+    assert next_command(error, parsed(verb, store="/s")).startswith(words)
+
+
 def test_a_remedy_is_said_once(capsys: pytest.CaptureFixture[str]) -> None:
-    """What the message says already is not repeated below it."""
+    """In a line of its own, as that of every other error."""
     error = fb.DomainStateError(reason="the domain is paused", remedy="virsh resume web1")
     complain(Failure(error, parsed()))
-    assert capsys.readouterr().err.count("virsh resume web1") == 1
+    said = capsys.readouterr().err
+    assert said.count("virsh resume web1") == 1
+    assert said.endswith("\nfibackup:   next: virsh resume web1\n")

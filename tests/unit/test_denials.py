@@ -107,8 +107,12 @@ def test_the_version_of_qemu_img_is_read(tmp_path: Path, monkeypatch: pytest.Mon
     with pytest.raises(RequirementError, match="does not tell"):
         qemu_img_version()
     program.unlink()
-    with pytest.raises(RequirementError, match="does not start"):
+    with pytest.raises(
+        RequirementError, match=r"FIBACKUP_QEMU_IMG says .*no such program"
+    ) as caught:
         qemu_img_version()
+    assert caught.value.path == str(program)
+    assert caught.value.remedy == "correct or unset FIBACKUP_QEMU_IMG"
     monkeypatch.delenv("FIBACKUP_QEMU_IMG")
     monkeypatch.setenv("PATH", str(tmp_path))
     assert qemu_img_version() is None

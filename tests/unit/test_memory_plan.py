@@ -308,11 +308,11 @@ def other_of_the_name(world: World) -> None:
 @pytest.mark.parametrize(
     ("change", "words"),
     [
-        (lambda _: None, "is running"),
-        (lambda w: w.host.pause("web1"), "is paused"),
+        (lambda _: None, "is running.*virsh shutdown"),
+        (lambda w: w.host.pause("web1"), "is paused.*virsh destroy"),
         (
             lambda w: w.host.set_state("web1", DomainState.SHUTOFF, managed_save=True),
-            "managed-save",
+            "managed-save.*virsh managedsave-remove",
         ),
         (lambda w: w.host.rename("web1", "web2"), "taken by web2"),
         (other_of_the_name, "taken by web1"),

@@ -11,7 +11,13 @@ from threading import enumerate as enumerate_threads
 import pytest
 from typing_extensions import override
 
-from fibackup.errors import CancelledError, FibackupError, StepError, VerifyError
+from fibackup.errors import (
+    CancelledError,
+    FibackupError,
+    RequirementError,
+    StepError,
+    VerifyError,
+)
 from fibackup.host import restore_run, side_by_side
 from fibackup.host.events import CancelToken, OnEvent
 from fibackup.host.executor import Executor
@@ -96,6 +102,18 @@ def test_a_failed_restore_leaves_nothing(form: RestoreForm) -> None:
         assert world.store.image_names(world.uuid) == names
         Executor(None, world.store).run(plan)
     assert failures >= 7
+
+
+@pytest.mark.parametrize("form", RestoreForm)
+def test_a_missing_qemu_img_is_found_before_the_first_step(form: RestoreForm) -> None:
+    """Copies of the stored images are made without it."""
+    world = World()
+    world.store.has_qemu_img = False
+    if form is RestoreForm.CHAIN:
+        assert failure_of(world, world.plan(form)) is None
+        return
+    assert isinstance(failure_of(world, world.plan(form)), RequirementError)
+    assert world.store.restored == {}
 
 
 def test_what_cannot_be_removed_is_said() -> None:

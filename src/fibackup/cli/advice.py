@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import argparse
 import os
+import re
 import shlex
 from collections.abc import Callable
 
@@ -19,6 +20,11 @@ import fibackup as fb
 
 __all__ = ["next_command", "reaching", "state_of"]
 
+_CALL = re.compile(
+    r"(?:(?<=: )|^)"  # behind words, or alone
+    r"(?:virsh|fibackup (?:backup|consolidate|recover|chain|restore|doctor))"  # not of a store
+    r"(?= |$)(?! -c )"
+)
 _LIVE = {"backup", "consolidate", "recover"}
 _AGAIN = "run the same command again"
 _EXPLAINED = "docs/errors.md explains it"
@@ -54,8 +60,9 @@ def next_command(error: fb.FibackupError, arguments: argparse.Namespace) -> str:
         docs/errors.md.
     """
     if isinstance(error, fb.StepError):
-        if arguments.verb == "restore" and isinstance(error.__cause__, fb.NoSpaceError):
-            return _full(error.__cause__, arguments)
+        cause = error.__cause__
+        if arguments.verb in {"restore", "prune"} and isinstance(cause, _curable()):
+            return next_command(cause, arguments)
         return reaching(error.next_command, arguments)
     for kind in type(error).__mro__:
         if kind.__name__ in _NEXT:
@@ -63,26 +70,27 @@ def next_command(error: fb.FibackupError, arguments: argparse.Namespace) -> str:
     return ""
 
 
+def _curable() -> tuple[type[fb.FibackupError], ...]:
+    """Return the causes after which a restore or a prune runs again as soon as they are cured."""
+    return (fb.NoSpaceError, fb.PermissionDeniedError, fb.RequirementError)
+
+
 def reaching(command: str, arguments: argparse.Namespace) -> str:
     """
     Let a command reach the hypervisor that this one was told to.
 
     Args:
-        command: Of ours or of virsh; words stay as they are.
+        command: Of ours or of virsh, alone or behind words and a colon; what asks no hypervisor
+            stays as it is.
         arguments: Parsed.
 
     Source:
         docs/errors.md.
     """
     uri = getattr(arguments, "connect", None)
-    words = command.split(" ", 2)
-    if not uri or "-c" in words:
+    if not uri:
         return command
-    if words[0] == "virsh":
-        return " ".join(["virsh", "-c", shlex.quote(uri), *words[1:]])
-    if words[0] == "fibackup" and len(words) > 1:
-        return " ".join([*words[:2], "-c", shlex.quote(uri), *words[2:]])
-    return command
+    return _CALL.sub(lambda found: f"{found[0]} -c {shlex.quote(uri)}", command)
 
 
 def _store(arguments: argparse.Namespace) -> str:
@@ -115,6 +123,21 @@ def _remedy(error: fb.FibackupError, _: argparse.Namespace) -> str:
     return error.remedy if isinstance(error, fb.DomainStateError) else ""
 
 
+def _busy(error: fb.FibackupError, _: argparse.Namespace) -> str:
+    return (error.remedy if isinstance(error, fb.DomainBusyError) else "") or _AGAIN
+
+
+def _required(error: fb.FibackupError, _: argparse.Namespace) -> str:
+    remedy = error.remedy if isinstance(error, fb.RequirementError) else ""
+    return remedy or f"install or upgrade what is named, then {_AGAIN}"
+
+
+def _foreign(_: fb.FibackupError, arguments: argparse.Namespace) -> str:
+    if getattr(arguments, "memory", False):  # a guest that goes on keeps its devices
+        return "read docs/restore.md about each part; then run it again with --foreign keep"
+    return "run it again with --foreign drop, or --foreign keep"
+
+
 def _damaged(error: fb.FibackupError, arguments: argparse.Namespace) -> str:
     if arguments.verb != "verify":
         return f"fibackup verify{_store(arguments)}"
@@ -129,7 +152,10 @@ def _locked(error: fb.FibackupError, _: argparse.Namespace) -> str:
 
 
 def _full(error: fb.FibackupError, _: argparse.Namespace) -> str:
-    return f"make room in {error.path or 'the file system'}, then {_AGAIN}"
+    path = error.path
+    if path and not os.path.isdir(path):  # a file that was being written, and is gone by now
+        path = os.path.dirname(path)
+    return f"make room in {path or 'the file system'}, then {_AGAIN}"
 
 
 def _no_store(error: fb.FibackupError, _: argparse.Namespace) -> str:
@@ -145,11 +171,11 @@ _NEXT: dict[str, Callable[[fb.FibackupError, argparse.Namespace], str]] = {
     "CancelledError": _again,
     "ChainError": _doctor,
     "DestinationExistsError": lambda _, __: "choose another directory",
-    "DomainBusyError": _again,
+    "DomainBusyError": _busy,
     "DomainExistsError": lambda _, __: "choose another name, or undefine the domain first",
     "DomainStateError": _remedy,
     "FibackupError": _doctor,
-    "ForeignConfigError": lambda _, __: "run it again with --foreign drop, or --foreign keep",
+    "ForeignConfigError": _foreign,
     "FormatTooNewError": lambda _, __: "use the fibackup that wrote it, or a newer one",
     "HostError": _doctor,
     "LibvirtError": _doctor,
@@ -165,7 +191,7 @@ _NEXT: dict[str, Callable[[fb.FibackupError, argparse.Namespace], str]] = {
     "PlanError": _doctor,
     "PolicyError": _correct,
     "QemuImgError": _doctor,
-    "RequirementError": lambda _, __: f"install or upgrade what is named, then {_AGAIN}",
+    "RequirementError": _required,
     "SharedBaseError": lambda _, __: (
         "give the other domains images of their own, or leave the disk"
     ),

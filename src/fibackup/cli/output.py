@@ -104,14 +104,15 @@ def complain(failure: Failure) -> None:
     """
     first, *more = _message(failure.error).splitlines()
     more.append(f"state: {failure.state}")
-    if failure.next_command and failure.next_command not in first:
+    if failure.next_command:
         more.append(f"next: {failure.next_command}")
     say("\n".join([f"fibackup: error: {first}", *(f"fibackup:   {each}" for each in more)]), ERROR)
 
 
 def _message(error: fb.FibackupError) -> str:
     """Return what happened, without state and next command, which stand on their own."""
-    return fb.FibackupError.__str__(error) if isinstance(error, fb.StepError) else str(error)
+    apart = (fb.StepError, fb.DomainStateError, fb.DomainBusyError, fb.RequirementError)
+    return fb.FibackupError.__str__(error) if isinstance(error, apart) else str(error)
 
 
 def print_items(

@@ -652,6 +652,18 @@ class PointStore(Protocol):
         """
         ...
 
+    def require_qemu_img(self) -> None:
+        """
+        Make sure that there is a qemu-img, which writes flat images and overlays.
+
+        Raises:
+            RequirementError: There is none.
+
+        Source:
+            docs/restore.md, "What it needs".
+        """
+        ...
+
     def require_compression(self) -> None:
         """
         Make sure that images can be compressed.

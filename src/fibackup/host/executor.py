@@ -81,6 +81,7 @@ from fibackup.plan.steps import (
     ConsolidateDisk,
     CopyImage,
     CopyMemory,
+    CopyStored,
     DefineDomain,
     DeleteMemory,
     DeleteOverlays,
@@ -335,6 +336,8 @@ class _Run:
                 raise self._stale(
                     f"point {self._plan.point} has other images than when the plan was made"
                 )
+        if not all(isinstance(step, CopyStored) for step in self._plan.restores):
+            self._store.require_qemu_img()
         if any(isinstance(step, ResumeDomain) for step in self._plan.steps):
             self._check_resumable()
             self._check_foreign()
@@ -360,12 +363,15 @@ class _Run:
                 raise DomainBusyError(
                     domain=self._plan.domain,
                     reason=f"its name or UUID is taken by {found.name}, {found.uuid}",
+                    remedy="rename or undefine that domain first; or restore the disks alone, "
+                    "without the memory",
                 )
             if found.state is not DomainState.SHUTOFF or found.managed_save:
                 state = "has a managed-save image" if found.managed_save else f"is {found.state}"
                 raise DomainBusyError(
                     domain=found.name,
                     reason=f"the domain {state}; a guest is brought back into one that is off",
+                    remedy=_turned_off(found),
                 )
 
     def _check_foreign(self) -> None:
@@ -857,6 +863,15 @@ class _Run:
             return False
         except FibackupError:
             return True
+
+
+def _turned_off(domain: Domain) -> str:
+    """Say how a domain gets off."""
+    if domain.managed_save:
+        return f"start it and shut it down, or: virsh managedsave-remove {domain.uuid}"
+    if domain.state is DomainState.RUNNING:
+        return f"shut it down first: virsh shutdown {domain.uuid}"
+    return f"end it first: virsh destroy {domain.uuid}"
 
 
 def _is_above(found: ExpectedDisk, before: ExpectedDisk, new: NewOverlay) -> bool:

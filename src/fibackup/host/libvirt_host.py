@@ -642,8 +642,9 @@ def _refuse_remote(uri: str) -> None:
         "tls",
     }:
         raise RequirementError(
-            reason="the hypervisor is on another machine; run fibackup there, it reads the images",
+            reason="the hypervisor is on another machine; fibackup reads the images themselves",
             path=uri,
+            remedy=f"run fibackup on {parts.hostname or 'that machine'}",
         )
 
 

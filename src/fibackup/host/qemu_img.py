@@ -80,9 +80,16 @@ def find_program(name: str, variable: str) -> str:
         variable: Of the environment; it says another path.
 
     Raises:
-        RequirementError: There is none.
+        RequirementError: There is none, or what the variable says is no program.
     """
-    found = os.environ.get(variable) or shutil.which(name)
+    said = os.environ.get(variable)
+    if said and shutil.which(said) is None:
+        raise RequirementError(
+            reason=f"{name}: ${variable} says {said}, and no such program can be run",
+            path=said,
+            remedy=f"correct or unset {variable}",
+        )
+    found = said or shutil.which(name)
     if not found:
         raise RequirementError(
             reason=f"{name} is missing; on Debian it is in the package qemu-utils"
@@ -102,7 +109,9 @@ def qemu_img_version() -> str | None:
     """
     try:
         program = find_qemu_img()
-    except RequirementError:
+    except RequirementError as error:
+        if error.path is not None:  # the environment says where it is, and it is not there
+            raise
         return None
     try:
         done = subprocess.run(

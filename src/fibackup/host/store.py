@@ -70,6 +70,7 @@ from fibackup.host.merge import (
 from fibackup.host.nbd import hash_content
 from fibackup.host.prune import REMOVAL_FILE, drop_points, recover_removal
 from fibackup.host.publish import publish_point, sweep
+from fibackup.host.qemu_img import find_qemu_img
 from fibackup.host.record import Recorder, sound_record
 from fibackup.host.restored import (
     copy_chain,
@@ -561,6 +562,10 @@ class Store(Drawable):
 
     def _no_readers(self, fd: int, wait_seconds: float) -> AbstractContextManager[None]:
         return hold_store_lock(_READERS_LOCK, fd, exclusive=True, wait_seconds=wait_seconds)
+
+    def require_qemu_img(self) -> None:
+        """See `PointStore.require_qemu_img`."""
+        find_qemu_img()
 
     def require_compression(self) -> None:
         """See `PointStore.require_compression`."""

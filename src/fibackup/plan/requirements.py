@@ -156,8 +156,8 @@ def check_compression(qemu_img: str | None) -> None:
     if number is not None and number < _COMPRESSION:
         needed = ".".join(map(str, _COMPRESSION[:2]))
         raise RequirementError(
-            reason=f"qemu-img {qemu_img} is too old to compress; {needed} or later is needed, "
-            "or a backup without compression"
+            reason=f"qemu-img {qemu_img} is too old to compress; {needed} or later is needed",
+            remedy="upgrade it, or back up without compression",
         )
 
 
@@ -182,7 +182,8 @@ def check_depth(found: Versions, target: str, depth: int) -> None:
         raise RequirementError(
             target=target,
             reason=f"libvirt {found.libvirt} starts no domain with a chain of {depth} images, "
-            f"{most} at most (libvirt NEWS 12.0.0); consolidate first: fibackup consolidate",
+            f"{most} at most (libvirt NEWS 12.0.0)",
+            remedy="consolidate first: fibackup consolidate",
         )
 
 

@@ -92,7 +92,8 @@ def check_state(domain: Domain, policy: BackupPolicy) -> None:
 def _remedy(domain: Domain) -> str:
     remedies = {
         DomainState.SHUTOFF: f"start it first: virsh start {domain.uuid}",
-        DomainState.PAUSED: f"resume it: virsh resume {domain.uuid}; or allow a paused domain",
+        DomainState.PAUSED: f"resume it: virsh resume {domain.uuid}; "
+        "or allow a paused domain: --allow-paused",
         DomainState.PAUSED_IO_ERROR: f"make room on the storage, then: virsh resume {domain.uuid}",
         DomainState.CRASHED: f"end it and start it again: virsh destroy {domain.uuid}",
         DomainState.PMSUSPENDED: f"wake it: virsh dompmwakeup {domain.uuid}",

@@ -85,6 +85,7 @@ class FakeStore(Drawable):
         self.path: PurePosixPath = PurePosixPath(path)
         self.space_bytes = free_bytes
         self.can_compress = True
+        self.has_qemu_img = True
         self.compress = False
         self.while_copying: Callable[[CopyImage], object] | None = None
         self.restored: dict[PurePosixPath, dict[int, int]] = {}
@@ -350,6 +351,12 @@ class FakeStore(Drawable):
         """See `PointStore.free_bytes`."""
         with self._host.call("free_bytes"):
             return self.space_bytes
+
+    def require_qemu_img(self) -> None:
+        """See `PointStore.require_qemu_img`."""
+        with self._host.call("require_qemu_img"):
+            if not self.has_qemu_img:
+                raise RequirementError(reason="qemu-img is missing")
 
     def require_compression(self) -> None:
         """See `PointStore.require_compression`."""
