@@ -13,6 +13,8 @@ from __future__ import annotations
 
 import itertools
 import os
+import re
+import shlex
 import signal
 import time
 from collections.abc import Iterator
@@ -244,11 +246,12 @@ def test_a_hypervisor_that_is_killed_in_a_job_loses_nothing(
 # --- the commands -------------------------------------------------------------------------------
 
 
-def killed_in_a_copy(rig: Rig) -> str:
+def killed_in_a_copy(rig: Rig, *, first: bool = False) -> str:
     """Let a run be killed right before its copy; return the point that it was to make."""
     rig.write()
-    rig.backup()
-    rig.write()
+    if not first:
+        rig.backup()
+        rig.write()
     calls = (is_killed(rig, "backup", number, "client") for number in itertools.count(4))
     assert next(call for call in calls if call in {"copy_image", ""}) == "copy_image"
     run = rig.read().ledger.run
@@ -270,6 +273,38 @@ def test_the_command_finds_the_store_by_the_ledger(
     assert main(["recover", *words]) == 0
     assert "nothing to recover" in capsys.readouterr().out
     rig.check()
+
+
+def test_a_store_that_the_ledger_does_not_know_is_named_by_the_doctor(
+    rig: Rig, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Without it the first point stays unfinished, which is exit code 4, again and again."""
+    point = killed_in_a_copy(rig, first=True)
+    words = ["-c", rig.daemon.uri, rig.domain.name]
+    for _ in range(2):
+        assert main(["recover", *words]) == 4
+        assert "--store DIR" in capsys.readouterr().out
+    main(["doctor", *words])
+    assert "-> fibackup recover -c" in capsys.readouterr().out
+    main(["doctor", "--store", str(rig.store.path), *words])
+    (command,) = re.findall("-> (fibackup recover .*)", capsys.readouterr().out)
+    assert main(shlex.split(command)[1:]) == 0
+    assert rig.history().points[-1].id == point
+    assert rig.read().ledger.run is None
+    rig.check()
+
+
+def test_a_point_that_is_being_made_now_is_not_called_unfinished(
+    rig: Rig, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Its run holds the domain: that is what is said, and nothing of its store."""
+    killed_in_a_copy(rig, first=True)
+    words = ["-c", rig.daemon.uri, rig.domain.name]
+    with LibvirtHost.open(rig.daemon.uri) as host, host.locked(rig.domain.uuid):
+        for verb in (["recover"], ["consolidate", "--allow-paused"]):
+            assert main([*verb, *words]) == 11
+            said = "".join(capsys.readouterr())
+            assert "not at hand" not in said
 
 
 @pytest.mark.parametrize(

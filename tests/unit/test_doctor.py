@@ -183,9 +183,27 @@ def test_what_a_killed_run_has_left_is_found() -> None:
     world = World()
     world.killed()
     found = only(fb.diagnose_domain(world.facts(), now=NOW))
-    assert (found.level, found.remedy) == (fb.Level.WARNING, f"fibackup recover {world.uuid}")
+    command = f"fibackup recover --store {world.history().path} {world.uuid}"
+    assert (found.level, found.remedy) == (fb.Level.WARNING, command)
+    assert found.text == "a run did not finish; 4 steps settle what it left"
     world.run(fb.plan_recovery(world.domain(), world.history(), now=NOW))
     assert bad(fb.diagnose_domain(world.facts(), now=NOW)) == []
+
+
+def test_the_store_of_an_unfinished_point_is_named_where_it_is_known() -> None:
+    """Of another one the doctor looks at, the ledger knows where the point's own store is."""
+    world = World()
+    world.killed()
+    facts = world.facts()
+    known = f"fibackup recover {world.uuid}"
+    for history in (None, evolve(world.history(), store=world.uuid, points=())):
+        found = fb.diagnose_domain(evolve(facts, history=history), now=NOW)
+        assert [each.remedy for each in found if "not finished" in each.text] == [known]
+    ledger = evolve(facts.domain.ledger, stores=())
+    first = evolve(facts, domain=evolve(facts.domain, ledger=ledger), history=None)
+    found = fb.diagnose_domain(first, now=NOW)
+    (remedy,) = (each.remedy for each in found if "not finished" in each.text)
+    assert remedy == f"fibackup recover --store DIR {world.uuid}"
 
 
 def test_a_guest_that_may_be_frozen_is_found() -> None:
@@ -211,7 +229,7 @@ def test_a_job_that_is_in_the_way_is_found() -> None:
     run = fb.Run("20261124T040407Z", world.history().store, fb.RunPhase.CONSOLIDATING)
     busy = evolve(domain, ledger=evolve(domain.ledger, run=run))
     found = bad(fb.diagnose_domain(evolve(facts, domain=busy), now=NOW))
-    assert any("cannot be cleared away" in text for _, text in found)
+    assert any("cannot be settled now" in text for _, text in found)
 
 
 def test_a_domain_that_cannot_be_backed_up_is_a_problem() -> None:

@@ -3,7 +3,7 @@ Exit codes, in one table; an unknown code means failure.
 
 ::
 
-    0 ok      1 failed     2 usage     3 requirements not met     4 warnings (--strict)
+    0 ok      1 failed     2 usage     3 requirements not met     4 warnings
     5 some domains failed, others done            10 not a store  11 locked
     12 verification failed   13 domain busy, or its chain is not what we left
     128 + N ended by signal N (130: Ctrl-C)

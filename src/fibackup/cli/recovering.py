@@ -18,7 +18,7 @@ from typing import TypeVar
 import fibackup as fb
 from fibackup.cli.stores import existing_store
 
-__all__ = ["plan_first", "recover_first", "store_of_run", "store_of_unfinished"]
+__all__ = ["plan_alone", "plan_first", "recover_first", "store_of_run", "store_of_unfinished"]
 
 
 _T = TypeVar("_T")
@@ -87,6 +87,35 @@ def plan_first(domain: fb.Domain, store: fb.Store | None, *, finish: bool = True
     return fb.plan_recovery(domain, history, now=datetime.now(UTC), finish=finish)
 
 
+def plan_alone(
+    host: fb.LibvirtHost, domain: fb.Domain, store: fb.Store | None, *, finish: bool = True
+) -> tuple[fb.Domain, fb.Plan]:
+    """
+    Plan what is to be settled, and call nothing unfinished that a run works on right now.
+
+    Args:
+        host: The hypervisor.
+        domain: The domain, just read.
+        store: Where an unfinished point is finished, or None.
+        finish: False: an unfinished point stays as it is.
+
+    Returns:
+        The domain that the plan is for, read again when that was needed, and the plan.
+
+    Raises:
+        LockedError: A run works on the domain.
+
+    Source:
+        docs/recover.md.
+    """
+    plan = plan_first(domain, store, finish=finish)
+    if plan.steps or not plan.warnings:  # with steps, who runs them takes the lock
+        return domain, plan
+    with host.locked(domain.uuid):
+        domain = host.read_domain(domain.uuid)
+        return domain, plan_first(domain, store, finish=finish)
+
+
 def recover_first(
     host: fb.LibvirtHost,
     store: fb.Store | None,
@@ -116,7 +145,7 @@ def recover_first(
     Source:
         docs/recover.md: each backup starts with this.
     """
-    plan = plan_first(domain, store, finish=finish)
+    domain, plan = plan_alone(host, domain, store, finish=finish)
     if not plan.steps:
         for warning in plan.warnings:
             warn(warning)

@@ -14,6 +14,7 @@ A domain is judged by planning: what `plan_backup` and `plan_recovery` say is wh
 from __future__ import annotations
 
 import re
+import shlex
 from collections.abc import Iterator
 from datetime import datetime
 from enum import StrEnum
@@ -28,7 +29,7 @@ from fibackup.errors import (
     UnsupportedDiskError,
 )
 from fibackup.model.domain import Domain, DomainState
-from fibackup.model.ledger import KnownStore
+from fibackup.model.ledger import KnownStore, RunPhase
 from fibackup.model.point import History, Versions
 from fibackup.plan.backup import plan_backup
 from fibackup.plan.policy import BackupPolicy, Quiesce
@@ -434,9 +435,8 @@ def _domain(facts: DomainFacts, now: datetime) -> Iterator[_Said]:
 
 
 def _leftovers(facts: DomainFacts, now: datetime) -> Iterator[_Said]:
-    """Say what a killed run has left, and which jobs are in the way."""
-    domain = facts.domain
-    command = f"fibackup recover {domain.uuid}"
+    """Say what a run has left that did not finish, and which jobs are in the way."""
+    domain, command = facts.domain, _recover(facts)
     for disk in domain.disks:
         if disk.block_job is not None:
             yield (
@@ -447,11 +447,24 @@ def _leftovers(facts: DomainFacts, now: datetime) -> Iterator[_Said]:
     try:
         plan = plan_recovery(domain, facts.history, now=now)
     except FibackupError as error:
-        yield Level.WARNING, f"a run that was killed cannot be cleared away: {error}", _ERRORS
+        yield Level.WARNING, f"a run did not finish, and cannot be settled now: {error}", _ERRORS
         return
     if plan.steps:
-        yield Level.WARNING, f"a run was killed; {len(plan.steps)} steps clear it away", command
+        steps = "1 step settles" if len(plan.steps) == 1 else f"{len(plan.steps)} steps settle"
+        yield Level.WARNING, f"a run did not finish; {steps} what it left", command
     yield from ((Level.WARNING, each, command) for each in plan.warnings)
+
+
+def _recover(facts: DomainFacts) -> str:
+    """Return the command that settles what is left; an unfinished point needs its store."""
+    domain, run = facts.domain, facts.domain.ledger.run
+    store = ""
+    if run is not None and run.phase is RunPhase.TAKEN:
+        if facts.history is not None and facts.history.store == run.store:
+            store = f"--store {shlex.quote(str(facts.history.path))} "
+        elif all(known.uuid != run.store for known in domain.ledger.stores):
+            store = "--store DIR "
+    return f"fibackup recover {store}{domain.uuid}"
 
 
 def _next_backup(facts: DomainFacts, now: datetime) -> Iterator[_Said]:

@@ -221,7 +221,10 @@ def _taken(domain: Domain, history: History | None, run: Run, *, finish: bool) -
     ledger = domain.ledger
     thawed = evolve(ledger, run=evolve(run, frozen=False))
     if history is None or history.store != run.store:
-        unknown = f"point {run.point} is not finished: its store {run.store} is not at hand"
+        unknown = (
+            f"point {run.point} is not finished: its store {run.store} is not at hand; "
+            f"when it is: fibackup recover --store DIR {domain.uuid}"
+        )
         return _Finding(thawed, warnings=(unknown,))
     known = KnownStore(history.store, str(history.path), run.point)
     others = tuple(store for store in ledger.stores if store.uuid != history.store)

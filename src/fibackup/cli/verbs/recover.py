@@ -6,8 +6,9 @@ import argparse
 
 import fibackup as fb
 from fibackup.cli.each import each_domain
+from fibackup.cli.exits import OK, WARNINGS
 from fibackup.cli.options import domain_options, dry_run_option, store_option, strict_option
-from fibackup.cli.recovering import plan_first, store_of_run
+from fibackup.cli.recovering import plan_alone, plan_first, store_of_run
 from fibackup.cli.runs import Done, run_plan, show_plan
 from fibackup.cli.signals import Signals
 
@@ -17,6 +18,9 @@ _EXAMPLES = """\
 examples:
   fibackup recover web1                       the ledger knows the store
   fibackup recover --store /backup --all      also a store that was new to the run
+
+Exit code 4: a run of a domain is not finished still, as its store is not at hand or its guest does
+not answer.
 """
 
 
@@ -54,13 +58,31 @@ def run(arguments: argparse.Namespace, signals: Signals) -> int:
     Source:
         docs/design.md, "Command line".
     """
-    return each_domain(arguments, signals, _one)
+    unfinished: list[str] = []
+
+    def one(
+        arguments: argparse.Namespace, host: fb.LibvirtHost, name: str, signals: Signals
+    ) -> Done:
+        domain = host.read_domain(name)
+        done = _one(arguments, host, domain, signals)
+        if domain.ledger.run is not None and not arguments.dry_run:
+            left = host.read_domain(domain.uuid).ledger.run
+            if left is not None and left.point == domain.ledger.run.point:
+                unfinished.append(domain.uuid)
+        return done
+
+    code = each_domain(arguments, signals, one)
+    return WARNINGS if code == OK and unfinished else code
 
 
-def _one(arguments: argparse.Namespace, host: fb.LibvirtHost, name: str, signals: Signals) -> Done:
-    domain = host.read_domain(name)
+def _one(
+    arguments: argparse.Namespace, host: fb.LibvirtHost, domain: fb.Domain, signals: Signals
+) -> Done:
     with store_of_run(arguments.store, domain) as store:
-        plan = plan_first(domain, store)
+        if arguments.dry_run:
+            plan = plan_first(domain, store)
+        else:
+            domain, plan = plan_alone(host, domain, store)
         if not plan.steps and not plan.warnings and not arguments.json:
             if not arguments.quiet:
                 print(f"{fb.printable(domain.name)}: nothing to recover")
