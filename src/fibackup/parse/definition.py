@@ -90,7 +90,8 @@ class Redefined:
 
     Attributes:
         xml: The definition.
-        difference: A unified diff of the stored XML and the definition, both laid out alike.
+        difference: A unified diff of the stored XML and the definition, both laid out alike,
+            without what always goes: ledger, chains, and what one run of the domain was given.
         foreign: What reaches out of the guest, in words; kept or taken out.
         notes: What else is not as it was, in words.
         kept_files: Images that the domain may write, and that are not the restored ones.
@@ -140,12 +141,19 @@ def redefine(xml: str, wish: NewDefinition) -> Redefined:
     defined = _laid_out(root, xml)
     return Redefined(
         xml=defined,
-        difference=_difference(_laid_out(domain_root(xml), xml), defined),
+        difference=_difference(_laid_out(_comparable(xml), xml), defined),
         foreign=tuple(part.words for part in foreign),
         notes=notes,
         kept_files=kept,
         has_nvram=placed,
     )
+
+
+def _comparable(xml: str) -> Element:
+    """Return the stored XML without what always goes, and nobody has to decide about."""
+    root = domain_root(with_disk_sources(without_ledger(xml), {}))
+    _forget_run(root)
+    return root
 
 
 def _kept_files(root: Element, wish: NewDefinition) -> tuple[PurePosixPath, ...]:
@@ -193,8 +201,8 @@ def _target(disk: Element) -> str:
     return target.get("dev", "") if target is not None else ""
 
 
-def _clean(root: Element) -> None:
-    """Take out what belongs to one run of the domain, or to the place where it was."""
+def _forget_run(root: Element) -> None:
+    """Take out what one run of the domain was given, and metadata without anything in it."""
     root.attrib.pop("id", None)
     for metadata in root.findall("metadata"):
         if not len(metadata):
@@ -202,6 +210,11 @@ def _clean(root: Element) -> None:
     for label in root.findall("seclabel"):
         if label.get("type", "dynamic") == "dynamic":
             root.remove(label)
+
+
+def _clean(root: Element) -> None:
+    """Take out what belongs to one run of the domain, or to the place where it was."""
+    _forget_run(root)
     for generation in root.findall("genid"):
         generation.text = None  # a guest learns from a new one that it was set back
     for backend in root.iterfind("devices/tpm/backend"):
