@@ -37,6 +37,7 @@ def test_a_guest_that_somebody_froze_is_not_thawed() -> None:
     assert not cause.maybe_frozen
     assert "frozen already" in failure.value.reason
     assert "no snapshot was taken" in failure.value.state
+    assert host.read_domain("web1").ledger.run is None
     report = backup(host, store, Quiesce.TRY)
     assert "thaw" not in host.calls
     assert host.is_frozen("web1")

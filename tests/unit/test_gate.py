@@ -7,7 +7,7 @@ from datetime import UTC, datetime
 import pytest
 
 import fibackup as fb
-from fibackup.testing import FakeHost, FakeStore
+from fibackup.testing import AgentState, FakeHost, FakeStore
 
 NOW = datetime(2026, 11, 24, 4, 4, 7, tzinfo=UTC)
 
@@ -59,6 +59,47 @@ def test_a_gate_that_refuses_keeps_the_step_from_beginning(index: int) -> None:
     assert len(chain.images) == (1 if index <= snapshot else 2)
     report = fb.Executor(world.host, world.store).run(world.plan())
     assert report.point is not None
+
+
+@pytest.mark.parametrize("cancels", [False, True])
+@pytest.mark.parametrize("memory", [False, True])
+@pytest.mark.parametrize("quiesce", list(fb.Quiesce))
+def test_a_run_that_ends_before_its_snapshot_leaves_nothing_to_settle(
+    quiesce: fb.Quiesce, *, memory: bool, cancels: bool
+) -> None:
+    """Nothing was frozen and no overlay is there: the ledger is as before, and so is the guest."""
+    world, cancel = World(), fb.CancelToken()
+    world.host.set_agent("web1", AgentState.CONNECTED)
+    world.policy = fb.BackupPolicy(quiesce=fb.Quiesce.OFF if memory else quiesce, memory=memory)
+    before = world.host.read_domain("web1").ledger
+
+    def refuse(step: fb.Step) -> None:
+        if isinstance(step, fb.TakeSnapshot | fb.WhileFrozen):
+            if not cancels:
+                raise fb.HostError(reason="not now")
+            cancel.cancel()
+
+    with pytest.raises(fb.StepError) as caught:
+        fb.Executor(world.host, world.store).run(world.plan(), gate=refuse, cancel=cancel)
+    assert "no snapshot was taken" in caught.value.state
+    assert world.host.read_domain("web1").ledger == before
+    assert "thaw" not in world.host.calls
+    assert fb.plan_recovery(world.host.read_domain("web1"), None, now=NOW).steps == ()
+
+
+def test_an_intent_that_cannot_be_taken_back_is_settled_later() -> None:
+    """What the run failed with is what is told, and the next run forgets the intent."""
+    world = World()
+
+    def refuse(step: fb.Step) -> None:
+        if isinstance(step, fb.TakeSnapshot):
+            world.host.fail_at(1, fb.LibvirtError(reason="gone"), lasting=True)
+            raise fb.HostError(reason="not now")
+
+    with pytest.raises(fb.StepError, match="not now"):
+        fb.Executor(world.host, world.store).run(world.plan(), gate=refuse)
+    world.host.heal()
+    assert len(fb.plan_recovery(world.host.read_domain("web1"), None, now=NOW).steps) == 1
 
 
 def test_a_run_that_is_cancelled_in_its_gate_ends_before_the_step() -> None:

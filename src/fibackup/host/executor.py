@@ -277,11 +277,7 @@ class _Run:
         self._emit(StepStarted(index, step))
         clock = time.monotonic()
         try:
-            if index:
-                self._cancel.check()
-            self._gate(step)
-            if index:
-                self._cancel.check()
+            self._ask(index, step)
             self._apply(step)
         except FibackupError as error:
             raise self._step_error(index, error) from error
@@ -291,6 +287,18 @@ class _Run:
         seconds = time.monotonic() - clock
         self._outcomes.append(StepOutcome(index, seconds))
         self._emit(StepFinished(index, step, seconds))
+
+    def _ask(self, index: int, step: Step) -> None:
+        """Ask whether the step may begin; before a snapshot, a no takes the intent back."""
+        try:
+            if index:
+                self._cancel.check()
+            self._gate(step)
+            if index:
+                self._cancel.check()
+        except FibackupError:
+            self._forget_intent()
+            raise
 
     def _emit(self, event: Event) -> None:
         with self._listening:
@@ -538,7 +546,9 @@ class _Run:
         finally:
             if thaw_is_due:
                 thawed = self._host.thaw(self._plan.uuid, step.timeout_seconds)
-            if not taken:
+            if self._snapshot is None:
+                self._forget_intent()
+            elif not taken:
                 self._note_thawed()
         if frozen and thawed:
             self._frozen_seconds = time.monotonic() - clock
@@ -563,6 +573,17 @@ class _Run:
             raise error
         self._crash_consistent(error.reason)
         return 0, error.maybe_frozen
+
+    def _forget_intent(self) -> None:
+        """Take the intent back from the ledger, as no snapshot was attempted."""
+        run = self._written.run if self._written is not None else None
+        if self._written is None or run is None or self._snapshot is not None:
+            return
+        if run.phase is RunPhase.INTENT:
+            with suppress(FibackupError):  # then the next run does
+                self._host.write_ledger(
+                    self._plan.uuid, evolve(self._written, run=None, memory=None)
+                )
 
     def _note_thawed(self) -> None:
         """Say in the ledger that no thaw is due: the next run must not thaw another's freeze."""
