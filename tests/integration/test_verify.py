@@ -236,6 +236,9 @@ def test_people_are_told_the_file_and_the_points(copy: Copy) -> None:
         assert copy.named("vda/{1}.qcow2: ") in line
         assert copy.named("(spoils {1}, {2})") in line
         assert copy.named("points that are whole: {3}") in done.stderr
+    found = fb.diagnose_store(fb.read_store_facts(str(copy.root)))
+    (wrong,) = (each.text for each in found if each.level is fb.Level.PROBLEM)
+    assert wrong.endswith(copy.named("found wrong what points need: {1}, {2}"))
 
 
 def test_what_lies_about_is_told_and_is_no_fault(copy: Copy) -> None:

@@ -305,6 +305,30 @@ def test_room_and_places_are_judged() -> None:
         assert each in text
 
 
+def test_points_that_were_found_wrong_are_a_problem() -> None:
+    """As a list says: every point that needs the file, until it is right when it is read again."""
+    world = World()
+    world.host.write("web1", "vda", 3, 9)
+    world.backup()
+    history = world.history()
+    base, top = (point.disk("vda").images[0] for point in history.points)
+    first, second = (point.id for point in history.points)
+
+    def found(image: fb.StoredImage, fault: str) -> list[fb.Finding]:
+        entry = fb.CheckedFile(f"vda/{image.name}", image.sha256, NOW, 1, fault)
+        records = ((world.uuid, fb.VerificationRecord((entry,))),)
+        facts = evolve(STORE, histories=(history,), records=records)
+        return [each for each in fb.diagnose_store(facts) if each.level is fb.Level.PROBLEM]
+
+    (wrong,) = found(base, "other content")
+    assert wrong.text == f"web1: verify found wrong what points need: {first}, {second}"
+    assert wrong.remedy == f"fibackup verify --store /backup {world.uuid}"
+    (wrong,) = found(top, "other content")
+    assert wrong.text.endswith(f"need: {second}")
+    assert found(top, "") == []
+    assert bad(fb.diagnose_store(evolve(STORE, histories=(history,)))) == []
+
+
 def test_a_store_that_takes_no_point_is_a_problem_of_each_domain() -> None:
     """What the next point would be is not said, as there would be none."""
     facts = evolve(

@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from contextlib import suppress
 from pathlib import PurePosixPath
 
-from fibackup.errors import FibackupError, PermissionDeniedError, RequirementError
+from fibackup.errors import FibackupError, PermissionDeniedError, RequirementError, StoreError
 from fibackup.host.files import open_directory, os_errors
 from fibackup.host.libvirt_host import LibvirtHost
 from fibackup.host.lock import look_at_lock
@@ -17,6 +17,7 @@ from fibackup.host.run_lock import run_directory
 from fibackup.host.store import Store
 from fibackup.model.domain import Domain
 from fibackup.model.ledger import KnownStore
+from fibackup.model.verification import VerificationRecord
 from fibackup.plan.doctor import DomainFacts, HypervisorFacts, OverlayPlace, StoreFacts
 
 __all__ = ["read_domain_facts", "read_hypervisor_facts", "read_store_facts"]
@@ -101,6 +102,7 @@ def read_store_facts(path: str) -> StoreFacts:
             filesystem=_filesystem(found.st_dev),
             histories=tuple(store.read_history(uuid) for uuid in store.domains()),
             temporary=tuple(sorted(_temporary(path))),
+            records=tuple(_records(store)),
             fault=fault,
             remedy=remedy,
         )
@@ -115,6 +117,12 @@ def _refusal(path: PurePosixPath | str, uuid: str = "") -> tuple[str, str]:
     except FibackupError:  # which those who read the store say better
         pass
     return "", ""
+
+
+def _records(store: Store) -> Iterator[tuple[str, VerificationRecord]]:
+    for uuid in store.domains():
+        with suppress(StoreError):  # a damaged one is told by verify, and nothing depends on it
+            yield uuid, store.read_record(uuid)
 
 
 def _filesystem(device: int) -> str:

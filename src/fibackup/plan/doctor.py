@@ -31,10 +31,12 @@ from fibackup.errors import (
 from fibackup.model.domain import Domain, DomainState
 from fibackup.model.ledger import KnownStore, RunPhase
 from fibackup.model.point import History, Versions
+from fibackup.model.verification import VerificationRecord
 from fibackup.plan.backup import plan_backup
 from fibackup.plan.policy import BackupPolicy, Quiesce
 from fibackup.plan.recover import plan_recovery
 from fibackup.plan.requirements import Work, check_versions
+from fibackup.plan.verdict import last_verified
 from fibackup.units import format_bytes
 
 __all__ = [
@@ -130,6 +132,7 @@ class StoreFacts:
         filesystem: Such as ``"ext4"``, or nothing.
         histories: What it holds of each domain.
         temporary: Temporary files that a killed run has left.
+        records: What has been verified of a domain, with its UUID.
         fault: Why it takes no point, or nothing.
         remedy: What helps against the fault, where that is known.
     """
@@ -145,6 +148,7 @@ class StoreFacts:
     filesystem: str = ""
     histories: tuple[History, ...] = ()
     temporary: tuple[str, ...] = ()
+    records: tuple[tuple[str, VerificationRecord], ...] = ()
     fault: str = ""
     remedy: str = ""
 
@@ -334,8 +338,11 @@ def _store(facts: StoreFacts) -> Iterator[_Said]:
             f"it is on {facts.filesystem}, which has no holes, no modes and files of 4 GiB at most",
             "use a file system of Linux",
         )
+    records = dict(facts.records)
     for history in facts.histories:
         yield from _history(history)
+        if history.uuid in records:
+            yield from _found_wrong(facts.path, history, records[history.uuid])
     if facts.temporary:
         yield (
             Level.NOTE,
@@ -356,6 +363,19 @@ def _room(facts: StoreFacts) -> Iterator[_Said]:
             Level.WARNING,
             f"few more files can be made: {facts.free_files}",
             "drop points, or give the file system more inodes",
+        )
+
+
+def _found_wrong(path: str, history: History, record: VerificationRecord) -> Iterator[_Said]:
+    """Say of which points a verification has read something that was wrong."""
+    ages = last_verified(history, record)
+    wrong = [point for point in history.points if ages[point.id].wrong]
+    if wrong:
+        points = ", ".join(point.id for point in wrong)
+        yield (
+            Level.PROBLEM,
+            f"{wrong[-1].domain}: verify found wrong what points need: {points}",
+            f"fibackup verify --store {shlex.quote(path)} {history.uuid}",
         )
 
 
