@@ -356,7 +356,7 @@ def test_the_doctor_looks_and_changes_nothing(shell: Shell, domain: BlockDomain)
     found = shell.run(*doctor, domain.name, code=1).stdout
     assert "problem  store: there is no fibackup-store.json" in found
     assert "-> mount the disk that the store is on" in found
-    assert "-> resume it: virsh resume " in found
+    assert f"virsh -c '{shell.daemon.uri}' resume " in found
     domain.dom.resume()
     point = shell.backup(domain, 1)
     shell.store.chmod(0o700)

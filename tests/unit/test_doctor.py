@@ -100,6 +100,9 @@ def test_a_sound_store_is_well() -> None:
     ("facts", "level", "words"),
     [
         (evolve(STORE, mode=0o755), "warning", "other users can look into it (mode 0755)"),
+        (evolve(STORE, mode=0o711), "note", "other users can pass through it (mode 0711)"),
+        (evolve(STORE, mode=0o710), "note", "other users can pass through it (mode 0710)"),
+        (evolve(STORE, mode=0o701 | 0o040), "warning", "other users can look into it (mode 0741)"),
         (evolve(STORE, owner_id=7), "warning", "it belongs to user 7"),
         (
             evolve(STORE, owner_id=7, fault="others can write the store", remedy="chown 0 /backup"),
@@ -285,6 +288,40 @@ def test_a_ledger_that_disagrees_with_the_chain_is_found() -> None:
     assert f"{active} looks like an overlay of ours" in texts
 
 
+def test_an_image_that_a_pull_has_made_the_disks_own_is_no_overlay() -> None:
+    """It has kept its name, the ledger has forgotten it rightly, and nothing lies under it."""
+    world = World()
+    policy = fb.ConsolidationPolicy(method=fb.Method.BLOCKPULL)
+    world.run(fb.plan_consolidation(world.domain(), policy=policy))
+    (chain, _) = (disk.chain for disk in world.domain().disks)
+    assert chain is not None
+    assert ".bimg-" in chain.active.path.name
+    assert bad(fb.diagnose_domain(world.facts(), now=NOW)) == []
+
+
+def test_a_store_that_is_not_there_is_a_warning_until_a_newer_point_is_elsewhere() -> None:
+    """A retired store, or the other one of two that take turns, is worth a note only."""
+    world = World()
+    facts = world.facts()
+    (here,) = facts.domain.ledger.stores
+
+    def lost(path: str, point: str) -> fb.Finding:
+        gone = fb.KnownStore(world.uuid, path, point)
+        ledger = evolve(facts.domain.ledger, stores=(here, gone))
+        domain = evolve(facts.domain, ledger=ledger)
+        return only(fb.diagnose_domain(evolve(facts, domain=domain, lost_stores=(gone,)), now=NOW))
+
+    newer = lost("/mnt/usb", "99991231T235959Z")
+    assert newer.level is fb.Level.WARNING
+    assert newer.text.endswith("in a store at /mnt/usb, which is not there")
+    older = lost("/mnt/usb", "20001231T235959Z")
+    assert older.level is fb.Level.NOTE
+    assert older.text.endswith(f"which is not there; {here.path} has point {here.point}")
+    assert "retired" in older.remedy
+    replaced = lost(here.path, "20001231T235959Z")
+    assert "where another store is now" in replaced.text
+
+
 def test_room_and_places_are_judged() -> None:
     """Of the store for the next point, of the images for overlays; together they are one loss."""
     world = World()
@@ -296,7 +333,7 @@ def test_room_and_places_are_judged() -> None:
             fb.OverlayPlace("/images", 1, 100, beside_store=True, fault="mounted read-only"),
             fb.OverlayPlace("/more", 50, 100),
         ),
-        lost_stores=(fb.KnownStore("u", "/mnt/usb", "20261120T040407Z"),),
+        lost_stores=(fb.KnownStore("u", "/mnt/usb", "99991120T040407Z"),),
     )
     found = bad(fb.diagnose_domain(facts, now=NOW))
     assert [level for level, _ in found] == ["problem", "warning", "problem", "warning", "warning"]

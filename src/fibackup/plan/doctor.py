@@ -53,6 +53,7 @@ __all__ = [
 
 _LITTLE_ROOM = 0.05
 _COMMITS_UNDER_APPARMOR = (12, 1)
+_LOOK_OR_WRITE = 0o066
 _ERRORS = "docs/errors.md explains it"
 _ACCESS = "run fibackup as the store's owner, or as root"
 _NOWHERE = History(
@@ -317,11 +318,19 @@ def _store(facts: StoreFacts) -> Iterator[_Said]:
     )
     if facts.fault:
         yield Level.PROBLEM, f"{facts.path} takes no point: {facts.fault}", facts.remedy or _ACCESS
-    if facts.mode & 0o077:
+    if facts.mode & _LOOK_OR_WRITE:
         yield (
             Level.WARNING,
             f"other users can look into it (mode {facts.mode:04o}), and it holds the guests' disks",
-            f"chmod 0700 {facts.path}",
+            f"chmod 0700 {shlex.quote(facts.path)}",
+        )
+    elif facts.mode & 0o011:
+        yield (
+            Level.NOTE,
+            (
+                f"other users can pass through it (mode {facts.mode:04o}), as linked restores "
+                "need, and see only what is opened to them"
+            ),
         )
     if facts.owner_id != facts.user_id and not facts.fault:
         yield (
@@ -439,11 +448,7 @@ def _domain(facts: DomainFacts, now: datetime) -> Iterator[_Said]:
         yield from _next_backup(facts, now)
         yield from _ledger(domain)
     for store in facts.lost_stores:
-        yield (
-            Level.WARNING,
-            f"its ledger knows point {store.point} in a store at {store.path}, which is not there",
-            "mount the disk that the store is on; without it, the next point elsewhere is a full",
-        )
+        yield _lost_store(facts, store)
     for place in facts.places:
         yield from _place(place)
     if domain.state is DomainState.RUNNING and not domain.agent_connected:
@@ -452,6 +457,26 @@ def _domain(facts: DomainFacts, now: datetime) -> Iterator[_Said]:
             "its guest agent does not answer: points are crash-consistent",
             "install and start qemu-guest-agent in the guest, and give the domain its channel",
         )
+
+
+def _lost_store(facts: DomainFacts, lost: KnownStore) -> _Said:
+    """Say of a store that it is not there; it matters less once newer points are elsewhere."""
+    here = [each for each in facts.domain.ledger.stores if each not in facts.lost_stores]
+    replaced = any(each.path == lost.path for each in here)
+    where = "where another store is now" if replaced else "which is not there"
+    text = f"its ledger knows point {lost.point} in a store at {lost.path}, {where}"
+    newest = max(here, key=lambda each: each.point, default=None)
+    if newest is not None and newest.point > lost.point:
+        return (
+            Level.NOTE,
+            f"{text}; {newest.path} has point {newest.point}",
+            "let it be when the store is retired; else mount the disk that it is on",
+        )
+    return (
+        Level.WARNING,
+        text,
+        "mount the disk that the store is on; without it, the next point elsewhere is a full",
+    )
 
 
 def _leftovers(facts: DomainFacts, now: datetime) -> Iterator[_Said]:
@@ -533,7 +558,8 @@ def _remedy(error: FibackupError) -> str:
 
 def _ledger(domain: Domain) -> Iterator[_Said]:
     """Compare what the ledger says with the chains, where plans do not."""
-    used = {path for disk in domain.disks if disk.chain for path in disk.chain.paths}
+    chains = [disk.chain for disk in domain.disks if disk.chain]
+    used = {path for chain in chains for path in chain.paths}
     gone = [each for each in domain.ledger.overlays if each.path not in used and not each.freed]
     for each in gone:
         yield (
@@ -543,13 +569,14 @@ def _ledger(domain: Domain) -> Iterator[_Said]:
                 "the next run forgets it, and deletes nothing"
             ),
         )
-    for path in sorted(used):
+    overlays = {path for chain in chains for path in chain.paths[:-1]}  # not what lies on nothing
+    for path in sorted(overlays):
         if ".bimg-" in path.name and domain.ledger.overlay(path) is None:
             yield (
                 Level.NOTE,
                 (
-                    f"{path} looks like an overlay of ours, and its ledger does not know it; "
-                    "it is never deleted"
+                    f"{path} looks like an overlay of ours, and its ledger does not know it "
+                    "(a pull onto a template makes it the disk's own image); it is never deleted"
                 ),
             )
 
