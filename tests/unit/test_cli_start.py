@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -122,3 +123,22 @@ def test_a_filled_parser_knows_all_options() -> None:
     assert isinstance(verbs.choices, dict)
     assert list(verbs.choices) == list(VERBS)
     assert all("--json" in verb.format_help() for verb in verbs.choices.values())
+
+
+@pytest.mark.parametrize("words", [("--print-completion", "fish"), ("--version",)])
+def test_a_reader_that_is_gone_is_no_traceback(words: tuple[str, ...]) -> None:
+    """As in ``fibackup --print-completion fish | head -1``."""
+    reader, writer = os.pipe()
+    os.close(reader)
+    try:
+        done = subprocess.run(
+            [sys.executable, "-m", "fibackup", *words],
+            check=False,
+            stdout=writer,
+            stderr=subprocess.PIPE,
+            text=True,
+            timeout=60,
+        )
+    finally:
+        os.close(writer)
+    assert (done.returncode, done.stderr) == (1, "")

@@ -43,24 +43,31 @@ def main(argv: Sequence[str] | None = None) -> int:
 
         complete(build_parser(filled=True))
     try:
+        return _main(argv)
+    except OSError as error:  # the reader of stdout has gone, or its disk is full
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        if not isinstance(error, BrokenPipeError):
+            say(f"fibackup: error: {error}", ERROR)
+        return FAILED
+
+
+def _main(argv: Sequence[str] | None) -> int:
+    """Understand the arguments, and do it; what is printed has left when this returns."""
+    try:
         arguments = build_parser().parse_args(argv)
     except ConfigError as error:
         say(f"fibackup: error: {error}", ERROR)
         return USAGE
+    finally:
+        sys.stdout.flush()  # help, version and completion end the process from here
     arguments.json = arguments.json or arguments.json_lines
     arguments.display = Display(arguments)
     log_to_stderr(arguments.verbose)
     _accept_all_names(sys.stdout)
     signals = Signals()
     signals.install()
-    try:
-        code = _run(arguments, signals)
-        sys.stdout.flush()
-    except OSError as error:  # the reader of stdout has gone, or its disk is full
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        if not isinstance(error, BrokenPipeError):
-            say(f"fibackup: error: {error}", ERROR)
-        return FAILED
+    code = _run(arguments, signals)
+    sys.stdout.flush()
     return code
 
 
