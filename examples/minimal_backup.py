@@ -28,5 +28,6 @@ def back_up(uri: str, directory: str, name: str) -> fb.Report:
 
 if __name__ == "__main__":
     if len(sys.argv) != 4:
-        sys.exit("usage: minimal_backup.py URI STORE DOMAIN")
+        print("usage: minimal_backup.py URI STORE DOMAIN", file=sys.stderr)
+        sys.exit(2)
     print(back_up(*sys.argv[1:]))

@@ -95,7 +95,7 @@ def test_the_minimal_backup_makes_points_that_restore(
 def test_the_minimal_backup_wants_three_arguments() -> None:
     """A wrong command line gets the right one."""
     done = run_example("minimal_backup.py", "qemu:///system")
-    assert (done.returncode, done.stdout) == (1, "")
+    assert (done.returncode, done.stdout) == (2, "")
     assert done.stderr.startswith("usage: ")
 
 
