@@ -27,6 +27,7 @@ __all__ = [
 OK, FAILED, USAGE, REQUIREMENTS, WARNINGS, SOME_FAILED, INTERRUPTED = 0, 1, 2, 3, 4, 5, 130
 
 _CODES = {  # by name: the classes are imported when there is an error
+    "PolicyError": USAGE,
     "RequirementError": REQUIREMENTS,
     "NotAStoreError": 10,
     "LockedError": 11,

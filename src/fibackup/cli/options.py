@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import argparse
+import re
 
 from fibackup.cli.completion import complete_domains, completed_by
 
 __all__ = [
+    "byte_count",
     "common_options",
     "count",
     "disk_option",
@@ -15,6 +17,8 @@ __all__ = [
     "store_option",
     "strict_option",
 ]
+
+_BYTES = re.compile(r"(\d+)([KMGT]?)(?:i?B)?", re.IGNORECASE | re.ASCII)
 
 
 def common_options(parser: argparse.ArgumentParser) -> None:
@@ -143,3 +147,22 @@ def count(text: str) -> int:
     if not text.isdecimal() or int(text) < 1:
         raise argparse.ArgumentTypeError(f"not a number of 1 or more: {text!r}")
     return int(text)
+
+
+def byte_count(text: str) -> int:
+    """
+    Read a number of bytes; K, M, G, T are powers of 1024.
+
+    Args:
+        text: What the user wrote, such as ``50M``.
+
+    Raises:
+        ArgumentTypeError: It is none.
+
+    Source:
+        docs/verify.md.
+    """
+    match = _BYTES.fullmatch(text)
+    if match is None:
+        raise argparse.ArgumentTypeError(f"not a number of bytes, such as 50M: {text!r}")
+    return int(match[1]) << 10 * " KMGT".index(match[2].upper() or " ")

@@ -6,7 +6,13 @@ import argparse
 
 import fibackup as fb
 from fibackup.cli.each import each_domain
-from fibackup.cli.options import disk_option, domain_options, dry_run_option, strict_option
+from fibackup.cli.options import (
+    byte_count,
+    disk_option,
+    domain_options,
+    dry_run_option,
+    strict_option,
+)
 from fibackup.cli.recovering import plan_first, store_of_unfinished
 from fibackup.cli.runs import Done, run_plan, settle, show_first, show_plan, with_recovery
 from fibackup.cli.signals import Signals
@@ -46,9 +52,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--bandwidth",
         metavar="BYTES",
-        type=int,
+        type=byte_count,
         default=0,
-        help="bytes in a second at most (default: 0, no limit)",
+        help="bytes in a second at most, such as 50M (default: 0, no limit)",
     )
     parser.add_argument(
         "--timeout",

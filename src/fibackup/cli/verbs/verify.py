@@ -11,7 +11,7 @@ import fibackup as fb
 from fibackup.cli.completion import complete_points, complete_stored_domains, completed_by
 from fibackup.cli.exits import FAILED, OK, SOME_FAILED, USAGE, WARNINGS, exit_code
 from fibackup.cli.metrics import metrics_option, note_verified
-from fibackup.cli.options import dry_run_option, store_option, strict_option
+from fibackup.cli.options import byte_count, dry_run_option, store_option, strict_option
 from fibackup.cli.output import Failure, complain, print_json, print_line
 from fibackup.cli.progress import aside, progress
 from fibackup.cli.runs import show_plan
@@ -28,7 +28,6 @@ examples:
   fibackup verify --store /backup --sample 10% --rate 50M   each night: all of it in ten nights
   fibackup verify --store /backup --skip-since 12h          go on where one was interrupted
 """
-_SIZE = re.compile(r"(\d+)([KMGT]?)(?:i?B)?", re.IGNORECASE | re.ASCII)
 _AGE = re.compile(r"(\d+)([smhdw])", re.ASCII)
 _SECONDS = {"s": 1, "m": 60, "h": 3600, "d": 86400, "w": 604800}
 
@@ -74,7 +73,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--rate",
         metavar="BYTES",
-        type=_size,
+        type=byte_count,
         default=0,
         help="bytes in a second to read at most, such as 50M (default: 0, no limit)",
     )
@@ -99,14 +98,6 @@ def _percent(text: str) -> float:
     if not 0 < found <= 100:
         raise argparse.ArgumentTypeError(f"not a share of more than 0 and at most 100 %: {text!r}")
     return found
-
-
-def _size(text: str) -> int:
-    """Read a size; K, M, G, T are powers of 1024."""
-    match = _SIZE.fullmatch(text)
-    if match is None:
-        raise argparse.ArgumentTypeError(f"not a number of bytes, such as 50M: {text!r}")
-    return int(match[1]) << 10 * " KMGT".index(match[2].upper() or " ")
 
 
 def _threads(text: str) -> int:
