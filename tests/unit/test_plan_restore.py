@@ -1,6 +1,6 @@
 """Facts about the plan of a restore."""
 
-from pathlib import PurePosixPath
+from pathlib import Path, PurePosixPath
 
 import pytest
 from attrs import evolve
@@ -87,6 +87,20 @@ def test_a_restore_that_cannot_be_is_refused(
     """A relative directory, no such point, no such disk."""
     with pytest.raises(error):
         plan_restore(two_points(), point, into=PurePosixPath(into), disks=disks)
+
+
+@pytest.mark.parametrize("into", ["/into", "/into/", Path("/into")])
+def test_the_directory_is_whatever_names_one(into: str | Path) -> None:
+    """A text or a path of any kind, as for `Store.open`."""
+    history = two_points()
+    assert plan_restore(history, "latest", into=into) == plan_restore(history, "latest", into=INTO)
+
+
+@pytest.mark.parametrize("into", [None, 7, b"/into", "", "into"])
+def test_what_names_no_directory_is_refused(into: object) -> None:
+    """As every other wish of a wrong type, and as a relative one."""
+    with pytest.raises(PolicyError, match="directory to restore into"):
+        plan_restore(two_points(), "latest", into=into)  # type: ignore[arg-type]
 
 
 def test_a_restore_of_damaged_images_is_refused() -> None:

@@ -13,6 +13,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from enum import StrEnum
+from os import PathLike
 from pathlib import PurePosixPath
 
 from fibackup.errors import PolicyError, VerifyError
@@ -58,7 +59,7 @@ def plan_restore(
     history: History,
     point: str,
     *,
-    into: PurePosixPath,
+    into: str | PathLike[str],
     disks: Sequence[str] = (),
     form: RestoreForm = RestoreForm.FLAT,
     image_format: ImageFormat = ImageFormat.QCOW2,
@@ -110,7 +111,8 @@ def plan_restore(
     refuse_text("disks", disks)
     refuse_unknown("form", form, RestoreForm)
     refuse_unknown("image_format", image_format, ImageFormat)
-    _check_wishes(into, form, image_format, verify=verify)
+    directory = _directory(into)
+    _check_wishes(form, image_format, verify=verify)
     if memory and define is not None:
         raise PolicyError(
             reason="memory brings the guest back as itself, also when its domain is gone: "
@@ -123,14 +125,18 @@ def plan_restore(
     for target in targets:
         _refuse_damage(history, found.id, target)
     steps = tuple(
-        _disk(history, found.id, target, into, form, image_format, verify=verify)
+        _disk(history, found.id, target, directory, form, image_format, verify=verify)
         for target in targets
     )
     resuming = (
-        memory_steps(found, steps, into, paused=paused, keep_foreign=keep_foreign) if memory else ()
+        memory_steps(found, steps, directory, paused=paused, keep_foreign=keep_foreign)
+        if memory
+        else ()
     )
     domain = (
-        plan_definition(history, found, steps, into, define) if define is not None else Definition()
+        plan_definition(history, found, steps, directory, define)
+        if define is not None
+        else Definition()
     )
     return Plan(
         verb="restore",
@@ -155,13 +161,20 @@ def plan_restore(
     )
 
 
-def _check_wishes(
-    into: PurePosixPath, form: RestoreForm, image_format: ImageFormat, *, verify: bool
-) -> None:
-    if not into.is_absolute():
+def _directory(into: object) -> PurePosixPath:
+    """Return where to restore into; also what no type checker has seen is refused in words."""
+    try:
+        directory = PurePosixPath(into)  # type: ignore[arg-type]
+    except TypeError:
+        raise PolicyError(reason=f"the directory to restore into is {into!r}, no path") from None
+    if not directory.is_absolute():
         raise PolicyError(
-            reason="the directory to restore into must be an absolute path", path=str(into)
+            reason="the directory to restore into must be an absolute path", path=str(directory)
         )
+    return directory
+
+
+def _check_wishes(form: RestoreForm, image_format: ImageFormat, *, verify: bool) -> None:
     if form is not RestoreForm.FLAT and image_format is not ImageFormat.QCOW2:
         raise PolicyError(reason=f"a restored {form} is qcow2; only a flat image can be raw")
     if form is not RestoreForm.LINKED and not verify:
