@@ -19,7 +19,6 @@ import time
 from contextlib import ExitStack, suppress
 from datetime import UTC, datetime
 from functools import cached_property
-from pathlib import PurePosixPath
 from threading import Lock
 from typing import assert_never
 
@@ -36,12 +35,12 @@ from fibackup.errors import (
     NoSuchDomainError,
     ParseError,
     QemuImgError,
-    SharedBaseError,
     StalePlanError,
     StepError,
 )
 from fibackup.host.aftermath import command_after, state_after
 from fibackup.host.api import Host, PointStore
+from fibackup.host.consolidating import Consolidator
 from fibackup.host.events import (
     CancelToken,
     Event,
@@ -57,7 +56,7 @@ from fibackup.host.restore_run import RestoreRun
 from fibackup.host.side_by_side import side_by_side
 from fibackup.host.verifying import Verifier
 from fibackup.model.domain import Domain, DomainState
-from fibackup.model.ledger import Ledger, Run, RunPhase, consolidated
+from fibackup.model.ledger import Ledger, RunPhase
 from fibackup.model.point import (
     Consistency,
     History,
@@ -70,15 +69,12 @@ from fibackup.model.point import (
 from fibackup.model.snapshot import NewOverlay, Snapshot
 from fibackup.parse.domain_xml import domain_facts
 from fibackup.plan.backup import DEEP_CHAIN
-from fibackup.plan.continuity import stale_overlays
 from fibackup.plan.prune_steps import DropPoints, MergeImages
 from fibackup.plan.report import Report, StepOutcome
 from fibackup.plan.requirements import check_depth
 from fibackup.plan.steps import (
     STATES,
-    CommitOffline,
     ConfirmOff,
-    ConsolidateDisk,
     CopyImage,
     CopyMemory,
     CopyStored,
@@ -228,12 +224,15 @@ class _Run:
         self._history: History | None = None
         self._point: RestorePoint | None = None
         self._written: Ledger | None = None
-        self._unsettled: Run | None = None
         self._restore_run: RestoreRun | None = None
 
     @cached_property
     def _verifier(self) -> Verifier:
         return Verifier(self._store, self._plan, self._emit, self._cancel, self._threads)
+
+    @cached_property
+    def _consolidator(self) -> Consolidator:
+        return Consolidator(self._host, self._plan, self._emit, self._cancel, self._warn)
 
     @property
     def _store(self) -> PointStore:
@@ -447,11 +446,11 @@ class _Run:
             case InParallel():
                 self._in_parallel(step)
             case EachDisk():
-                self._each_disk(step)
+                self._consolidator.each_disk(step)
             case FinishBlockJob():
-                self._finish_job(step)
+                self._consolidator.finish_job(step)
             case DeleteOverlays():
-                self._delete(step.paths)
+                self._consolidator.delete(step.paths)
             case CopyMemory() | DeleteMemory() | RestoreMemory() | ResumeDomain():
                 self._apply_memory(step)
             case SaveDomainConfig() | SaveState():
@@ -687,105 +686,6 @@ class _Run:
         self._moment = datetime.now(UTC)
         self._consistency = Consistency.OFFLINE
 
-    def _each_disk(self, step: EachDisk) -> None:
-        """
-        Consolidate disk by disk; the first failure is raised when all have had their turn.
-
-        A disk whose end is not known leaves the run in the ledger, whatever the others come to:
-        a recovery finds out.
-        """
-        failures: list[FibackupError] = []
-        for disk in step.disks:
-            try:
-                self._cancel.check()
-                self._consolidate(disk)
-            except FibackupError as error:
-                error.target = error.target or disk.job.target
-                if step.spare_shared and isinstance(error, SharedBaseError):
-                    self._warn(f"disk {error.target} was not consolidated: {error.reason}")
-                else:
-                    failures.append(error)
-        for failure in failures[1:]:
-            self._warn(_first_line(failure))
-        if failures:
-            raise failures[0]
-
-    def _consolidate(self, disk: ConsolidateDisk) -> None:
-        uuid, target = self._plan.uuid, disk.job.target
-        domain = self._host.read_domain(uuid)
-        ledger, before = domain.ledger, domain.disk(target).chain
-        if any(ledger.overlay(path) is None for path in disk.overlays):
-            raise HostError(target=target, reason="an overlay is no longer ours by the ledger")
-        self._refuse_shared(disk)
-        stale = stale_overlays(before, ledger) if before is not None else frozenset[PurePosixPath]()
-        run = Run(self._plan.point or "-", self._plan.store or "-", RunPhase.CONSOLIDATING)
-        self._host.write_ledger(uuid, evolve(ledger, run=run))
-        left, self._unsettled = self._unsettled, run
-        try:
-            if isinstance(disk.job, CommitOffline):
-                self._host.commit_offline(uuid, disk.job, self._emit, self._cancel)
-            else:
-                self._host.run_block_job(uuid, disk.job, self._emit, self._cancel)
-        except FibackupError:
-            # The base may have been written, its overlays still cover that: it is measured anew.
-            chain = self._host.read_domain(uuid).disk(target).chain
-            if chain is not None and set(disk.overlays) <= set(chain.paths):
-                result = consolidated(ledger, target=target, removed=(), after=chain, stale=stale)
-                self._host.write_ledger(uuid, evolve(result, run=left))
-                self._unsettled = left
-            raise
-        chain = self._host.read_domain(uuid).disk(target).chain
-        if chain is None or chain.paths != disk.job.leaves:
-            raise HostError(target=target, reason="after the block job the chain is another one")
-        result = consolidated(
-            ledger, target=target, removed=disk.overlays, after=chain, stale=stale
-        )
-        self._free(evolve(result, run=left), disk.overlays)
-
-    def _free(self, ledger: Ledger, paths: tuple[PurePosixPath, ...]) -> None:
-        """Write a ledger in which overlays are freed, delete their files, then forget them."""
-        self._host.write_ledger(self._plan.uuid, ledger)
-        self._unsettled = ledger.run
-        self._delete(paths)
-        if paths:
-            self._host.write_ledger(self._plan.uuid, ledger.without(paths))
-
-    def _delete(self, paths: tuple[PurePosixPath, ...]) -> None:
-        for path in paths:
-            self._host.delete_image(self._plan.uuid, path)
-
-    def _finish_job(self, step: FinishBlockJob) -> None:
-        """End a job that is found running; the run stays in the ledger while another one runs."""
-        uuid, target = self._plan.uuid, step.target
-        domain = self._host.read_domain(uuid)
-        before = domain.disk(target).chain
-        self._host.finish_block_job(uuid, step, self._emit, self._cancel)
-        after = self._host.read_domain(uuid).disk(target).chain
-        if before is None or after is None:
-            raise HostError(target=target, reason="after the block job the disk has no chain")
-        ledger = domain.ledger
-        gone = tuple(
-            path
-            for path in before.paths
-            if path not in after.paths and ledger.overlay(path) is not None
-        )
-        stale = stale_overlays(before, ledger)
-        result = consolidated(ledger, target=target, removed=gone, after=after, stale=stale)
-        others = any(disk.block_job for disk in domain.disks if disk.target != target)
-        self._free(evolve(result, run=ledger.run if others else None), gone)
-
-    def _refuse_shared(self, disk: ConsolidateDisk) -> None:
-        """Ask once more, right before the first write: a domain may have come since the plan."""
-        users = self._host.image_uses(self._plan.uuid, disk.touched)
-        if users:
-            names = tuple(dict.fromkeys(use.domain for use in users))
-            raise SharedBaseError(
-                target=disk.job.target,
-                path=str(users[0].path),
-                reason=f"{users[0].path} is also used by: {', '.join(names)}",
-                dependents=names,
-            )
-
     def _publish(self, step: PublishPoint) -> None:
         moment = step.time or self._moment
         if self._config is None or moment is None:
@@ -911,10 +811,6 @@ def _words(error: FibackupError) -> str:
     """Return what happened, without domain, disk and path, which the outer error says."""
     said = error.stderr.strip().splitlines() if isinstance(error, QemuImgError) else []
     return f"{error.reason}: {said[-1]}" if said else error.reason
-
-
-def _first_line(error: FibackupError) -> str:
-    return str(error).partition("\n")[0]
 
 
 def _name_of(error: OSError) -> str | None:
