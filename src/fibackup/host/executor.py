@@ -26,13 +26,10 @@ from attrs import evolve
 
 from fibackup.errors import (
     AgentError,
-    DestinationExistsError,
     DomainBusyError,
     FibackupError,
-    ForeignConfigError,
     HostError,
     NoSpaceError,
-    NoSuchDomainError,
     ParseError,
     QemuImgError,
     StalePlanError,
@@ -55,7 +52,7 @@ from fibackup.host.events import (
 from fibackup.host.restore_run import RestoreRun
 from fibackup.host.side_by_side import side_by_side
 from fibackup.host.verifying import Verifier
-from fibackup.model.domain import Domain, DomainState
+from fibackup.model.domain import Domain
 from fibackup.model.ledger import Ledger, RunPhase
 from fibackup.model.point import (
     Consistency,
@@ -77,7 +74,6 @@ from fibackup.plan.steps import (
     ConfirmOff,
     CopyImage,
     CopyMemory,
-    CopyStored,
     DefineDomain,
     DeleteMemory,
     DeleteOverlays,
@@ -318,7 +314,10 @@ class _Run:
         if history.store != self._plan.store:
             raise self._stale(f"the plan is for store {self._plan.store}, this is {history.store}")
         if self._plan.verb == "restore":
-            self._check_restore(history)
+            self._restore_run = RestoreRun(
+                self._host_or_none, self._store, self._plan, self._emit, self._cancel, self._threads
+            )
+            self._restore_run.check(history)
         elif self._plan.verb != "verify":  # which looks at whatever is there
             latest = history.latest
             if (latest.sequence if latest else 0) != self._plan.expects.sequence:
@@ -336,65 +335,6 @@ class _Run:
             self._check_domain()
             self._check_depth()
             self._check_space()
-
-    def _check_restore(self, history: History) -> None:
-        for step in self._plan.restores:
-            if history.images(self._plan.point, step.target) != step.images:
-                raise self._stale(
-                    f"point {self._plan.point} has other images than when the plan was made"
-                )
-        if not all(isinstance(step, CopyStored) for step in self._plan.restores):
-            self._store.require_qemu_img()
-        if any(isinstance(step, ResumeDomain) for step in self._plan.steps):
-            self._check_resumable()
-            self._check_foreign()
-        for path in self._store.occupied(self._plan.expects.absent):
-            raise DestinationExistsError(
-                domain=self._plan.domain,
-                reason="the destination exists; nothing is ever overwritten",
-                path=str(path),
-            )
-        self._restore_run = RestoreRun(
-            self._host_or_none, self._store, self._plan, self._emit, self._cancel, self._threads
-        )
-        self._restore_run.check(history)
-
-    def _check_resumable(self) -> None:
-        """Refuse to bring back a domain that is there and is not off, or another of its name."""
-        for name in (self._plan.uuid, self._plan.domain):
-            try:
-                found = self._host.read_domain(name)
-            except NoSuchDomainError:
-                continue
-            if (found.uuid, found.name) != (self._plan.uuid, self._plan.domain):
-                raise DomainBusyError(
-                    domain=self._plan.domain,
-                    reason=f"its name or UUID is taken by {found.name}, {found.uuid}",
-                    remedy="rename or undefine that domain first; or restore the disks alone, "
-                    "without the memory",
-                )
-            if found.state is not DomainState.SHUTOFF or found.managed_save:
-                state = "has a managed-save image" if found.managed_save else f"is {found.state}"
-                raise DomainBusyError(
-                    domain=found.name,
-                    reason=f"the domain {state}; a guest is brought back into one that is off",
-                    remedy=_turned_off(found),
-                )
-
-    def _check_foreign(self) -> None:
-        """Refuse a stored XML that reaches out of the guest, unless somebody has allowed it."""
-        for step in self._plan.steps:
-            if not isinstance(step, ResumeDomain) or step.keep_foreign:
-                continue
-            config = self._store.read_config(self._plan.uuid, step.config)
-            held = tuple(disk.target for disk in step.disks)
-            parts = self._host.foreign_parts(config, held)
-            if parts:
-                raise ForeignConfigError(
-                    domain=self._plan.domain,
-                    reason=f"the XML of point {self._plan.point} reaches out of the guest",
-                    parts=parts,
-                )
 
     def _check_domain(self) -> None:
         expects = self._plan.expects
@@ -756,7 +696,7 @@ class _Run:
 
     def _state(self, error: FibackupError) -> str:
         if self._plan.verb == "restore":
-            return self._undo_restore()
+            return self._restore.undo()
         return state_after(
             self._plan,
             error,
@@ -764,35 +704,6 @@ class _Run:
             snapshot=self._snapshot,
             point=self._point.id if self._point is not None else "",
         )
-
-    def _undo_restore(self) -> str:
-        """Remove what the restore has made, unless a guest runs on it; say what is left."""
-        if self._guest_is_back():
-            return "the store is unchanged; the guest runs on the restored disks, they stand"
-        left = self._restore.undo()
-        if left:
-            return f"the store is unchanged; what could not be removed: {'; '.join(left)}"
-        return "the store is unchanged, and what the restore had made is removed"
-
-    def _guest_is_back(self) -> bool:
-        """Tell whether the guest may have gone on from its memory; a doubt counts as yes."""
-        if not any(isinstance(step, ResumeDomain) for step in self._plan.steps):
-            return False
-        try:
-            return self._host.read_domain(self._plan.uuid).state is not DomainState.SHUTOFF
-        except NoSuchDomainError:
-            return False
-        except FibackupError:
-            return True
-
-
-def _turned_off(domain: Domain) -> str:
-    """Say how a domain gets off."""
-    if domain.managed_save:
-        return f"start it and shut it down, or: virsh managedsave-remove {domain.uuid}"
-    if domain.state is DomainState.RUNNING:
-        return f"shut it down first: virsh shutdown {domain.uuid}"
-    return f"end it first: virsh destroy {domain.uuid}"
 
 
 def _is_above(found: ExpectedDisk, before: ExpectedDisk, new: NewOverlay) -> bool:

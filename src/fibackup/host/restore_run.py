@@ -22,15 +22,19 @@ from typing import ParamSpec, assert_never
 
 from fibackup.errors import (
     DestinationExistsError,
+    DomainBusyError,
     DomainExistsError,
     FibackupError,
+    ForeignConfigError,
     HostError,
+    NoSuchDomainError,
     SharedBaseError,
     StalePlanError,
 )
 from fibackup.host.api import Host, PointStore
 from fibackup.host.events import CancelToken, OnEvent
 from fibackup.host.side_by_side import side_by_side
+from fibackup.model.domain import Domain, DomainState
 from fibackup.model.point import History, StoredFile
 from fibackup.parse.domain_xml import domain_root
 from fibackup.parse.machine_state import has_tpm
@@ -47,6 +51,7 @@ from fibackup.plan.steps import (
     RestoreDisks,
     RestoreNvram,
     RestoreTpm,
+    ResumeDomain,
     SmokeStart,
     StartDomain,
     Step,
@@ -86,7 +91,7 @@ class RestoreRun:
         cancel: CancelToken,
         threads: int,
     ) -> None:
-        """Note which directories are not there yet."""
+        """Begin with nothing made."""
         self._host_or_none = host
         self._store = store
         self._plan = plan
@@ -97,13 +102,13 @@ class RestoreRun:
         self._files: list[tuple[PurePosixPath, int]] = []
         self._unrecorded: tuple[PurePosixPath, ...] = ()
         self._defined: DefineDomain | None = None
-        self._absent = self._absent_directories()
+        self._absent: tuple[PurePosixPath, ...] = ()
         self.restored: list[RestoredImage] = []
 
     @property
     def _host(self) -> Host:
         if self._host_or_none is None:
-            raise HostError(domain=self._plan.domain, reason="defining a domain needs a host")
+            raise HostError(domain=self._plan.domain, reason="this restore needs a host")
         return self._host_or_none
 
     def _absent_directories(self) -> tuple[PurePosixPath, ...]:
@@ -114,32 +119,92 @@ class RestoreRun:
         there = frozenset(self._store.occupied(tuple(found)))
         return tuple(sorted(set(found) - there, key=lambda path: len(path.parts), reverse=True))
 
+    @property
+    def _resumes(self) -> bool:
+        return any(isinstance(step, ResumeDomain) for step in self._plan.steps)
+
     # --- before the first step ------------------------------------------------------------------
 
     def check(self, history: History) -> None:
         """
-        Compare what the plan defines with the store and the host.
+        Compare the plan with the store and the host, and note which directories are missing.
 
         Args:
             history: What the store holds, read again.
 
         Raises:
-            StalePlanError: The point has another XML or state than when the plan was made.
+            StalePlanError: The point has other images, XML or state than when the plan was made.
+            RequirementError: There is no qemu-img.
+            DomainBusyError: The domain that is to go on is there, and is not off.
+            ForeignConfigError: Its stored XML reaches out of the guest.
+            DestinationExistsError: A file would be overwritten; or the host has a state of its
+                TPM, such as a domain that is gone left.
             DomainExistsError: The domain is there by now.
-            DestinationExistsError: The host has a state of its TPM, such as a domain that is gone
-                left.
             SharedBaseError: Another domain uses an image that came with the XML.
         """
+        for restore in self._plan.restores:
+            if history.images(self._plan.point, restore.target) != restore.images:
+                raise self._stale("other images")
+        if not all(isinstance(step, CopyStored) for step in self._plan.restores):
+            self._store.require_qemu_img()
+        if self._resumes:
+            self._check_resumable()
+            self._check_foreign()
+        for path in self._store.occupied(self._plan.expects.absent):
+            raise DestinationExistsError(
+                domain=self._plan.domain,
+                reason="the destination exists; nothing is ever overwritten",
+                path=str(path),
+            )
+        self._absent = self._absent_directories()
         files = history.point(self._plan.point).files
         for step in self._plan.steps:
             file = _stored(step)
             if file is not None and file not in files:
-                raise StalePlanError(
-                    domain=self._plan.domain,
-                    reason=f"point {self._plan.point} has another {file.role}; plan again",
-                )
+                raise self._stale(f"another {file.role}")
             if isinstance(step, DefineDomain):
                 self._check_free(step)
+
+    def _check_resumable(self) -> None:
+        """Refuse to bring back a domain that is there and is not off, or another of its name."""
+        for name in (self._plan.uuid, self._plan.domain):
+            try:
+                found = self._host.read_domain(name)
+            except NoSuchDomainError:
+                continue
+            if (found.uuid, found.name) != (self._plan.uuid, self._plan.domain):
+                raise DomainBusyError(
+                    domain=self._plan.domain,
+                    reason=f"its name or UUID is taken by {found.name}, {found.uuid}",
+                    remedy="rename or undefine that domain first; or restore the disks alone, "
+                    "without the memory",
+                )
+            if found.state is not DomainState.SHUTOFF or found.managed_save:
+                state = "has a managed-save image" if found.managed_save else f"is {found.state}"
+                raise DomainBusyError(
+                    domain=found.name,
+                    reason=f"the domain {state}; a guest is brought back into one that is off",
+                    remedy=_turned_off(found),
+                )
+
+    def _check_foreign(self) -> None:
+        """Refuse a stored XML that reaches out of the guest, unless somebody has allowed it."""
+        for step in self._plan.steps:
+            if not isinstance(step, ResumeDomain) or step.keep_foreign:
+                continue
+            config = self._store.read_config(self._plan.uuid, step.config)
+            held = tuple(disk.target for disk in step.disks)
+            parts = self._host.foreign_parts(config, held)
+            if parts:
+                raise ForeignConfigError(
+                    domain=self._plan.domain,
+                    reason=f"the XML of point {self._plan.point} reaches out of the guest",
+                    parts=parts,
+                )
+
+    def _stale(self, what: str) -> StalePlanError:
+        reason = f"point {self._plan.point} has {what} than when the plan was made; plan again"
+        return StalePlanError(domain=self._plan.domain, reason=reason)
 
     def _check_free(self, step: DefineDomain) -> None:
         facts = self._host.read_host()
@@ -251,13 +316,33 @@ class RestoreRun:
 
     # --- after a failure ------------------------------------------------------------------------
 
-    def undo(self) -> tuple[str, ...]:
+    def undo(self) -> str:
         """
-        Remove what was made, the last first; the disks of a domain that stays, stay with it.
+        Remove what the restore has made, unless a guest runs on it.
 
         Returns:
-            What could not be removed, in words.
+            What is left, in words.
         """
+        if self._guest_is_back():
+            return "the store is unchanged; the guest runs on the restored disks, they stand"
+        left = self._remove()
+        if left:
+            return f"the store is unchanged; what could not be removed: {'; '.join(left)}"
+        return "the store is unchanged, and what the restore had made is removed"
+
+    def _guest_is_back(self) -> bool:
+        """Tell whether the guest may have gone on from its memory; a doubt counts as yes."""
+        if not self._resumes:
+            return False
+        try:
+            return self._host.read_domain(self._plan.uuid).state is not DomainState.SHUTOFF
+        except NoSuchDomainError:
+            return False
+        except FibackupError:
+            return True
+
+    def _remove(self) -> tuple[str, ...]:
+        """Remove what was made, the last first; the disks of a domain that stays, stay with it."""
         left: list[str] = []
         if self._defined is not None:
             _try(left, self._host.undefine_domain, self._defined)
@@ -270,6 +355,15 @@ class RestoreRun:
         for path in self._absent:
             _try(left, self._store.remove_directory, path)
         return tuple(left)
+
+
+def _turned_off(domain: Domain) -> str:
+    """Say how a domain gets off."""
+    if domain.managed_save:
+        return f"start it and shut it down, or: virsh managedsave-remove {domain.uuid}"
+    if domain.state is DomainState.RUNNING:
+        return f"shut it down first: virsh shutdown {domain.uuid}"
+    return f"end it first: virsh destroy {domain.uuid}"
 
 
 def _stored(step: Step) -> StoredFile | None:
