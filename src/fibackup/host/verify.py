@@ -30,6 +30,7 @@ from fibackup.host.events import CancelToken, CopyProgress, FileVerified, OnEven
 from fibackup.host.files import open_directory
 from fibackup.host.pace import Pace
 from fibackup.host.record import Recorder
+from fibackup.host.side_by_side import ChildToken
 from fibackup.model.verification import FaultKind, FileCheck
 from fibackup.parse.qcow2_header import stored_header_fault
 from fibackup.plan.verify_steps import FileToVerify, VerifyFiles
@@ -81,24 +82,28 @@ def verify_files(
         CancelledError: *cancel* was set; what was finished is recorded.
         OSError: Files may not be read at all.
     """
+    linked = ChildToken(cancel)
     run = _Run(
         dir_fd,
-        Pace(step.rate_bytes, cancel),
+        Pace(step.rate_bytes, linked),
         {file.sha256: file.file for file in step.files},
         recorder,
         on_event,
-        cancel,
+        linked,
     )
-    return check_all(run.check, step.files, threads)
+    return check_all(run.check, step.files, linked, threads)
 
 
-def check_all(check: Callable[[_T], _C], items: Iterable[_T], threads: int) -> tuple[_C, ...]:
+def check_all(
+    check: Callable[[_T], _C], items: Iterable[_T], linked: ChildToken, threads: int
+) -> tuple[_C, ...]:
     """
-    Check things side by side; an error ends it, and nothing more is begun.
+    Check things side by side; an error or an interrupt ends it, and nothing more is begun.
 
     Args:
         check: Makes a check of a thing.
         items: The things; they are begun in this order.
+        linked: Stops the checks that are under way.
         threads: How many at the same time.
 
     Returns:
@@ -108,6 +113,9 @@ def check_all(check: Callable[[_T], _C], items: Iterable[_T], threads: int) -> t
     try:
         futures = [pool.submit(check, item) for item in items]
         return tuple(future.result() for future in futures)
+    except BaseException:
+        linked.cancel()
+        raise
     finally:
         pool.shutdown(cancel_futures=True)
 

@@ -31,6 +31,7 @@ from fibackup.host.nbd import find_qemu_nbd, hash_content
 from fibackup.host.pace import Pace
 from fibackup.host.qemu_img import check, find_qemu_img
 from fibackup.host.record import Recorder
+from fibackup.host.side_by_side import ChildToken
 from fibackup.host.verify import check_all
 from fibackup.model.verification import ContentCheck, FaultKind
 from fibackup.plan.verify_steps import ContentToVerify, VerifyContents
@@ -72,8 +73,9 @@ def verify_contents(
     """
     find_qemu_img()
     find_qemu_nbd()
-    run = _Run(dir_fd, path, Pace(step.rate_bytes, cancel), recorder, on_event, cancel)
-    return check_all(run.check, step.contents, threads)
+    linked = ChildToken(cancel)
+    run = _Run(dir_fd, path, Pace(step.rate_bytes, linked), recorder, on_event, linked)
+    return check_all(run.check, step.contents, linked, threads)
 
 
 @frozen
