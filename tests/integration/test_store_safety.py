@@ -102,19 +102,50 @@ def test_a_store_of_somebody_else_takes_no_point(maker: StoreMaker, tmp_path: Pa
     assert maker.restores(point.id, tmp_path / "out")
 
 
+def test_a_domain_that_has_its_directory_needs_no_new_one(
+    maker: StoreMaker, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A store of root's may have directories that are ours; then only new domains are refused."""
+    real, root = os.access, maker.root.stat().st_ino
+
+    def access(path: str, mode: int, *, dir_fd: int, effective_ids: bool) -> bool:
+        new = mode & os.W_OK and os.fstat(dir_fd).st_ino == root
+        return not new and real(path, mode, dir_fd=dir_fd, effective_ids=effective_ids)
+
+    monkeypatch.setattr(os, "access", access)
+    fb.Store.require_writable(maker.root, UUID)
+    for uuid in ("", "11111111-2222-3333-4444-555555555555"):
+        with pytest.raises(fb.PermissionDeniedError, match="Permission denied"):
+            fb.Store.require_writable(maker.root, uuid)
+    assert fb.read_store_facts(str(maker.root)).fault == ""
+    maker.home.chmod(0o777)
+    facts = fb.read_store_facts(str(maker.root))
+    assert "others can write the domain's directory" in facts.fault
+    assert facts.remedy == f"chmod go-w {maker.home}"
+
+
 @as_root
 def test_a_store_that_is_mounted_read_only_is_told_beforehand(maker: StoreMaker) -> None:
     """By a backup, a dry run of it and the doctor alike, with the command that helps."""
-    asked = "import sys, fibackup as fb\n"
-    asked += "try: fb.Store.require_writable(sys.argv[1], sys.argv[2])\n"
-    asked += "except fb.PermissionDeniedError as no: print(no.reason, no.remedy, sep='\\n')"
+    asked = """
+import sys, pathlib, fibackup as fb
+from fibackup.host.images import refuse_unwritable
+for call in (
+    lambda: fb.Store.require_writable(sys.argv[1], sys.argv[2]),
+    lambda: refuse_unwritable(pathlib.PurePosixPath(sys.argv[1]), as_us=False),
+):
+    try: call()
+    except fb.PermissionDeniedError as no: print(no.reason, no.remedy, sep='\\n')
+"""
     mounts = 'mount --bind "$0" "$0" && mount -o remount,ro,bind "$0"'
     script = f'{mounts} && exec "$1" -c "$2" "$0" "$3"'
     words = [str(maker.root), sys.executable, asked, UUID]
     done = run("unshare", "--mount", "sh", "-c", script, *words)
-    reason, remedy = done.splitlines()
+    reason, remedy, of_overlay, same = done.splitlines()
     assert reason.startswith("Read-only file system")
+    assert "mounted read-only" in of_overlay
     assert remedy.endswith(f"mount -o remount,rw {maker.root}")
+    assert same == remedy
 
 
 @pytest.mark.parametrize("mask", [0o000, 0o022, 0o077, 0o777])

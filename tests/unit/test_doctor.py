@@ -342,6 +342,15 @@ def test_room_and_places_are_judged() -> None:
         assert each in text
 
 
+def test_what_helps_against_a_place_without_overlays_is_said_where_it_is_known() -> None:
+    """Another user is no help where the file system is mounted read-only."""
+    world = World()
+    for known, said in (("mount -o remount,rw /images", "mount -o"), ("", "run fibackup as root")):
+        place = fb.OverlayPlace("/images", 50, 100, fault="no", remedy=known)
+        found = only(fb.diagnose_domain(evolve(world.facts(), places=(place,)), now=NOW))
+        assert found.remedy.startswith(said)
+
+
 def test_points_that_were_found_wrong_are_a_problem() -> None:
     """As a list says: every point that needs the file, until it is right when it is read again."""
     world = World()

@@ -87,8 +87,8 @@ def read_store_facts(path: str) -> StoreFacts:
     Source:
         docs/operate.md, "Doctor".
     """
-    fault, remedy = _refusal(path)
     with Store.open(path) as store, os_errors(path):
+        fault, remedy = _refusal_of_all(store)
         found, room = os.stat(path), os.statvfs(path)
         return StoreFacts(
             path=str(store.path),
@@ -106,6 +106,12 @@ def read_store_facts(path: str) -> StoreFacts:
             fault=fault,
             remedy=remedy,
         )
+
+
+def _refusal_of_all(store: Store) -> tuple[str, str]:
+    """Say why no domain's point can be stored, and what helps; nothing where one's can."""
+    found = [_refusal(store.path, uuid) for uuid in store.domains() or ("",)]
+    return found[0] if all(fault for fault, _ in found) else ("", "")
 
 
 def _refusal(path: PurePosixPath | str, uuid: str = "") -> tuple[str, str]:
@@ -185,12 +191,14 @@ def _places(host: LibvirtHost, domain: Domain, store: Store | None) -> Iterator[
     for path in dict.fromkeys(each.chain.active.path.parent for each in disks if each.chain):
         with os_errors(str(path)):
             room, found = os.statvfs(path), os.stat(path)
+        fault, remedy = _no_overlay(host, path)
         yield OverlayPlace(
             path=str(path),
             free_bytes=room.f_bavail * room.f_frsize,
             total_bytes=room.f_blocks * room.f_frsize,
             beside_store=found.st_dev == device,
-            fault=_unwritable(host, path),
+            fault=fault,
+            remedy=remedy,
         )
 
 
@@ -201,12 +209,15 @@ def _at_work(uuid: str) -> bool:
     return False
 
 
-def _unwritable(host: LibvirtHost, directory: PurePosixPath) -> str:
+def _no_overlay(host: LibvirtHost, directory: PurePosixPath) -> tuple[str, str]:
+    """Say why no overlay can be made there, and what helps, where that is known."""
     try:
         host.occupied((directory / ".fibackup-doctor",))
+    except PermissionDeniedError as error:
+        return error.reason, error.remedy
     except FibackupError as error:
-        return error.reason
-    return ""
+        return error.reason, ""
+    return "", ""
 
 
 def _is_lost(known: KnownStore) -> bool:

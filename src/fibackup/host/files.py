@@ -35,6 +35,7 @@ __all__ = [
     "TEMP_SUFFIX",
     "forget_temporary",
     "fsync_directory",
+    "how_to_remount",
     "identity_of",
     "kept_temporary_file",
     "make_directories",
@@ -44,9 +45,9 @@ __all__ = [
     "publish_file",
     "read_small",
     "refuse_strangers",
-    "refuse_unwritable",
     "remove_if_same",
     "replace_file",
+    "require_writable",
     "temporary_file",
     "write_all",
     "write_once",
@@ -93,7 +94,7 @@ def os_errors(path: str) -> Generator[None]:
             raise PermissionDeniedError(
                 reason=f"{words} ({_who(where)})",
                 path=where,
-                remedy=_remount(where) if error.errno == errno.EROFS else "",
+                remedy=how_to_remount(where) if error.errno == errno.EROFS else "",
             ) from error
         raise HostError(reason=words, path=where) from error
     except StoreError as error:
@@ -111,7 +112,7 @@ def _who(path: str) -> str:
     return f"we are {os.geteuid()}:{os.getegid()}"
 
 
-def _remount(path: str) -> str:
+def how_to_remount(path: str) -> str:
     """Say how the file system that a path is on can be written again."""
     mount_point = os.path.realpath(path)
     while not os.path.ismount(mount_point):  # which does not see that of a bind mount
@@ -161,7 +162,7 @@ def refuse_strangers(fd: int, path: str, what: str) -> None:
         )
 
 
-def refuse_unwritable(fd: int, path: str, what: str) -> None:
+def require_writable(fd: int, path: str, what: str, *, new_files: bool = True) -> None:
     """
     Refuse an open directory in which we could, or should, make no file; none is made to find out.
 
@@ -169,6 +170,7 @@ def refuse_unwritable(fd: int, path: str, what: str) -> None:
         fd: The directory.
         path: Its path, for errors.
         what: What it is, for errors: ``"the store"``.
+        new_files: False: what is needed of it is there already, and may be written.
 
     Raises:
         PermissionDeniedError: It is on a file system that is mounted read-only, or is not ours to
@@ -181,7 +183,8 @@ def refuse_unwritable(fd: int, path: str, what: str) -> None:
         if os.fstatvfs(fd).f_flag & os.ST_RDONLY:
             raise OSError(errno.EROFS, os.strerror(errno.EROFS))
         refuse_strangers(fd, path, what)
-        if not os.access(".", os.W_OK | os.X_OK, dir_fd=fd, effective_ids=True):
+        needed = os.W_OK | os.X_OK if new_files else os.X_OK
+        if not os.access(".", needed, dir_fd=fd, effective_ids=True):
             raise OSError(errno.EACCES, os.strerror(errno.EACCES))
 
 

@@ -18,7 +18,7 @@ from attrs import evolve
 
 from fibackup.errors import FibackupError, HostError, ParseError, PermissionDeniedError
 from fibackup.host.copy_image import read_qcow2_head
-from fibackup.host.files import identity_of, os_errors
+from fibackup.host.files import how_to_remount, identity_of, os_errors
 from fibackup.host.lock import has_writer, refuse_users
 from fibackup.model.chain import MAX_DEPTH, BackingChain, Image
 from fibackup.parse.qcow2_header import Qcow2Header, resolve_backing
@@ -224,15 +224,18 @@ def refuse_unwritable(directory: PurePosixPath, *, as_us: bool) -> None:
         statvfs(3), access(2).
     """
     with os_errors(str(directory)):
-        read_only = os.statvfs(directory).f_flag & os.ST_RDONLY
-        if read_only:
+        remedy = ""
+        if os.statvfs(directory).f_flag & os.ST_RDONLY:
             reason = "no overlay can be made here: the file system is mounted read-only"
+            remedy = how_to_remount(str(directory))
         elif as_us and not os.access(directory, os.W_OK | os.X_OK):
             reason = "no overlay can be made here: libvirt runs as this user, who may not write"
         else:
             return
     raise PermissionDeniedError(
-        reason=f"{reason}; make it writable, or exclude the disk", path=str(directory)
+        reason=f"{reason}; make it writable, or exclude the disk",
+        path=str(directory),
+        remedy=remedy,
     )
 
 

@@ -50,7 +50,7 @@ from fibackup.host.files import (
     open_directory,
     os_errors,
     refuse_strangers,
-    refuse_unwritable,
+    require_writable,
     write_once,
     write_unnamed,
 )
@@ -267,11 +267,11 @@ class Store(Drawable):
         """
         where = os.path.abspath(path)
         with os_errors(where), open_directory(os.path.realpath(where)) as fd:
-            refuse_unwritable(fd, where, "the store")
-            for name in list_directory(fd) if uuid else ():
-                if _uuid_of(name) == uuid:
-                    with os_errors(f"{where}/{name}"), open_directory(name, fd) as inside:
-                        refuse_unwritable(inside, f"{where}/{name}", "the domain's directory")
+            names = [name for name in list_directory(fd) if uuid and _uuid_of(name) == uuid]
+            require_writable(fd, where, "the store", new_files=not names)
+            for name in names:
+                with os_errors(f"{where}/{name}"), open_directory(name, fd) as inside:
+                    require_writable(inside, f"{where}/{name}", "the domain's directory")
 
     @property
     def uuid(self) -> str:

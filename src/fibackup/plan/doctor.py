@@ -165,6 +165,7 @@ class OverlayPlace:
         total_bytes: Room in all.
         beside_store: True when the store is on the same file system.
         fault: Why no overlay can be made there, or nothing.
+        remedy: What helps against that, where it is known.
     """
 
     path: str
@@ -172,6 +173,7 @@ class OverlayPlace:
     total_bytes: int
     beside_store: bool = False
     fault: str = ""
+    remedy: str = ""
 
 
 @frozen
@@ -586,7 +588,7 @@ def _place(place: OverlayPlace) -> Iterator[_Said]:
         yield (
             Level.PROBLEM,
             f"no overlay can be made in {place.path}: {place.fault}",
-            "run fibackup as root, or as a user who may write there",
+            place.remedy or "run fibackup as root, or as a user who may write there",
         )
     if place.free_bytes < _LITTLE_ROOM * place.total_bytes:
         yield (
