@@ -1,5 +1,5 @@
 """
-Sizes and durations as people read them; binary units, as qemu-img prints them.
+Sizes, durations and numbers of things as people read them; binary units, as qemu-img prints them.
 
     1536            -> "1.5 KiB"
     67108864        -> "64 MiB"
@@ -7,7 +7,7 @@ Sizes and durations as people read them; binary units, as qemu-img prints them.
 
 from __future__ import annotations
 
-__all__ = ["GiB", "KiB", "MiB", "TiB", "format_bytes", "format_seconds", "printable"]
+__all__ = ["GiB", "KiB", "MiB", "TiB", "counted", "format_bytes", "format_seconds", "printable"]
 
 KiB = 1024
 MiB = 1024 * KiB
@@ -38,6 +38,23 @@ def format_bytes(size_bytes: int) -> str:
                 else (f"{size_bytes // factor} {unit}")
             )
     return f"{size_bytes} B"
+
+
+def counted(number: int, word: str) -> str:
+    """
+    Return *number* of what *word* names.
+
+    Args:
+        number: 0 or more.
+        word: One of them, of which the plural has an ``s`` more.
+
+    Returns:
+        Such as ``"1 point"`` or ``"3 points"``.
+
+    Source:
+        English; there is no standard for it.
+    """
+    return f"{number} {word}" if number == 1 else f"{number} {word}s"
 
 
 def format_seconds(seconds: float) -> str:

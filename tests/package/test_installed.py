@@ -141,7 +141,7 @@ def test_a_domain_is_backed_up_shown_and_restored(
     (point,) = json.loads(fibackup("list", "--store", store, "--json"))["points"]
     assert (point["domain"], point["kind"]) == ("web1", "full")
     assert point["id"] in fibackup("list", "--store", store)
-    assert "1 of 1 points whole" in fibackup("verify", "--store", store)
+    assert "1 of 1 point whole" in fibackup("verify", "--store", store)
     fibackup("restore", "--store", store, "web1", "--into", into)
     reference = web1.reference_directory / f"{installed.directory.name}.vda.raw"
     assert same_content(into / "vda.qcow2", "qcow2", reference)

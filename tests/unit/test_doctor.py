@@ -113,7 +113,7 @@ def test_a_sound_store_is_well() -> None:
         (evolve(STORE, free_files=1, total_files=1000), "warning", "few more files"),
         (evolve(STORE, filesystem="nfs4"), "note", "locks are as good as the server"),
         (evolve(STORE, filesystem="vfat"), "warning", "it is on vfat"),
-        (evolve(STORE, temporary=("a/.x.tmp",)), "note", "1 temporary files of runs"),
+        (evolve(STORE, temporary=("a/.x.tmp",)), "note", "1 temporary file of runs"),
     ],
 )
 def test_what_is_wrong_with_a_store_is_found(facts: fb.StoreFacts, level: str, words: str) -> None:

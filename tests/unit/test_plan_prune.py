@@ -174,7 +174,7 @@ def test_the_top_of_a_chain_goes_with_its_files() -> None:
     assert [verdict.kept for verdict in found.verdicts] == [True, False, True, True]
     assert found.verdicts[1].freed_bytes == 2 * MIB + XML_SIZE
     assert "2 MiB freed at once" in str(found)
-    assert "steps\n  1. drop 1 point, delete 2 files (2 MiB):" in str(found)
+    assert "steps\n  1. drop 1 point, delete 2 files (2 MiB)\ncost" in str(found)
     assert str(found).endswith("cost: 0 B to write and 0 B to read, at most; frees 2 MiB at once")
 
 

@@ -2,7 +2,7 @@
 
 import pytest
 
-from fibackup.units import GiB, KiB, MiB, TiB, format_bytes, format_seconds, printable
+from fibackup.units import GiB, KiB, MiB, TiB, counted, format_bytes, format_seconds, printable
 
 
 @pytest.mark.parametrize(
@@ -57,3 +57,11 @@ def test_a_duration_is_shown_in_seconds_or_minutes(seconds: float, text: str) ->
 def test_a_name_cannot_steer_the_terminal(text: str, shown: str) -> None:
     """Control, bidirectional and undecodable characters are escaped; letters of any script stay."""
     assert printable(text) == shown
+
+
+@pytest.mark.parametrize(
+    ("number", "text"), [(0, "0 points"), (1, "1 point"), (2, "2 points"), (100, "100 points")]
+)
+def test_one_of_a_thing_is_no_plural(number: int, text: str) -> None:
+    """All others are."""
+    assert counted(number, "point") == text

@@ -51,7 +51,7 @@ def test_a_store_without_faults_is_whole() -> None:
     assert found.whole == (point_id(1), point_id(2))
     assert (found.faults, found.spoiled, found.warnings) == ((), (), ())
     assert (found.read_files, found.read_bytes, found.skipped_files) == (1, 1000, 1)
-    assert str(found) == "2 of 2 points whole\n1 files read, 1000 B, 1 looked at only"
+    assert str(found) == "2 of 2 points whole\n1 file read, 1000 B, 1 looked at only"
 
 
 def test_a_fault_in_a_base_spoils_every_point_that_reads_through_it() -> None:
@@ -176,7 +176,7 @@ def test_what_is_odd_about_a_disk_is_noted() -> None:
     found = judge(survey(chain(1)), (), [evolve(content(1), note="leaks")], notes=("hello",))
     assert found.notes == ("hello", f"vda/{image_name(1)}: leaks")
     assert f"note: vda/{image_name(1)}: leaks" in str(found)
-    assert "1 disks read as a guest does" in str(found)
+    assert "1 disk read as a guest does" in str(found)
 
 
 # --- when it was verified -----------------------------------------------------------------------

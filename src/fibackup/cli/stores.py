@@ -103,8 +103,8 @@ def _refuse_full(path: str, plan: fb.Plan) -> None:
         if free < plan.expects.space_bytes:
             raise fb.NoSpaceError(
                 domain=plan.domain,
-                reason=f"it has {free} bytes free, "
-                f"the copies need about {plan.expects.space_bytes}",
+                reason=f"the store has {fb.format_bytes(free)} free, "
+                f"the copies need about {fb.format_bytes(plan.expects.space_bytes)}",
                 path=path,
                 needed_bytes=plan.expects.space_bytes,
                 free_bytes=free,

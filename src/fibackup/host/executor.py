@@ -97,6 +97,7 @@ from fibackup.plan.steps import (
     headline,
 )
 from fibackup.plan.verify_steps import VerifyContents, VerifyFiles
+from fibackup.units import format_bytes
 
 __all__ = ["Executor"]
 
@@ -358,8 +359,8 @@ class _Run:
         if free < expects.space_bytes:
             raise NoSpaceError(
                 domain=self._plan.domain,
-                reason=f"the store has {free} bytes free, "
-                f"the copies need about {expects.space_bytes}",
+                reason=f"the store has {format_bytes(free)} free, "
+                f"the copies need about {format_bytes(expects.space_bytes)}",
                 path=self._store_path,
                 needed_bytes=expects.space_bytes,
                 free_bytes=free,

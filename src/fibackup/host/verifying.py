@@ -74,8 +74,9 @@ class Verifier:
         )
         unknown = sum(not (each.recorded or each.earlier) for each in readable.contents)
         if unknown:
+            disks = "1 disk has" if unknown == 1 else f"{unknown} disks have"
             self._notes.append(
-                f"{unknown} disks have no content hash from when their point was taken: "
+                f"{disks} no content hash from when their point was taken: "
                 "what was read now is kept, to compare with"
             )
 

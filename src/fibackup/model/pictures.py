@@ -39,7 +39,7 @@ from fibackup.render import (
     stack,
     table,
 )
-from fibackup.units import format_bytes
+from fibackup.units import counted, format_bytes
 
 __all__ = ["draw_chains", "draw_history", "live_boxes", "picture_chains"]
 
@@ -427,7 +427,7 @@ def domain_picture(value: Domain) -> Picture:
 def history_picture(value: History) -> Picture:
     """Return the stored chains of a domain, and its points."""
     latest = value.latest
-    points = "1 point" if len(value.points) == 1 else f"{len(value.points)} points"
+    points = counted(len(value.points), "point")
     total = format_bytes(sum(point.size_bytes for point in value.points))
     return Picture(
         title=latest.domain if latest is not None else value.uuid,

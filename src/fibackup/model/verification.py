@@ -22,7 +22,7 @@ from attrs import field, frozen
 
 from fibackup.model.checks import non_negative, sha256_hex
 from fibackup.model.point import History
-from fibackup.units import format_bytes, printable
+from fibackup.units import counted, format_bytes, printable
 
 __all__ = [
     "CheckedContent",
@@ -376,11 +376,13 @@ class Verification:
                 disks = ", ".join(verdict.disks) or "none"
                 lines.append(f"point {verdict.id} is spoiled; disks that can be restored: {disks}")
         total, whole = len(self.points), len(self.whole)
-        lines.append(f"{whole} of {total} points whole")
+        lines.append(f"{whole} of {counted(total, 'point')} whole")
         skipped = f", {self.skipped_files} looked at only" if self.skipped_files else ""
-        disks = f", {self.read_disks} disks read as a guest does" if self.read_disks else ""
+        disks = (
+            f", {counted(self.read_disks, 'disk')} read as a guest does" if self.read_disks else ""
+        )
         size = format_bytes(self.read_bytes)
-        lines.append(f"{self.read_files} files read, {size}{skipped}{disks}")
+        lines.append(f"{counted(self.read_files, 'file')} read, {size}{skipped}{disks}")
         lines.extend(f"note: {printable(note)}" for note in self.notes)
         lines.extend(f"warning: {printable(warning)}" for warning in self.warnings)
         return "\n".join(lines)

@@ -37,7 +37,7 @@ from fibackup.plan.policy import BackupPolicy, Quiesce
 from fibackup.plan.recover import plan_recovery
 from fibackup.plan.requirements import Work, check_versions
 from fibackup.plan.verdict import last_verified
-from fibackup.units import format_bytes
+from fibackup.units import counted, format_bytes
 
 __all__ = [
     "DomainFacts",
@@ -310,11 +310,11 @@ def diagnose_store(facts: StoreFacts) -> tuple[Finding, ...]:
 
 
 def _store(facts: StoreFacts) -> Iterator[_Said]:
-    points = sum(len(each.points) for each in facts.histories)
+    points = counted(sum(len(each.points) for each in facts.histories), "point")
     yield (
         Level.OK,
         (
-            f"{facts.path}: {points} points of {len(facts.histories)} domains, "
+            f"{facts.path}: {points} of {counted(len(facts.histories), 'domain')}, "
             f"{format_bytes(facts.free_bytes)} of {format_bytes(facts.total_bytes)} free"
         ),
     )
@@ -357,7 +357,7 @@ def _store(facts: StoreFacts) -> Iterator[_Said]:
     if facts.temporary:
         yield (
             Level.NOTE,
-            f"{len(facts.temporary)} temporary files of runs that go on, or were killed",
+            f"{counted(len(facts.temporary), 'temporary file')} of runs that go on, or were killed",
             "let them be: the next run of their domain removes them",
         )
 

@@ -14,7 +14,7 @@ from collections.abc import Iterator
 from attrs import evolve, frozen
 
 from fibackup.model.point import History, RestorePoint, StoredImage
-from fibackup.units import format_bytes
+from fibackup.units import counted, format_bytes
 
 __all__ = ["READERS_SECONDS", "DropPoints", "MergeImages", "describe_prune", "misfit"]
 
@@ -133,7 +133,7 @@ def describe_prune(step: DropPoints | MergeImages) -> tuple[str, ...]:
 def _describe_merge(step: MergeImages) -> str:
     size = format_bytes(step.write_bytes)
     on = f" on {step.backing}" if step.backing else ""
-    images = _count(len(step.images), "image")
+    images = counted(len(step.images), "image")
     return (
         f"{step.target}: merge {images} of point {step.point} into one{on} ({size} at most): "
         + ", ".join(image.name for image in step.images)
@@ -141,16 +141,12 @@ def _describe_merge(step: MergeImages) -> str:
 
 
 def _describe_drop(step: DropPoints) -> tuple[str, ...]:
-    points, files = _count(len(step.points), "point"), _count(len(step.files), "file")
+    points, files = counted(len(step.points), "point"), counted(len(step.files), "file")
     frees = format_bytes(step.freed_bytes)
     heirs = tuple(
-        f"   point {point.id} takes over {_count(len(disk.images), 'image')} of {disk.target}"
+        f"   point {point.id} takes over {counted(len(disk.images), 'image')} of {disk.target}"
         for point in step.heirs
         for disk in point.disks
         if any(not image.name.startswith(point.id) for image in disk.images)
     )
-    return (f"drop {points}, delete {files} ({frees}):", *heirs)
-
-
-def _count(number: int, word: str) -> str:
-    return f"{number} {word}" if number == 1 else f"{number} {word}s"
+    return (f"drop {points}, delete {files} ({frees}){':' if heirs else ''}", *heirs)

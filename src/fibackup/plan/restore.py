@@ -31,6 +31,7 @@ from fibackup.plan.steps import (
     RestoreDisks,
 )
 from fibackup.plan.wishes import refuse_text, refuse_unknown
+from fibackup.units import counted
 
 __all__ = ["ImageFormat", "RestoreForm", "plan_restore"]
 
@@ -153,7 +154,9 @@ def plan_restore(
             ),
         ),
         decisions=tuple(
-            Decision(step.target, found.disk(step.target).kind, f"{len(step.images)} stored images")
+            Decision(
+                step.target, found.disk(step.target).kind, counted(len(step.images), "stored image")
+            )
             for step in steps
         ),
         steps=(*domain.before, *_side_by_side(steps), *resuming, *domain.after),

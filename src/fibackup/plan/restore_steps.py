@@ -21,7 +21,7 @@ from typing import TypeAlias
 from attrs import frozen
 
 from fibackup.model.point import StoredImage
-from fibackup.units import printable
+from fibackup.units import counted, printable
 
 __all__ = [
     "CopyStored",
@@ -158,8 +158,7 @@ def describe_disk(step: DiskRestore) -> str:
     Source:
         The step's own fields.
     """
-    number = len(step.images)
-    images = f"{number} stored image" if number == 1 else f"{number} stored images"
+    images = counted(len(step.images), "stored image")
     where = printable(str(step.destination))
     if isinstance(step, FlattenImage):
         return f"{step.target}: write {images} flat as {step.format} to {where}"

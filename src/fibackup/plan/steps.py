@@ -58,7 +58,7 @@ from fibackup.plan.restore_steps import (
 from fibackup.plan.retention import PointVerdict
 from fibackup.plan.verify_steps import VerifyContents, VerifyFiles
 from fibackup.render.drawable import Drawable
-from fibackup.units import format_bytes, printable
+from fibackup.units import counted, format_bytes, printable
 
 __all__ = [
     "PLAN_SCHEMA",
@@ -834,7 +834,7 @@ def describe(step: Step) -> tuple[str, ...]:  # noqa: PLR0911 - one for each kin
             return (_describe_copy(step),)
         case InParallel():
             lanes = tuple(f"   {_describe_copy(copy)}" for lane in step.lanes for copy in lane)
-            images, disks = _count(len(lanes), "image"), _count(len(step.lanes), "disk")
+            images, disks = counted(len(lanes), "image"), counted(len(step.lanes), "disk")
             return (f"copy {images} of {disks}:", *lanes)
         case EachDisk():
             return _describe_each(step)
@@ -842,7 +842,7 @@ def describe(step: Step) -> tuple[str, ...]:  # noqa: PLR0911 - one for each kin
             return (f"{step.target}: wait for the {step.kind} that a killed run left, finish it",)
         case DeleteOverlays():
             lines = tuple(f"   {printable(str(path))}" for path in step.paths)
-            return (f"delete {_count(len(lines), 'overlay')} that nothing needs:", *lines)
+            return (f"delete {counted(len(lines), 'overlay')} that nothing needs:", *lines)
         case CopyMemory() | DeleteMemory() | RestoreMemory() | ResumeDomain():
             return _describe_memory(step)
         case SaveDomainConfig() | SaveState():
@@ -920,8 +920,4 @@ def _describe_each(step: EachDisk) -> tuple[str, ...]:
             words = f"pull everything up into the active layer{under}"
         lines.append(f"   {job.target}: {printable(words)}")
         lines.extend(f"      delete {printable(str(path))}" for path in disk.overlays)
-    return (f"consolidate {_count(len(step.disks), 'disk')}:", *lines)
-
-
-def _count(number: int, word: str) -> str:
-    return f"{number} {word}" if number == 1 else f"{number} {word}s"
+    return (f"consolidate {counted(len(step.disks), 'disk')}:", *lines)

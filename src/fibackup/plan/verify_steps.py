@@ -8,7 +8,7 @@ from typing import Self
 from attrs import evolve, field, frozen
 
 from fibackup.model.checks import sha256_hex
-from fibackup.units import format_bytes
+from fibackup.units import counted, format_bytes
 
 __all__ = ["ContentToVerify", "ExpectedHeader", "FileToVerify", "VerifyContents", "VerifyFiles"]
 
@@ -72,7 +72,8 @@ class VerifyFiles:
         read = sum(each.read for each in self.files)
         size = format_bytes(self.read_bytes)
         rate = f", {format_bytes(self.rate_bytes)}/s at most" if self.rate_bytes else ""
-        return f"look at {len(self.files)} files, read and hash {read} of them ({size}{rate})"
+        files = counted(len(self.files), "file")
+        return f"look at {files}, read and hash {read} of them ({size}{rate})"
 
 
 @frozen
@@ -151,8 +152,8 @@ class VerifyContents:
         """Return how many disks and images there are."""
         size, images = format_bytes(self.read_bytes), sum(len(c.checked) for c in self.contents)
         return (
-            f"check the structure of {images} images, "
-            f"read {len(self.contents)} disks as a guest does (about {size})"
+            f"check the structure of {counted(images, 'image')}, "
+            f"read {counted(len(self.contents), 'disk')} as a guest does (about {size})"
         )
 
     def without(self, bad: Collection[str]) -> Self:
