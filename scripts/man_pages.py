@@ -3,7 +3,7 @@ Write the manual pages ``fibackup(1)`` and ``fi-backup(1)`` from the help of the
 
 ::
 
-    python scripts/man_pages.py DIRECTORY
+    .venv/bin/python scripts/man_pages.py DIRECTORY      the Python that has fibackup
 
 The parsers are the source: what an option is called and does, and each verb's examples. What a
 page says beside that (files, variables, exit codes) stands below. The build calls `write_pages`.
@@ -288,8 +288,24 @@ def _page(lines: Iterable[str]) -> str:
     return "\n".join(kept) + "\n"
 
 
-if __name__ == "__main__":
+def main(arguments: list[str]) -> int:
+    """Write the pages of the installed version; return the exit status."""
+    from importlib.metadata import PackageNotFoundError
     from importlib.metadata import version as installed_version
 
-    for path in write_pages(Path(sys.argv[1]), installed_version("fibackup")):
+    if len(arguments) != 1:
+        print("usage: man_pages.py DIRECTORY", file=sys.stderr)
+        return 2
+    try:
+        version = installed_version("fibackup")
+    except PackageNotFoundError:
+        words = "`make setup` installs it for .venv/bin/python"
+        print(f"{sys.executable} has no fibackup; {words}", file=sys.stderr)
+        return 1
+    for path in write_pages(Path(arguments[0]), version):
         print(path)
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

@@ -108,3 +108,18 @@ def test_the_build_needs_no_libvirt(tmp_path: Path) -> None:
     )
     subprocess.run([sys.executable, "-c", code, str(tmp_path)], check=True, cwd=ROOT)
     assert sorted(path.name for path in tmp_path.iterdir()) == sorted(PAGES)
+
+
+def test_a_python_without_fibackup_is_told_which_one_has_it(tmp_path: Path) -> None:
+    """And nothing is written."""
+    code = (
+        "import runpy, sys\n"
+        "sys.path[:] = [each for each in sys.path if 'site-packages' not in each]\n"
+        "runpy.run_path('scripts/man_pages.py', run_name='__main__')\n"
+    )
+    words = (sys.executable, "-I", "-S", "-c", code, str(tmp_path))
+    done = subprocess.run(words, check=False, cwd=ROOT, capture_output=True, text=True)
+    assert (done.returncode, done.stdout) == (1, "")
+    assert ".venv/bin/python" in done.stderr
+    assert "Traceback" not in done.stderr
+    assert list(tmp_path.iterdir()) == []
