@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from datetime import UTC, datetime
 from pathlib import PurePosixPath
 
@@ -257,6 +258,37 @@ def test_a_disk_that_cannot_be_backed_up_is_a_problem() -> None:
     found = only(fb.diagnose_domain(evolve(facts, domain=without), now=NOW))
     assert found.text.startswith("it cannot be backed up: ")
     assert "docs/errors.md" in found.remedy
+
+
+def test_what_the_next_point_warns_of_has_a_remedy() -> None:
+    """A command, where there is one: a page would be no step."""
+    world = World()
+    facts = world.facts()
+    assert facts.history is not None
+    history = evolve(facts.history, unreadable=(("x.json", "cut"),))
+    (first, *others), store = facts.domain.disks, shlex.quote(str(history.path))
+    disk = evolve(first, config_source="/other")
+    for changed, remedy in (
+        (evolve(facts, history=history), f"fibackup verify --store {store} {world.uuid}"),
+        (
+            evolve(facts, domain=evolve(facts.domain, disks=(disk, *others), persistent=True)),
+            f"virsh dumpxml --inactive {world.uuid}",
+        ),
+        (
+            evolve(
+                facts,
+                domain=evolve(facts.domain, disks=(first, evolve(others[0], shareable=True))),
+            ),
+            "--exclude",
+        ),
+    ):
+        found = [
+            each.remedy
+            for each in fb.diagnose_domain(changed, now=NOW)
+            if each.text.startswith("of its next point: ")
+        ]
+        assert len(found) == 1
+        assert remedy in found[0]
 
 
 def test_a_domain_that_is_worked_on_is_not_judged() -> None:

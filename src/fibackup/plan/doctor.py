@@ -522,7 +522,7 @@ def _next_backup(facts: DomainFacts, now: datetime) -> Iterator[_Said]:
         yield Level.PROBLEM, f"it cannot be backed up: {_words(error)}", _remedy(error)
         return
     for each in plan.warnings:
-        yield Level.WARNING, f"of its next point: {each}", "see what it says; docs/backup.md"
+        yield Level.WARNING, f"of its next point: {each}", _lasting(facts, each)
     if facts.history is None:
         yield Level.OK, f"it can be backed up: {', '.join(each.target for each in plan.decisions)}"
         return
@@ -548,6 +548,18 @@ def _words(error: FibackupError) -> str:
     """Return what is wrong, without what helps, which stands on its own."""
     where = f"disk {error.target}: " if error.target else ""
     return f"{where}{error.reason}"
+
+
+def _lasting(facts: DomainFacts, warning: str) -> str:
+    """Return what makes the next point one without this warning; each plan has it again."""
+    where = facts.history.path if facts.history is not None else None
+    if warning.startswith("the manifest "):
+        return f"fibackup verify --store {shlex.quote(str(where or 'DIR'))} {facts.domain.uuid}"
+    if warning.endswith("consolidate soon"):
+        return f"fibackup consolidate {facts.domain.uuid}"
+    if " is not in the backup: " in warning:
+        return "back it up by other means; --exclude says that it is meant to be left out"
+    return f"virsh dumpxml --inactive {facts.domain.uuid}"
 
 
 def _remedy(error: FibackupError) -> str:
