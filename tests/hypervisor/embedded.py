@@ -76,7 +76,7 @@ class Embedded:
     def _open(self) -> libvirt.virConnect:
         for directory in (self.root / "etc", self.images):
             directory.mkdir()
-        (self.root / "etc" / "qemu.conf").write_text(qemu_conf(as_root=is_root()))
+        (self.root / "etc" / "qemu.conf").write_text(qemu_conf(user="root" if is_root() else ""))
         capabilities.seed("embed", self._capabilities)
         ensure_event_loop()
         ensure_reaper()

@@ -52,8 +52,14 @@ _PATIENCE_SECONDS: Final = 20.0
 class PrivateDaemon:
     """A real daemon with real remote calls: the client may die, the daemon may be restarted."""
 
-    def __init__(self, root: Path | None = None) -> None:
-        """Start the daemon below `root`, or below a short temporary directory."""
+    def __init__(self, root: Path | None = None, *, qemu_user: str = "root") -> None:
+        """
+        Start the daemon below `root`, or below a short temporary directory.
+
+        Distributions have their QEMU run as `qemu_user` libvirt-qemu or qemu; a session daemon has
+        no choice.
+        """
+        self._qemu_user = qemu_user if is_root() else ""
         self._owned = OwnedRoot(root)
         self.root = self._owned.path
         self.images = self.root / "images"
@@ -150,7 +156,7 @@ class PrivateDaemon:
             directory.mkdir(parents=True, exist_ok=True)
         runtime = self.root / "home/run"
         runtime.mkdir(parents=True, mode=0o700)
-        (configuration / "qemu.conf").write_text(qemu_conf(as_root=is_root()))
+        (configuration / "qemu.conf").write_text(qemu_conf(user=self._qemu_user))
         (self.root / "libvirtd.conf").write_text(
             f'unix_sock_dir = "{self._socket.parent}"\n'
             'auth_unix_ro = "none"\nauth_unix_rw = "none"\n'

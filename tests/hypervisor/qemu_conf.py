@@ -1,10 +1,10 @@
-"""The driver's configuration: QEMU as our own user, no confinement, nothing outside the root."""
+"""The driver's configuration: QEMU as our own user, or another; nothing outside the root."""
 
 from __future__ import annotations
 
 
-def qemu_conf(*, as_root: bool) -> str:
-    """Return the text of a qemu.conf for tests."""
+def qemu_conf(*, user: str = "") -> str:
+    """Return the text of a qemu.conf for tests; QEMU is `user`, or who the daemon is."""
     lines = [
         'security_driver = "none"',
         'stdio_handler = "file"',  # no virtlogd
@@ -13,6 +13,6 @@ def qemu_conf(*, as_root: bool) -> str:
         "cgroup_controllers = []",
         "remember_owner = 0",  # else a copied root would carry attributes that libvirt warns about
     ]
-    if as_root:
-        lines += ['user = "root"', 'group = "root"']
+    if user:
+        lines += [f'user = "{user}"', f'group = "{"root" if user == "root" else "kvm"}"']
     return "\n".join([*lines, ""])

@@ -36,6 +36,7 @@ from fibackup.plan import (
     BackupPolicy,
     CopyMemory,
     DeleteMemory,
+    MakeDirectory,
     Plan,
     Quiesce,
     RestoreMemory,
@@ -250,7 +251,8 @@ def test_the_plan_of_a_restore_says_what_happens(world: World) -> None:
     """All disks, then the memory, then the guest; every destination must be free."""
     world.backup()
     plan = world.plan_restore()
-    memory, resume = plan.steps[-2:]
+    passage, *_, memory, resume = plan.steps
+    assert passage == MakeDirectory(INTO)
     assert isinstance(memory, RestoreMemory)
     assert isinstance(resume, ResumeDomain)
     assert memory.destination == resume.memory == INTO / f"{POINT}.mem"

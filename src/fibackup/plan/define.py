@@ -25,7 +25,6 @@ from fibackup.plan.steps import (
     CreateLinked,
     DefineDomain,
     DiskRestore,
-    MakeDirectory,
     RestoreNvram,
     RestoreTpm,
     SmokeStart,
@@ -67,13 +66,11 @@ class Definition:
     The parts of a plan that define a domain.
 
     Attributes:
-        before: Steps before the disks.
         after: Steps after the disks.
         absent: Files that the steps make.
         warnings: What the user should know.
     """
 
-    before: tuple[Step, ...] = ()
     after: tuple[Step, ...] = ()
     absent: tuple[PurePosixPath, ...] = ()
     warnings: tuple[str, ...] = ()
@@ -97,7 +94,7 @@ def plan_definition(
         wish: The domain.
 
     Returns:
-        The steps before and after those of the disks.
+        The steps after those of the disks.
 
     Raises:
         DomainExistsError: The name is taken. Nothing was touched.
@@ -137,12 +134,10 @@ def plan_definition(
             difference=found.difference,
         )
     stored_nvram, tpm = _file(point, FileRole.NVRAM), _file(point, FileRole.TPM_STATE)
-    parents = dict.fromkeys((into, *(step.destination.parent for step in disks)))
     restored_nvram = (
         (RestoreNvram(stored_nvram, nvram),) if stored_nvram and found.has_nvram else ()
     )
     return Definition(
-        before=tuple(map(MakeDirectory, parents)),
         after=(
             *restored_nvram,
             DefineDomain(

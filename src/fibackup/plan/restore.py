@@ -27,6 +27,7 @@ from fibackup.plan.steps import (
     DiskRestore,
     Expectation,
     FlattenImage,
+    MakeDirectory,
     Plan,
     RestoreDisks,
 )
@@ -90,9 +91,10 @@ def plan_restore(
 
     Returns:
         A plan with a step for each disk, `FlattenImage`, `CopyStored` or `CreateLinked`, two or
-        more of them in one `RestoreDisks` (`Plan.restores` has them either way); with memory,
-        then `RestoreMemory` and `ResumeDomain`; with a domain to define, then `DefineDomain`,
-        `SmokeStart` and what it needs. Running it overwrites nothing, and a run that fails
+        more of them in one `RestoreDisks` (`Plan.restores` has them either way). For a domain
+        that is to run they follow `MakeDirectory`; with memory, then `RestoreMemory` and
+        `ResumeDomain`; with a domain to define, then `DefineDomain`, `SmokeStart` and what it
+        needs. Running it overwrites nothing, and a run that fails
         removes what it had made.
 
     Raises:
@@ -134,6 +136,7 @@ def plan_restore(
         if memory
         else ()
     )
+    passage = _passages(steps, into) if memory or define is not None else ()
     domain = (
         plan_definition(history, found, steps, directory, define)
         if define is not None
@@ -159,7 +162,7 @@ def plan_restore(
             )
             for step in steps
         ),
-        steps=(*domain.before, *_side_by_side(steps), *resuming, *domain.after),
+        steps=(*passage, *_side_by_side(steps), *resuming, *domain.after),
         warnings=(*_warnings(history, form), *domain.warnings),
     )
 
@@ -201,6 +204,12 @@ def _disk(
     if form is RestoreForm.LINKED:
         return CreateLinked(target, images, destination, verify)
     return FlattenImage(target, images, destination, str(image_format))
+
+
+def _passages(steps: tuple[DiskRestore, ...], into: PurePosixPath) -> tuple[MakeDirectory, ...]:
+    """Return the steps that let QEMU, whose user may be another, through to its images."""
+    parents = dict.fromkeys((into, *(step.destination.parent for step in steps)))
+    return tuple(map(MakeDirectory, parents))
 
 
 def _side_by_side(steps: tuple[DiskRestore, ...]) -> tuple[DiskRestore | RestoreDisks, ...]:
