@@ -114,7 +114,7 @@ class PrivateDaemon:
         """End the domains and the daemon, remove all files."""
         if self._process is not None:
             remove_domains(self.connection)
-            capabilities.save("daemon", self._capabilities)
+            capabilities.save(self._kind, self._capabilities)
             self.stop()
         self._owned.remove()
 
@@ -145,6 +145,11 @@ class PrivateDaemon:
         base = self._private("cache") if is_root() else self.root / "home/.cache/libvirt"
         return base / "qemu" / "capabilities"
 
+    @property
+    def _kind(self) -> str:
+        """Whose capabilities of QEMU are cached; another user may have others."""
+        return f"daemon-{self._qemu_user}" if self._qemu_user not in ("", "root") else "daemon"
+
     def _prepare(self) -> None:
         configuration = self._private("etc") if is_root() else self.root / "c/libvirt"
         for directory in (
@@ -162,7 +167,7 @@ class PrivateDaemon:
             'auth_unix_ro = "none"\nauth_unix_rw = "none"\n'
             f'log_outputs = "3:file:{self.root}/libvirtd.log"\n'
         )
-        capabilities.seed("daemon", self._capabilities)
+        capabilities.seed(self._kind, self._capabilities)
 
     def _command(self) -> list[str]:
         daemon = [
@@ -178,6 +183,11 @@ class PrivateDaemon:
             f"mkdir -p {place} && mount --bind {self._private(name)} {place}"
             for name, place in _PRIVATE.items()
         ]
+        if self._qemu_user != "root" and Path("/dev/kvm").exists():
+            # A /dev/kvm that only the daemon may open makes it probe QEMU again at each call.
+            kvm = self.root / "private/kvm"
+            node = f"cp -a /dev/kvm {kvm} && chmod 0666 {kvm} && mount --bind {kvm} /dev/kvm"
+            mounts.append(f"{{ {node} || true; }}")
         script = " && ".join([*mounts, 'exec "$@"'])
         return [
             tool("unshare"),
