@@ -3,7 +3,8 @@ The shell of docs/restore.md works: every block, in the order of the page, as it
 
 Paths are put below the test's directory, and the names of the points and of the domain's directory
 are those of the store that the test makes. The guest is firmware alone, so a shutdown is a destroy;
-QEMU runs as ourselves, so the access list is a mode; the editor does what the page says.
+the access list is a mode; the editor does what the page says. QEMU runs as the user that the
+distribution gives it, and the store is its owner's alone.
 """
 
 from __future__ import annotations
@@ -24,6 +25,7 @@ from attrs import evolve
 
 import fibackup as fb
 from hypervisor import MIB, BlockDomain, DiskSpec, PrivateDaemon, differences, missing_tools
+from hypervisor.qemu_conf import qemu_account
 
 PAGE = Path(__file__).parents[2] / "docs" / "restore.md"
 BLOCK = re.compile(r"^```bash\n(?P<code>.*?)^```$", re.MULTILINE | re.DOTALL)
@@ -34,7 +36,8 @@ OLDER, NEWER = "20261124T040407Z", "20261125T040407Z"
 PREAMBLE = """
 fibackup() { "$PYTHON" -c 'import sys; from fibackup.cli import main; sys.exit(main(sys.argv[1:]))' "$@"; }
 virsh() { [ "$1" != shutdown ] || set -- destroy "$2"; command virsh "$@"; }
-setfacl() { chmod -R o+rX -- "${@: -1}"; }
+apt() { :; }
+setfacl() { case "$1" in -R) chmod -R o+rX -- "${@: -1}" ;; *) chmod o+x -- "${@: -1}" ;; esac; }
 export PYTHON EDITOR
 """  # noqa: E501
 EDITOR = """#!{python}
@@ -60,17 +63,18 @@ class Stored(NamedTuple):
 
 
 @pytest.fixture(scope="module")
-def stored(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stored]:
+def stored() -> Iterator[Stored]:
     """Give a running domain and a store, under a daemon of its own."""
     absent = missing_tools()
     if absent and os.environ.get("FIBACKUP_REQUIRE"):
         pytest.fail(f"missing: {', '.join(absent)}; run scripts/setup")
     if absent:
         pytest.skip(f"missing: {', '.join(absent)}")
-    place = tmp_path_factory.mktemp("page")
-    for name in ("backup", "images", "var/tmp"):
-        (place / name).mkdir(parents=True)
-    with PrivateDaemon() as daemon:
+    with PrivateDaemon(qemu_user=qemu_account() or "root") as daemon:
+        place = daemon.images / "page"
+        for name in ("images", "var/tmp", "var/lib/libvirt/images"):
+            (place / name).mkdir(parents=True)
+        (place / "backup").mkdir(mode=0o700)
         domain = BlockDomain(daemon, "web1", {"vda": DiskSpec()}, "")
         domain.start(paused=False)
         references = []

@@ -9,11 +9,8 @@ Restores where QEMU is not root, as distributions have it: every directory must 
 
 from __future__ import annotations
 
-import os
-import pwd
 import stat
 from collections.abc import Iterator
-from contextlib import suppress
 from datetime import UTC, datetime
 from pathlib import Path, PurePosixPath
 
@@ -21,24 +18,17 @@ import pytest
 
 import fibackup as fb
 from hypervisor import BlockDomain, MakeBlockDomain, PrivateDaemon
+from hypervisor.qemu_conf import qemu_account
 
 pytestmark = pytest.mark.libvirt
-
-
-def _user() -> str:
-    """Return whom QEMU runs as on this distribution, or an empty string."""
-    for name in ("libvirt-qemu", "qemu"):
-        with suppress(KeyError):
-            return pwd.getpwnam(name).pw_name
-    return ""
 
 
 @pytest.fixture(scope="module")
 def daemon() -> Iterator[PrivateDaemon]:
     """Give a daemon whose QEMUs are not root."""
-    if os.geteuid() != 0 or not _user():
+    if not qemu_account():
         pytest.skip("needs root, and the account that libvirt's package makes for QEMU")
-    with PrivateDaemon(qemu_user=_user()) as made:
+    with PrivateDaemon(qemu_user=qemu_account()) as made:
         yield made
 
 
@@ -87,4 +77,4 @@ def test_a_guest_goes_on_from_its_memory(
     assert domain.is_active
     assert mode_of(into) == 0o711
     assert mode_of(into / "vda.qcow2") == 0o600
-    assert (into / "vda.qcow2").owner() == _user()
+    assert (into / "vda.qcow2").owner() == qemu_account()

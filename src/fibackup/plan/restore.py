@@ -136,7 +136,7 @@ def plan_restore(
         if memory
         else ()
     )
-    passage = _passages(steps, into) if memory or define is not None else ()
+    passage = _passages(steps, directory) if memory or define is not None else ()
     domain = (
         plan_definition(history, found, steps, directory, define)
         if define is not None
