@@ -36,7 +36,6 @@ OLDER, NEWER = "20261124T040407Z", "20261125T040407Z"
 PREAMBLE = """
 fibackup() { "$PYTHON" -c 'import sys; from fibackup.cli import main; sys.exit(main(sys.argv[1:]))' "$@"; }
 virsh() { [ "$1" != shutdown ] || set -- destroy "$2"; command virsh "$@"; }
-apt() { :; }
 setfacl() { case "$1" in -R) chmod -R o+rX -- "${@: -1}" ;; *) chmod o+x -- "${@: -1}" ;; esac; }
 export PYTHON EDITOR
 """  # noqa: E501
