@@ -489,9 +489,9 @@ def test_some_disks_only(shell: Shell, domain: BlockDomain) -> None:
         ["vdb"],
     ]
     before = shell.picture(domain)
-    done = shell.run(*shell.words("--disk", "vdz", domain.name), code=1)
+    done = shell.run(*shell.words("--disk", "vdz", domain.name), code=2)
     assert "it has: vda, vdb" in done.stderr
-    done = shell.run(*shell.words("--disk", "vda", "--exclude", "vda", domain.name), code=1)
+    done = shell.run(*shell.words("--disk", "vda", "--exclude", "vda", domain.name), code=2)
     assert "asked for and excluded: vda" in done.stderr
     assert shell.picture(domain) == before
     into = shell.out / "raw"
@@ -616,12 +616,12 @@ def test_a_store_in_use_a_damaged_one_and_a_busy_domain(shell: Shell, domain: Bl
     domain.dom.managedSave(0)
     before = shell.picture(domain)
     said = shell.run(*shell.words(domain.name), code=13).stderr
-    assert f"virsh managedsave-remove {domain.uuid}" in said
+    assert f"virsh -c '{shell.daemon.uri}' managedsave-remove {domain.uuid}" in said
     assert shell.picture(domain) == before
     domain.dom.managedSaveRemove(0)
     domain.start()
     paused = ("backup", "-c", shell.daemon.uri, "-s", shell.store, domain.name)
-    assert "virsh resume" in shell.run(*paused, code=13).stderr
+    assert f"resume {domain.uuid}" in shell.run(*paused, code=13).stderr
     shell.restores(domain, shell.backup(domain, 2)["id"])
 
 
@@ -695,6 +695,22 @@ def test_requirements_are_met_before_anything_is_touched(
     assert shell.picture(domain) == before
 
 
+def test_a_qemu_img_that_is_not_there_is_found_before_a_restore_begins(
+    shell: Shell, domain: BlockDomain
+) -> None:
+    """Exit 3, what named it, and how that is put right; a copy of the chain does without."""
+    shell.backup(domain, 1)
+    words = ("restore", "-s", shell.store, domain.name, "--into", shell.out / "x")
+    lines = shell.run(*words, code=3, FIBACKUP_QEMU_IMG="/nope").stderr.splitlines()
+    assert "$FIBACKUP_QEMU_IMG says /nope" in lines[0]
+    assert lines[1:] == [
+        "fibackup:   state: nothing was changed",
+        "fibackup:   next: correct or unset FIBACKUP_QEMU_IMG",
+    ]
+    assert not (shell.out / "x").exists()
+    shell.run(*words, "--as", "chain", FIBACKUP_QEMU_IMG="/nope")
+
+
 def test_an_empty_hypervisor_and_an_empty_store(shell: Shell, domain: BlockDomain) -> None:
     """Nothing to list is no error: an empty list, exit 0."""
     domain.close()
@@ -715,7 +731,7 @@ def test_names_never_reach_a_terminal_raw(shell: Shell) -> None:
     name = "evil\u202eeman\x9b31m"
     domain = BlockDomain(shell.daemon, name, {"vda": DiskSpec()}, "")
     try:
-        refused = shell.run(*shell.words(name, "--disk", "vdz"), code=1)
+        refused = shell.run(*shell.words(name, "--disk", "vdz"), code=2)
         domain.start()
         shell.backup(domain, 1)
         said = [

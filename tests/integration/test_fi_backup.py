@@ -220,7 +220,7 @@ def test_what_is_off_or_paused_is_consolidated_where_that_is_safe(site: Site) ->
     off.destroy()
     paused.dom.suspend()
     for name, word in (("t1d", "off"), ("t2d", "paused")):
-        assert word in site.run("-c", "-m", "blockpull", name, code=1).stderr
+        assert word in site.run("-c", "-m", "blockpull", name, code=2).stderr
     site.run("-C", "t1d")
     assert site.depths("t1d") + site.depths("t2d") == [3, 3, 3]
     site.run("-c", "t1d")

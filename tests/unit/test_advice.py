@@ -58,6 +58,8 @@ def test_commands_reach_the_same_hypervisor() -> None:
     assert shlex.split(found) == ["fibackup", "verify", "--store", "/s"]  # it needs none
     found = next_command(fb.NoSuchPointError(reason="no"), arguments)
     assert shlex.split(found) == ["fibackup", "list", "--store", "/s"]
+    found = next_command(fb.PolicyError(reason="no"), arguments)
+    assert found == "correct the command: fibackup backup --help"
     found = reaching("resume it: virsh resume web1; or allow a paused domain", arguments)
     assert found.startswith(f"resume it: virsh -c {shlex.quote(uri)} resume web1;")
     assert next_command(fb.StalePlanError(reason="no"), arguments) == "run the same command again"

@@ -23,7 +23,7 @@ __all__ = ["next_command", "reaching", "state_of"]
 _CALL = re.compile(
     r"(?:(?<=: )|^)"  # behind words, or alone
     r"(?:virsh|fibackup (?:backup|consolidate|recover|chain|restore|doctor))"  # not of a store
-    r"(?= |$)(?! -c )"
+    r"(?= |$)(?! -c | --help)"
 )
 _LIVE = {"backup", "consolidate", "recover"}
 _AGAIN = "run the same command again"

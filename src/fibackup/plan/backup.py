@@ -201,7 +201,7 @@ def _plan_freeze(domain: Domain, policy: BackupPolicy) -> _Freeze:
         raise DomainStateError(
             domain=domain.name,
             reason=f"the guest cannot be quiesced: {obstacle}",
-            remedy="start qemu-guest-agent in the guest, or --quiesce try, or off",
+            remedy="start qemu-guest-agent in the guest, or --quiesce try (fi-backup: no -q)",
         )
     if obstacle:
         return _Freeze(wanted=False, detail=f"crash-consistent: {obstacle}")
