@@ -24,7 +24,7 @@ else
 ready :=
 endif
 
-.PHONY: help setup demo test check lint types unit property integration exhaustive docs readme package bench clean
+.PHONY: help setup demo playground test check lint types unit property integration exhaustive docs readme package bench clean
 
 help: ## print the targets
 	@grep -hE '^[a-z]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z]+):.*## (.*)/\1\t\2/' | expand -t 14
@@ -35,6 +35,10 @@ setup: ## install what demo and test need: Debian packages, .venv, a Linux guest
 demo: ## show a backup and a restore of a running domain
 	@scripts/setup demo
 	exec .venv/bin/python examples/demo.py
+
+playground: ## start a libvirt with a guest, to try the commands on; Ctrl-C removes it
+	@scripts/setup demo
+	exec .venv/bin/python examples/playground.py
 
 # What must not be skipped because something is missing fails instead, with the name of what is missing.
 test: export FIBACKUP_REQUIRE := 1

@@ -22,6 +22,7 @@ from __future__ import annotations
 
 import argparse
 import itertools
+import os
 import shutil
 import signal
 import subprocess
@@ -332,6 +333,7 @@ def theatre(*, keep: bool) -> Iterator[tuple[Embedded, Path]]:
     try:
         work = hypervisor.root / "demo"
         work.mkdir()
+        os.environ["FIBACKUP_RUN_DIR"] = str(hypervisor.root / "locks")
         yield hypervisor, work
     finally:
         ignore_signals()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import runpy
+import signal
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
@@ -203,13 +204,20 @@ def test_the_fake_host_needs_nothing() -> None:
     assert (done.returncode, done.stdout, done.stderr) == (0, "3 tests passed\n", "")
 
 
+def locks() -> set[Path]:
+    """Return the lock files of this host's runs."""
+    return set(Path("/run/fibackup").glob("*.lock"))
+
+
 @pytest.mark.libvirt
 @pytest.mark.slow
 @pytest.mark.usefixtures("daemon")  # for its check of the tools
 def test_the_demo_ends_with_three_good_points() -> None:
     """The table has a full and two increments, all of them ok."""
+    before = locks()
     done = run_example("demo.py")
     assert (done.returncode, done.stderr) == (0, ""), done.stdout[-3000:]
+    assert locks() == before
     _, _, result = done.stdout.rpartition("verdict\n")
     rows = [line.split() for line in result.splitlines()[:3]]
     assert [(row[1], row[-1]) for row in rows] == [
@@ -231,3 +239,30 @@ def test_the_demo_sees_a_difference(tmp_path: Path) -> None:
     frozen = fb.Image(path=PurePosixPath(layer), format="raw")
     assert "Content mismatch" in compare(image, "raw", frozen)
     assert not compare(layer, "raw", frozen)
+
+
+@pytest.mark.libvirt
+@pytest.mark.slow
+@pytest.mark.usefixtures("daemon")  # for its check of the tools
+def test_the_playground_takes_a_backup_and_leaves_nothing() -> None:
+    """The commands that it prints work, and Ctrl-C ends it clean."""
+    with subprocess.Popen(
+        [sys.executable, str(EXAMPLES / "playground.py")], stdout=subprocess.PIPE, text=True
+    ) as process:
+        assert process.stdout is not None
+        said: list[str] = []
+        for line in process.stdout:
+            said.append(line.strip())
+            if line.startswith("Ctrl-C"):
+                break
+        root = Path(said[-1].partition("removes ")[2].split()[0])
+        chosen = [line for line in said[1:-1] if line.startswith(("export", "/", "virsh"))]
+        assert " doctor " in chosen.pop()  # its exit code says what it found
+        done = subprocess.run(
+            ["bash", "-euc", "\n".join(chosen)], check=False, capture_output=True, text=True
+        )
+        process.send_signal(signal.SIGINT)
+        rest = process.stdout.read()
+    assert done.returncode == 0, done.stderr
+    assert (process.returncode, rest.startswith("playground: everything")) == (0, True)
+    assert not root.exists()
