@@ -610,10 +610,10 @@ def test_a_dry_run_prints_points_with_reasons_and_what_is_freed(tmp_path: Path) 
 @pytest.mark.parametrize(
     ("words", "code", "said"),
     [
-        ((), 1, "a policy that drops everything is refused"),
+        ((), 2, "a policy that drops everything is refused"),
         (("--keep-last", "0"), 2, "not a number of 1 or more"),
         (("--keep-within", "1y"), 2, "not a span such as"),
-        (("--keep-daily", "1", "--time-zone", "Mars"), 1, "no time zone"),
+        (("--keep-daily", "1", "--time-zone", "Mars"), 2, "no time zone"),
         (("--keep-last", "1", "web2"), 1, "no point of this domain"),
         (("--keep-last", "1", "--protect", "20200101T000000Z"), 1, "no point 20200101T000000Z"),
     ],
