@@ -476,3 +476,20 @@ def test_a_domain_that_starts_meanwhile_keeps_its_overlay() -> None:
     world.host.start("web1")
     with pytest.raises(DomainBusyError):
         world.host.commit_offline(world.uuid, part.job, ignore_events, CancelToken())
+
+
+def test_a_pull_names_the_images_that_it_leaves_behind() -> None:
+    """The disk's own image is not ours to delete; the rolling form and a commit leave none."""
+    world = World(points=2)
+    own = world.host.read_domain("web1").disk("vda").chain
+    assert own is not None
+    plan = world.plan(PULL)
+    left = [image.path for image in own if ".bimg-" not in image.path.name]
+    assert left[-1] == TEMPLATE
+    assert plan.warnings[0] == (
+        f"vda: {left[0]} is no part of the disk any more; it is left for you to delete"
+    )
+    assert len(plan.warnings) == 2
+    assert plan.warnings[0] in str(plan)
+    assert world.plan(ConsolidationPolicy()).warnings == ()
+    assert world.plan(evolve(PULL, keep_overlay=True)).warnings == ()

@@ -140,6 +140,26 @@ def plan_consolidation(
             if disk.target not in targets
         ),
         steps=(EachDisk(disks),) if disks else (),
+        warnings=tuple(warning for disk in disks for warning in _leaves_behind(domain, disk)),
+    )
+
+
+def _leaves_behind(domain: Domain, disk: ConsolidateDisk) -> tuple[str, ...]:
+    """Say which images a pull takes out of the chain and does not delete: they are not ours."""
+    target, job = disk.job.target, disk.job
+    if not isinstance(job, PullImages):
+        return ()
+    active, *under = chain_of(domain.disk(target))
+    left = [image for image in under if image.path not in (*job.leaves, *disk.overlays)]
+    formats = {
+        image.path: f"; the disk, which was {image.format}, is {active.format} then"
+        for image in left
+        if image.format != active.format
+    }
+    return tuple(
+        f"{target}: {image.path} is no part of the disk any more; it is left for you to delete"
+        + formats.get(image.path, "")
+        for image in left
     )
 
 
