@@ -7,8 +7,9 @@ Plan a verification: every file of every point is looked at, and chosen ones are
          |                                                                         ^
          `-- wrong when it was last read ------------------------------------------'
 
-A sample takes the files that were read longest ago, until it has its share of all bytes; so N runs
-of 100/N percent read everything, whatever the clock shows and whatever has failed.
+A sample takes whole files, those that were read longest ago, until it has its share of all bytes or
+more, so at least one; N runs of 100/N percent read everything, whatever the clock shows and
+whatever has failed.
 """
 
 from __future__ import annotations
@@ -49,7 +50,8 @@ class VerifyPolicy:
     Attributes:
         point: Id of the only point to look at, ``"latest"``, or None for all.
         deep: True: check the structure of images too, and read disks as a guest does.
-        sample_percent: Share of all bytes to read; those that were read longest ago.
+        sample_percent: Share of the domain's bytes to read, at least: whole files, those that were
+            read longest ago.
         skip_since: Files that were read, and were right, since this time are only looked at.
         rate_bytes: Bytes in a second to read at most, 0 without a limit.
     """

@@ -25,7 +25,7 @@ _EXAMPLES = """\
 examples:
   fibackup verify --store /backup                           everything, read once
   fibackup verify --store /backup web1 --deep               and as the guest reads it
-  fibackup verify --store /backup --sample 10% --rate 50M   each night: all of it in ten nights
+  fibackup verify --store /backup --sample 10% --rate 50M   each night: about a tenth, whole files
   fibackup verify --store /backup --skip-since 12h          go on where one was interrupted
 """
 _AGE = re.compile(r"(\d+)([smhdw])", re.ASCII)
