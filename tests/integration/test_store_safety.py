@@ -30,6 +30,7 @@ from fibackup.host.destination import temporary_destination
 from fibackup.host.events import CancelToken
 from fibackup.host.files import make_directories, open_directory
 from fibackup.host.lock import hold_store_lock
+from fibackup.host.restored import make_passage
 from fibackup.host.side_by_side import side_by_side
 from fibackup.model.verification import FoundFile
 from fibackup.parse.manifest import render_manifest
@@ -363,6 +364,10 @@ def test_the_directories_of_a_restore_are_synced(
     assert synced == [str(tmp_path), str(tmp_path / "a")]
     make_directories(str(tmp_path / "a" / "b"))
     assert len(synced) == 2
+    synced.clear()
+    for _ in range(2):
+        make_passage(PurePosixPath(tmp_path / "c" / "d" / "e"))
+    assert synced == [str(tmp_path), str(tmp_path / "c"), str(tmp_path / "c" / "d")]
 
 
 # -- restores ------------------------------------------------------------------------------------

@@ -24,7 +24,14 @@ from fibackup.host.copy import copy_and_hash
 from fibackup.host.copy_image import read_qcow2_head
 from fibackup.host.destination import destination_directory, temporary_destination
 from fibackup.host.events import CancelToken, CopyProgress, OnEvent
-from fibackup.host.files import TEMP_SUFFIX, os_errors, publish_file, remove_if_same, write_all
+from fibackup.host.files import (
+    TEMP_SUFFIX,
+    fsync_directory,
+    os_errors,
+    publish_file,
+    remove_if_same,
+    write_all,
+)
 from fibackup.host.lock import refuse_users
 from fibackup.host.qemu_img import create_overlay
 from fibackup.host.side_by_side import side_by_side
@@ -193,12 +200,25 @@ def make_passage(path: PurePosixPath) -> None:
     QEMU runs as a user of its own, and has to reach the images in it.
 
     Args:
-        path: The directory; its parents are made as mkdir(1) does.
+        path: The directory; its parents are made as mkdir(1) does. All names are made durable.
     """
-    if not os.path.isdir(path):
-        os.makedirs(path.parent, exist_ok=True)
-        os.mkdir(path, 0o700)
-        os.chmod(path, 0o711)  # noqa: S103 - QEMU passes through, whatever the umask is
+    if os.path.isdir(path):
+        return
+    for each in reversed([each for each in path.parents if not os.path.isdir(each)]):
+        os.makedirs(each, exist_ok=True)
+        _sync(each.parent)
+    os.mkdir(path, 0o700)
+    os.chmod(path, 0o711)  # noqa: S103 - QEMU passes through, whatever the umask is
+    _sync(path.parent)
+
+
+def _sync(directory: PurePosixPath) -> None:
+    """Make the names in a directory durable."""
+    fd = os.open(directory, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        fsync_directory(fd)
+    finally:
+        os.close(fd)
 
 
 def read_stored(file: StoredFile, directory: int, path: PurePosixPath) -> bytes:
