@@ -10,6 +10,7 @@ import pytest
 from attrs import evolve
 
 import fibackup as fb
+from fibackup.plan.backup import DEEP_CHAIN
 from fibackup.testing import AgentState, FakeHost, FakeStore
 
 NOW = datetime(2026, 11, 24, 4, 4, 7, tzinfo=UTC)
@@ -258,6 +259,19 @@ def test_a_disk_that_cannot_be_backed_up_is_a_problem() -> None:
     found = only(fb.diagnose_domain(evolve(facts, domain=without), now=NOW))
     assert found.text.startswith("it cannot be backed up: ")
     assert "docs/errors.md" in found.remedy
+
+
+def test_a_chain_that_gets_deep_has_a_remedy() -> None:
+    """Before libvirt refuses to start it."""
+    world = World()
+    for _ in range(DEEP_CHAIN - 1):
+        world.host.foreign_snapshot("web1", "vda")
+    (found,) = (
+        each
+        for each in fb.diagnose_domain(world.facts(), now=NOW)
+        if each.text.endswith("consolidate soon")
+    )
+    assert found.remedy == f"fibackup consolidate {world.uuid}"
 
 
 def test_what_the_next_point_warns_of_has_a_remedy() -> None:
