@@ -78,3 +78,11 @@ def _search_path() -> str:
 def is_root() -> bool:
     """Tell whether this process may chown, mount and use qemu:///system."""
     return os.geteuid() == 0
+
+
+def logged_qemu_img(directory: Path) -> tuple[Path, Path]:
+    """Make a qemu-img that writes its words down, a line for each call; return it and the log."""
+    log, wrapper = directory / "asked", directory / "logged-qemu-img"
+    wrapper.write_text(f'#!/bin/sh\necho "$@" >>{log}\nexec {tool("qemu-img")} "$@"\n')
+    wrapper.chmod(0o755)
+    return wrapper, log

@@ -31,7 +31,7 @@ from fibackup import (
     plan_restore,
 )
 from hypervisor import MIB, BlockDomain, DiskSpec, MakeBlockDomain, differences
-from hypervisor.host import run, tool
+from hypervisor.host import logged_qemu_img, run
 from hypervisor.stores import StoreMaker
 
 pytestmark = pytest.mark.libvirt
@@ -234,9 +234,7 @@ def test_a_raw_image_is_the_disk_itself(taken: Taken, tmp_path: Path) -> None:
 @pytest.fixture
 def asked(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[], list[str]]:
     """Give what tells the words of each call of qemu-img."""
-    log, wrapper = tmp_path / "asked", tmp_path / "logged-qemu-img"
-    wrapper.write_text(f'#!/bin/sh\necho "$@" >>{log}\nexec {tool("qemu-img")} "$@"\n')
-    wrapper.chmod(0o755)
+    wrapper, log = logged_qemu_img(tmp_path)
     monkeypatch.setenv("FIBACKUP_QEMU_IMG", str(wrapper))
     return lambda: log.read_text().splitlines()
 

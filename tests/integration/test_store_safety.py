@@ -34,7 +34,7 @@ from fibackup.host.restored import make_passage
 from fibackup.host.side_by_side import side_by_side
 from fibackup.model.verification import FoundFile
 from fibackup.parse.manifest import render_manifest
-from hypervisor.host import run, tool
+from hypervisor.host import logged_qemu_img, run
 from hypervisor.stores import UUID, StoreMaker
 
 pytestmark = pytest.mark.libvirt  # it needs qemu-img, as those do
@@ -450,14 +450,12 @@ def test_a_header_that_leads_elsewhere_is_seen_before_qemu_opens_it(
 ) -> None:
     """Its hash is wrong as well; but until that is known, QEMU would have read another file."""
     newest = maker.point({"vda": {1: 2}})
-    secret, log, qemu_img = tmp_path / "secret", tmp_path / "log", tmp_path / "qemu-img"
+    secret, (qemu_img, log) = tmp_path / "secret", logged_qemu_img(tmp_path)
     secret.write_bytes(bytes(65536))
     image = maker.path(f"vda/{newest.id}.qcow2")
     size = image.stat().st_size
     run("qemu-img", "rebase", "-u", "-f", "qcow2", "-b", secret, "-F", "raw", image)
     assert image.stat().st_size == size
-    qemu_img.write_text(f'#!/bin/sh\necho "$@" >> {log}\nexec {tool("qemu-img")} "$@"\n')
-    qemu_img.chmod(0o755)
     monkeypatch.setenv("FIBACKUP_QEMU_IMG", str(qemu_img))
     into = PurePosixPath(tmp_path / "into")
     plan = fb.plan_restore(maker.history(), newest.id, into=into, form=form)
