@@ -109,7 +109,8 @@ def test_every_call_of_a_restore_fails_once(zygote: Zygote, tmp_path: Path) -> N
         assert site.flat(image) == site.expected, fault
         assert [path.name for path in out.iterdir()] == ["vda.qcow2"], fault
         shutil.rmtree(out)
-    assert min(codes[code] for code in (DONE, REFUSED, -SIGKILL)) > 3, codes
+    # How many faults strike nothing depends on which thread of qemu-img makes which call.
+    assert min(codes[code] for code in (REFUSED, -SIGKILL)) > 3, codes
 
 
 def test_every_write_of_a_backup_is_short_once(zygote: Zygote, tmp_path: Path) -> None:
