@@ -1,11 +1,14 @@
 """
-File systems that can lose their power.
+File systems that can lose their power, and whose device can fail for a while.
 
 ::
 
     disk.img --loop--> ext4 or xfs, mounted in a namespace that nobody copies
     ioctl EXT4_IOC_SHUTDOWN, XFS_IOC_GOINGDOWN      what was not synced is gone
     power_on                                        umount, mount: the journal is replayed
+
+    tmpfs of a few MiB / disk.img --loop--> ext4    writes succeed, and fail on their way to disk
+    mend                                            the tmpfs grows: later ones do not fail
 
 In a shared namespace another one may hold the file system, and it would stay as it is.
 
@@ -38,6 +41,10 @@ class Volume:
     holder: int
 
     @property
+    def _below(self) -> Path:
+        return self.image.parent
+
+    @property
     def place(self) -> Path:
         """Where it is seen from outside of the namespace."""
         return Path(f"/proc/{self.holder}/root{self.mount_point}")
@@ -56,18 +63,34 @@ class Volume:
         self._inside("umount", str(self.mount_point))
         self.mount()
 
+    def make(self, kind: str, room_bytes: int | None) -> None:
+        """Make the file system; with *room_bytes*, on a device that takes no more than that."""
+        if room_bytes is not None:
+            room = f"size={room_bytes}"
+            self._inside("mount", "-t", "tmpfs", "-o", room, "tmpfs", str(self._below))
+        self._inside("truncate", "-s", str(_SIZE_BYTES), str(self.image))
+        quiet = ["-q"] if kind == "ext4" else ["-q", "-f"]
+        self._inside(f"mkfs.{kind}", *quiet, str(self.image))
+
+    def mend(self) -> None:
+        """Let the device take everything from now on."""
+        self._inside("mount", "-o", f"remount,size={2 * _SIZE_BYTES}", str(self._below))
+
     def _inside(self, *words: str) -> None:
         run("nsenter", "-t", str(self.holder), "-m", *words)
 
 
 @contextmanager
-def disk_of_its_own(directory: Path, kind: str) -> Iterator[Volume]:
-    """Give a file system of its own below *directory*, which is gone with the namespace."""
-    image, place = directory / "disk.img", directory / "mnt"
-    with image.open("wb") as stream:
-        stream.truncate(_SIZE_BYTES)
-    quiet = ["-q"] if kind == "ext4" else ["-q", "-f"]
-    run(f"mkfs.{kind}", *quiet, str(image))
+def disk_of_its_own(
+    directory: Path, kind: str, *, room_bytes: int | None = None
+) -> Iterator[Volume]:
+    """
+    Give a file system of its own below *directory*, which is gone with the namespace.
+
+    With *room_bytes*, its device fails once it holds as much.
+    """
+    image, place = directory / "below" / "disk.img", directory / "mnt"
+    image.parent.mkdir()
     place.mkdir()
     words = ["-m", "--propagation", "private", "sh", "-c", "echo ready && exec cat"]
     with subprocess.Popen(
@@ -78,6 +101,7 @@ def disk_of_its_own(directory: Path, kind: str) -> Iterator[Volume]:
             raise HarnessError("unshare -m gives no namespace")
         volume = Volume(image, place, holder.pid)
         try:
+            volume.make(kind, room_bytes)
             volume.mount()
             yield volume
         finally:

@@ -43,11 +43,11 @@ def need_strace() -> None:
 
 
 @contextmanager
-def lost_power(directory: Path, kind: str) -> Iterator[Volume]:
-    """Give a file system that can lose its power; loop devices, mkfs and root are needed."""
+def own_disk(directory: Path, kind: str, *, room_bytes: int | None = None) -> Iterator[Volume]:
+    """Give a file system that can lose its power, or its device; loop, mkfs, root are needed."""
     if os.geteuid() != 0:
         absent("loop", "only root may mount")
-    made = disk_of_its_own(directory, kind)
+    made = disk_of_its_own(directory, kind, room_bytes=room_bytes)
     try:
         volume = made.__enter__()
     except HarnessError as error:

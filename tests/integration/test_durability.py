@@ -39,7 +39,7 @@ from hypervisor.faulty import (
 )
 from hypervisor.host import tool
 from hypervisor.power import FILE_SYSTEMS
-from integration.needed import lost_power, need_strace
+from integration.needed import need_strace, own_disk
 from integration.sites import hashes, make_site
 
 pytestmark = pytest.mark.libvirt  # it needs qemu-img, as those do
@@ -170,7 +170,7 @@ def test_the_power_goes_at_every_step_of_a_backup(
     zygote: Zygote, tmp_path: Path, kind: str
 ) -> None:
     """What was published is whole after the power is back, and the next run is right and tidy."""
-    with lost_power(tmp_path, kind) as volume:
+    with own_disk(tmp_path, kind) as volume:
         site = make_site(tmp_path / "site", zygote, volume.place / "store")
         before, seconds, published, number = 1, 0, 0, 0
         for number in range(1, 200):
@@ -198,7 +198,7 @@ def test_the_power_goes_at_every_step_of_a_restore(
     zygote: Zygote, tmp_path: Path, kind: str
 ) -> None:
     """An image under its name is whole; what was reported is there; the next restore is right."""
-    with lost_power(tmp_path, kind) as volume:
+    with own_disk(tmp_path, kind) as volume:
         site = make_site(tmp_path / "site", zygote, volume.place / "store")
         out = volume.place / "out"
         image = out / "vda.qcow2"
@@ -237,7 +237,7 @@ def test_a_missing_sync_would_be_seen(tmp_path: Path) -> None:
         "            os.fsync(directory)\n"
         "fcntl.ioctl(directory, 0x8004587D, struct.pack('I', 2))\n"
     )
-    with lost_power(tmp_path, "ext4") as volume:
+    with own_disk(tmp_path, "ext4") as volume:
         subprocess.run(["python3", "-c", script, str(volume.place)], check=True)
         volume.power_on()
         files = [path for path in volume.place.iterdir() if path.is_file()]

@@ -33,7 +33,7 @@ from hypervisor.faulty import (
 )
 from hypervisor.power import FILE_SYSTEMS
 from hypervisor.stores import START, StoreMaker, content, nothing_is_left_over
-from integration.needed import lost_power, need_strace
+from integration.needed import need_strace, own_disk
 
 pytestmark = pytest.mark.libvirt  # it needs qemu-img, as those do
 EVERYTHING = bool(os.environ.get("FIBACKUP_EXHAUSTIVE"))
@@ -110,7 +110,7 @@ def test_every_call_of_a_prune_fails_once(zygote: Zygote, tmp_path: Path) -> Non
 @pytest.mark.parametrize("kind", FILE_SYSTEMS)
 def test_the_power_goes_at_every_step_of_a_prune(zygote: Zygote, tmp_path: Path, kind: str) -> None:
     """What is listed is whole after the power is back, and the next prune is right and tidy."""
-    with lost_power(tmp_path, kind) as volume:
+    with own_disk(tmp_path, kind) as volume:
         site = Site(volume.place, tmp_path / "kept")
         seen: set[int] = set()
         number = 0

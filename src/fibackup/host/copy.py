@@ -13,7 +13,6 @@ behind the copier, so that the host keeps its cache for the guests.
 
 from __future__ import annotations
 
-import ctypes
 import errno
 import hashlib
 import os
@@ -23,6 +22,7 @@ from typing import Protocol
 
 from fibackup.errors import HostError
 from fibackup.host.events import CancelToken
+from fibackup.host.page_cache import begin_writing, drop, wait_until_written
 
 __all__ = ["BLOCK_BYTES", "copy_and_hash", "hash_file"]
 
@@ -31,10 +31,6 @@ BLOCK_BYTES = 1024 * 1024
 
 _ZEROS = bytes(1024 * 1024)
 _WINDOW_BYTES = 16 * 1024 * 1024
-_SYNC_WAIT = 1 | 2 | 4  # SYNC_FILE_RANGE_WAIT_BEFORE | WRITE | WAIT_AFTER
-_SYNC_START = 2  # SYNC_FILE_RANGE_WRITE
-_sync_file_range = ctypes.CDLL(None, use_errno=True).sync_file_range
-_sync_file_range.argtypes = (ctypes.c_int, ctypes.c_int64, ctypes.c_int64, ctypes.c_uint)
 
 OnBytes = Callable[[int], None]
 
@@ -94,16 +90,16 @@ class _Cache:
         self._drop(0, 0)
 
     def _drop(self, start: int, length: int) -> None:
-        os.posix_fadvise(self._source, start, length, os.POSIX_FADV_DONTNEED)
+        drop(self._source, start, length)
         if self._destination is None:
             return
         if length:
-            _sync_file_range(self._destination, start, length, _SYNC_START)
+            begin_writing(self._destination, start, length)
             before = max(0, start - _WINDOW_BYTES)
-            _sync_file_range(self._destination, before, start - before or 1, _SYNC_WAIT)
-            os.posix_fadvise(self._destination, before, start - before or 1, os.POSIX_FADV_DONTNEED)
+            wait_until_written(self._destination, before, start - before or 1)
+            drop(self._destination, before, start - before or 1)
         else:
-            os.posix_fadvise(self._destination, 0, 0, os.POSIX_FADV_DONTNEED)
+            drop(self._destination)
 
 
 def copy_and_hash(
@@ -133,10 +129,8 @@ def copy_and_hash(
         HostError: The source is shorter than it should be, or cannot be read: EIO twice in one
             place, any other error once.
         CancelledError: *cancel* was set.
-        OSError: Writing failed. Neither a write nor a sync is tried again.
-
-    Source:
-        sync_file_range(2), posix_fadvise(2): written pages leave the cache once they are clean.
+        OSError: Writing failed, or some of what was written is lost. Neither a write nor a sync is
+            tried again.
     """
     os.ftruncate(destination, size_bytes)
     _write_all(destination, memoryview(head), 0)

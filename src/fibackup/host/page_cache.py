@@ -1,0 +1,87 @@
+"""
+Written data goes to the disk as it comes, and leaves the page cache behind the writer.
+
+::
+
+    |==== out ====|---- on its way ----|.... dirty ....|
+        dropped       sync_file_range      > position
+
+So the last sync finds little to do, a disk is written while the rest is still read, and the host
+keeps its cache for the guests.
+
+An error of the device is told once for each open file, by the first call that waits for the data
+or syncs it: whoever waits must not overhear it, because the sync that follows says all is well.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import errno
+import os
+
+__all__ = ["begin_writing", "drop", "wait_until_written"]
+
+_WAIT = 1 | 2 | 4  # SYNC_FILE_RANGE_WAIT_BEFORE | WRITE | WAIT_AFTER
+_BEGIN = 2  # SYNC_FILE_RANGE_WRITE
+_sync_file_range = ctypes.CDLL(None, use_errno=True).sync_file_range
+_sync_file_range.argtypes = (ctypes.c_int, ctypes.c_int64, ctypes.c_int64, ctypes.c_uint)
+
+
+def begin_writing(fd: int, start: int = 0, length: int = 0) -> None:
+    """
+    Begin to write what is dirty; nothing is durable by it.
+
+    Args:
+        fd: A file, open for writing.
+        start: First byte.
+        length: Bytes; 0 is up to the end.
+
+    Raises:
+        OSError: It could not be begun.
+
+    Source:
+        sync_file_range(2), ``SYNC_FILE_RANGE_WRITE``.
+    """
+    _call(fd, start, length, _BEGIN)
+
+
+def wait_until_written(fd: int, start: int, length: int) -> None:
+    """
+    Wait until data is on the disk; it is not durable by it, fdatasync(2) makes it so.
+
+    Args:
+        fd: A file, open for writing.
+        start: First byte.
+        length: Bytes.
+
+    Raises:
+        OSError: Some of what was written to this file is lost; no later call will say so again.
+
+    Source:
+        sync_file_range(2); Linux fs/sync.c and mm/filemap.c, ``file_check_and_advance_wb_err``.
+    """
+    _call(fd, start, length, _WAIT)
+
+
+def _call(fd: int, start: int, length: int, flags: int) -> None:
+    while _sync_file_range(fd, start, length, flags) != 0:
+        number = ctypes.get_errno()
+        if number == errno.ENOSYS:  # a sandbox without it: the sync in the end does it all
+            return
+        if number != errno.EINTR:
+            raise OSError(number, os.strerror(number))
+
+
+def drop(fd: int, start: int = 0, length: int = 0) -> None:
+    """
+    Drop what is clean from the page cache.
+
+    Args:
+        fd: An open file.
+        start: First byte.
+        length: Bytes; 0 is up to the end.
+
+    Source:
+        posix_fadvise(2), ``POSIX_FADV_DONTNEED``.
+    """
+    os.posix_fadvise(fd, start, length, os.POSIX_FADV_DONTNEED)
