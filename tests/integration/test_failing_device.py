@@ -14,13 +14,17 @@ from __future__ import annotations
 
 import errno
 import os
-from pathlib import Path
+from contextlib import suppress
+from pathlib import Path, PurePosixPath
 
 import pytest
 
+import fibackup as fb
 from fibackup.host.copy import copy_and_hash
 from fibackup.host.events import CancelToken
 from hypervisor import MIB
+from hypervisor.host import run
+from hypervisor.stores import CLUSTER, StoreMaker
 from integration.needed import own_disk
 
 pytestmark = pytest.mark.libvirt  # it needs the machine, as those do
@@ -56,3 +60,32 @@ def test_what_a_device_lost_while_it_was_copied_is_told(tmp_path: Path) -> None:
             finally:
                 os.close(into)
     assert told.value.errno in {errno.ENOSPC, errno.EIO}
+
+
+@pytest.mark.parametrize("image_format", list(fb.ImageFormat))
+def test_what_a_device_lost_while_it_was_restored_is_told(
+    tmp_path: Path, image_format: fb.ImageFormat
+) -> None:
+    """Before its image has a name; nothing is left over, and the next restore is right."""
+    with StoreMaker(tmp_path, size_bytes=SIZE_BYTES) as maker:
+        maker.point({"vda": {number: 1 + number % 255 for number in range(SIZE_BYTES // CLUSTER)}})
+        history = maker.history()
+        (top,) = maker.home.glob("vda/*.qcow2")
+        with own_disk(tmp_path, "ext4", room_bytes=ROOM_BYTES) as volume:
+
+            def mend_late(event: fb.Event) -> None:
+                if isinstance(event, fb.CopyProgress) and 2 * event.done_bytes >= SIZE_BYTES:
+                    (temporary,) = Path(into).iterdir()
+                    with temporary.open("rb") as stream, suppress(OSError):
+                        os.fdatasync(stream.fileno())  # what was written fails now
+                    volume.mend()
+
+            into = PurePosixPath(volume.place / "out")
+            plan = fb.plan_restore(history, "latest", into=into, image_format=image_format)
+            with pytest.raises(fb.StepError, match=r"is full|No space left|Input/output|Read-only"):
+                fb.Executor(None, maker.store).run(plan, on_event=mend_late)
+            assert not Path(into).exists()
+            volume.mend()
+            (restored,) = fb.Executor(None, maker.store).run(plan).restored
+            words = ["-f", "qcow2", "-F", str(image_format), str(top), str(restored.path)]
+            run("qemu-img", "compare", *words)

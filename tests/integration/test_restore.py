@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-import errno
 import hashlib
 import os
 import stat
 import time
-from collections.abc import Callable
+from collections.abc import Generator
+from contextlib import contextmanager
 from datetime import UTC, datetime
 from pathlib import Path, PurePosixPath
+from typing import Any
 
 import pytest
 
@@ -30,8 +31,11 @@ from fibackup import (
     plan_backup,
     plan_restore,
 )
+from fibackup.host import flatten
+from fibackup.host.page_cache import written_as_it_comes
+from fibackup.host.qemu_img import convert
 from hypervisor import MIB, BlockDomain, DiskSpec, MakeBlockDomain, differences
-from hypervisor.host import logged_qemu_img, run
+from hypervisor.host import run
 from hypervisor.stores import StoreMaker
 
 pytestmark = pytest.mark.libvirt
@@ -228,65 +232,51 @@ def test_a_raw_image_is_the_disk_itself(taken: Taken, tmp_path: Path) -> None:
         assert Path(image.path).read_bytes() == reference.read_bytes()
 
 
-# -- past the page cache -------------------------------------------------------------------------
-
-
-@pytest.fixture
-def asked(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[], list[str]]:
-    """Give what tells the words of each call of qemu-img."""
-    wrapper, log = logged_qemu_img(tmp_path)
-    monkeypatch.setenv("FIBACKUP_QEMU_IMG", str(wrapper))
-    return lambda: log.read_text().splitlines()
+# -- written as it comes -------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("image_format", ImageFormat)
 @pytest.mark.parametrize("size_bytes", [4 * MIB, 4 * MIB + 512])
-def test_what_is_restored_goes_past_the_page_cache(
-    tmp_path: Path, asked: Callable[[], list[str]], image_format: ImageFormat, size_bytes: int
+def test_what_is_restored_goes_to_the_disk_meanwhile(
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    image_format: ImageFormat,
+    size_bytes: int,
 ) -> None:
-    """So that it is written meanwhile; but a disk that is no multiple of blocks keeps its size."""
+    """While qemu-img writes; then the rest is synced. A disk that is no multiple of blocks too."""
+    said: list[str] = []
+    really_written, really_convert, really_sync = written_as_it_comes, convert, os.fdatasync
+
+    @contextmanager
+    def written(fd: int, cancel: CancelToken) -> Generator[None]:
+        said.append(f"begin {os.fstat(fd).st_ino}")
+        with really_written(fd, cancel):
+            yield
+        said.append("end")
+
+    def converted(*words: Any, **options: Any) -> None:  # noqa: ANN401 - as the real one
+        said.append(f"convert {Path(words[2]).stat().st_ino}")
+        really_convert(*words, **options)
+
+    def synced(fd: int) -> None:
+        said.append(f"sync {os.fstat(fd).st_ino}")
+        really_sync(fd)
+
     with StoreMaker(tmp_path, size_bytes=size_bytes) as maker:
         maker.point({"vda": {0: 1, 7: 2}})
         newest = maker.point({"vda": {7: 3}})
         into = PurePosixPath(tmp_path / "into")
         plan = plan_restore(maker.history(), "latest", into=into, image_format=image_format)
+        monkeypatch.setattr(flatten, "written_as_it_comes", written)
+        monkeypatch.setattr(flatten, "convert", converted)
+        monkeypatch.setattr(os, "fdatasync", synced)
         [restored] = Executor(None, maker.store).run(plan).restored
         reference = maker.references[newest.id]["vda"]
+    inode = Path(restored.path).stat().st_ino
+    assert said == [f"begin {inode}", f"convert {inode}", "end", f"sync {inode}"]
     raw = tmp_path / "restored.raw"
     run("qemu-img", "convert", "-f", image_format, "-O", "raw", str(restored.path), raw)
     assert raw.read_bytes() == reference.read_bytes()
     assert restored.virtual_size_bytes == size_bytes == reference.stat().st_size
     if image_format is ImageFormat.RAW:
         assert Path(restored.path).stat().st_size == size_bytes
-    [conversion] = [words for words in asked() if words.startswith("convert ")]
-    way = "none" if size_bytes % 4096 == 0 and takes_direct(tmp_path) else "writeback"
-    assert f" -t {way} " in conversion
-
-
-def test_a_file_system_without_direct_writes_takes_a_restore(
-    tmp_path: Path, asked: Callable[[], list[str]], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """It goes through the page cache there."""
-    real = os.open
-
-    def refuses(path: str, flags: int, mode: int = 0o777, *, dir_fd: int | None = None) -> int:
-        if flags & os.O_DIRECT:
-            raise OSError(errno.EINVAL, "Invalid argument")
-        return real(path, flags, mode, dir_fd=dir_fd)
-
-    with StoreMaker(tmp_path) as maker:
-        point = maker.point({"vda": {0: 1}})
-        monkeypatch.setattr(os, "open", refuses)
-        assert maker.restores(point.id, tmp_path / "into")
-    assert " -t writeback " in asked()[-1]
-
-
-def takes_direct(directory: Path) -> bool:
-    """Tell whether files there can be opened past the page cache."""
-    probe = directory / "probe"
-    probe.touch()
-    try:
-        os.close(os.open(probe, os.O_RDWR | os.O_DIRECT))
-    except OSError:
-        return False
-    return True

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import time
 from collections.abc import Callable
 from pathlib import PurePosixPath
@@ -109,3 +110,25 @@ def test_an_interrupt_stops_the_hashes(monkeypatch: pytest.MonkeyPatch) -> None:
     with pytest.raises(KeyboardInterrupt):
         run(lambda _: None)
     assert not [thread for thread in enumerate_threads() if "fibackup-verify" in thread.name]
+
+
+def test_who_hashes_stands_back_and_the_caller_does_not(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The act is what takes longer; a sandbox that forbids it does no harm."""
+    seen: list[int] = []
+
+    def result(_: CancelToken) -> str:
+        seen.append(os.getpriority(os.PRIO_PROCESS, 0))
+        return RIGHT
+
+    hashes(monkeypatch, result)
+    before = os.getpriority(os.PRIO_PROCESS, 0)
+    while_verified([(IMAGE, 3)], AT, lambda _: None, CancelToken(), threads=1)
+    assert seen == [min(before + 5, 19)]
+    assert os.getpriority(os.PRIO_PROCESS, 0) == before
+
+    def forbidden(*_: int) -> None:
+        raise PermissionError
+
+    monkeypatch.setattr(os, "setpriority", forbidden)
+    while_verified([(IMAGE, 3)], AT, lambda _: None, CancelToken(), threads=1)
+    assert seen[1:] == [before]

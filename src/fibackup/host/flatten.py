@@ -7,8 +7,8 @@ Write a disk of a point as one image, while the stored images that it is made of
                              `-------- qemu-img convert -- INTO/.vda.qcow2.tmp
                                                            all right: link INTO/vda.qcow2
 
-The source goes through the page cache, because two read it; the destination goes past it where it
-can (open(2), ``O_DIRECT``), so that it is written while the rest is read, and not in the end.
+The source goes through the page cache, because two read it. What is written goes to the disk while
+the rest is read, and not in the end; whoever hashes stands back for qemu-img, which takes longer.
 """
 
 from __future__ import annotations
@@ -22,15 +22,13 @@ from pathlib import PurePosixPath
 from fibackup.host.destination import destination_directory, temporary_destination
 from fibackup.host.events import CancelToken, CopyProgress, OnEvent
 from fibackup.host.files import TEMP_SUFFIX, publish_file
+from fibackup.host.page_cache import drop, written_as_it_comes
 from fibackup.host.qemu_img import convert
 from fibackup.host.stored_images import OpenImage, opened_images, while_verified
 from fibackup.plan.report import RestoredImage
 from fibackup.plan.steps import FlattenImage
 
 __all__ = ["flatten"]
-
-_BLOCK_BYTES = 4096
-"""The largest block of a disk: what is no multiple of it cannot be written past the page cache."""
 
 
 def flatten(
@@ -77,7 +75,7 @@ def flatten(
 def _drop_cache(fds: Sequence[int]) -> None:
     """Drop clean pages, of several files at once: what takes time is each page."""
     with ThreadPoolExecutor(2, "fibackup-cache") as pool:
-        for done in [pool.submit(os.posix_fadvise, fd, 0, 0, os.POSIX_FADV_DONTNEED) for fd in fds]:
+        for done in [pool.submit(drop, fd) for fd in fds]:
             done.result()
 
 
@@ -100,19 +98,10 @@ def _convert_and_verify(
     def act(linked: CancelToken) -> None:
         top = disk_path / step.images[0].name
         temp = step.destination.with_name(f".{step.destination.name}{TEMP_SUFFIX}")
-        direct = total % _BLOCK_BYTES == 0 and _takes_direct_writes(temp_fd)
-        convert(top, "qcow2", temp, step.format, direct=direct, on_percent=progress, cancel=linked)
+        with written_as_it_comes(temp_fd, linked):
+            convert(top, "qcow2", temp, step.format, on_percent=progress, cancel=linked)
         os.fdatasync(temp_fd)
-        os.posix_fadvise(temp_fd, 0, 0, os.POSIX_FADV_DONTNEED)
+        drop(temp_fd)
 
     by_size = sorted(files, key=lambda each: each[0].size_bytes, reverse=True)
     while_verified(by_size, disk_path, act, cancel, threads=2, keep_cached=True)
-
-
-def _takes_direct_writes(fd: int) -> bool:
-    """Tell whether a file can be opened past the page cache; some file systems refuse."""
-    try:
-        os.close(os.open(f"/proc/self/fd/{fd}", os.O_RDWR | os.O_CLOEXEC | os.O_DIRECT))
-    except OSError:
-        return False
-    return True

@@ -3,8 +3,10 @@ Written data goes to the disk as it comes, and leaves the page cache behind the 
 
 ::
 
-    |==== out ====|---- on its way ----|.... dirty ....|
-        dropped       sync_file_range      > position
+    written by a copier   |==== out ====|---- on its way ----|.... dirty ....|
+                               dropped       sync_file_range      > position
+
+    written by qemu-img   every 20 ms:  begin to write what is dirty, drop what is clean
 
 So the last sync finds little to do, a disk is written while the rest is still read, and the host
 keeps its cache for the guests.
@@ -18,11 +20,17 @@ from __future__ import annotations
 import ctypes
 import errno
 import os
+from collections.abc import Generator
+from contextlib import contextmanager
+from threading import Event, Thread
 
-__all__ = ["begin_writing", "drop", "wait_until_written"]
+from fibackup.host.events import CancelToken
+
+__all__ = ["begin_writing", "drop", "wait_until_written", "written_as_it_comes"]
 
 _WAIT = 1 | 2 | 4  # SYNC_FILE_RANGE_WAIT_BEFORE | WRITE | WAIT_AFTER
 _BEGIN = 2  # SYNC_FILE_RANGE_WRITE
+_INTERVAL_SECONDS = 0.02
 _sync_file_range = ctypes.CDLL(None, use_errno=True).sync_file_range
 _sync_file_range.argtypes = (ctypes.c_int, ctypes.c_int64, ctypes.c_int64, ctypes.c_uint)
 
@@ -85,3 +93,39 @@ def drop(fd: int, start: int = 0, length: int = 0) -> None:
         posix_fadvise(2), ``POSIX_FADV_DONTNEED``.
     """
     os.posix_fadvise(fd, start, length, os.POSIX_FADV_DONTNEED)
+
+
+@contextmanager
+def written_as_it_comes(fd: int, cancel: CancelToken) -> Generator[None]:
+    """
+    Send to the disk what another process writes meanwhile.
+
+    Args:
+        fd: The file, open for writing; it has to be synced afterwards.
+        cancel: Set when the disk takes no more, so that the writer is stopped.
+
+    Raises:
+        OSError: The disk takes no more.
+    """
+    over = Event()
+    failures: list[OSError] = []
+
+    def send() -> None:
+        while not over.wait(_INTERVAL_SECONDS):
+            try:
+                begin_writing(fd)
+                drop(fd)
+            except OSError as error:
+                failures.append(error)
+                cancel.cancel()
+                return
+
+    thread = Thread(target=send, name="fibackup-writeback", daemon=True)
+    thread.start()
+    try:
+        yield
+    finally:
+        over.set()
+        thread.join()
+        if failures:
+            raise failures[0]

@@ -136,7 +136,6 @@ def convert(
     destination: PurePosixPath,
     destination_format: str,
     *,
-    direct: bool = False,
     on_percent: OnPercent,
     cancel: CancelToken,
 ) -> None:
@@ -150,8 +149,6 @@ def convert(
         source_format: Its format.
         destination: Absolute path; an existing file of size 0 keeps its mode.
         destination_format: ``"qcow2"`` or ``"raw"``.
-        direct: True: what is written does not go through the page cache. The file system must take
-            ``O_DIRECT``, and the size of a raw image must be a multiple of its blocks.
         on_percent: Called with 0 to 100.
         cancel: Ends the child.
 
@@ -160,12 +157,12 @@ def convert(
         CancelledError: *cancel* was set; the destination is incomplete.
 
     Source:
-        qemu-img(1), ``convert``: ``-t none``.
+        qemu-img(1), ``convert``.
     """
     argv = [
         find_qemu_img(), "convert", "-p",
         "-f", source_format, "-O", destination_format,
-        "-t", "none" if direct else "writeback", "-T", "writeback",
+        "-t", "writeback", "-T", "writeback",
         "--", str(source), str(destination),
     ]  # fmt: skip
     _run(argv, on_percent, cancel)

@@ -25,7 +25,7 @@ from fibackup.host.copy import hash_file
 from fibackup.host.copy_image import read_qcow2_head
 from fibackup.host.events import CancelToken
 from fibackup.host.lock import hold_image_lock
-from fibackup.host.side_by_side import ChildToken
+from fibackup.host.side_by_side import ChildToken, stand_back
 from fibackup.model.point import StoredImage
 from fibackup.parse.qcow2_header import stored_header_fault
 
@@ -139,6 +139,8 @@ def while_verified(
     """
     Do something with stored images, and hash them at the same time; a wrong one stops it.
 
+    The threads that hash stand back: *act* is what takes longer.
+
     Args:
         files: The images, open, in the order in which they are hashed.
         disk_path: The disk's directory in the store, for errors.
@@ -154,6 +156,7 @@ def while_verified(
     linked = ChildToken(cancel)
 
     def verify(image: StoredImage, fd: int) -> None:
+        stand_back()
         try:
             verify_image(image, fd, disk_path, lambda _: None, linked, keep_cached=keep_cached)
         except BaseException:
