@@ -125,10 +125,8 @@ def _table(points: Sequence[fb.ListedPoint]) -> str:
     """Return a line for each point under the titles, and the sum."""
     rows = [_TITLES, *map(_row, points)]
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
-    lines = (
-        "  ".join(word.ljust(width) for word, width in zip(row, widths, strict=True)).rstrip()
-        for row in rows
-    )
+    line = "  ".join(f"{{:{width}}}" for width in widths)
+    lines = (line.format(*row).rstrip() for row in rows)
     return "\n".join((*lines, _total(points)))
 
 
@@ -137,7 +135,7 @@ def _row(listed: fb.ListedPoint) -> tuple[str, ...]:
     marks = ("" if listed.whole else " damaged") + (" protected" if listed.protected else "")
     return (
         point.id,
-        f"{point.time.astimezone(UTC):%Y-%m-%d %H:%M:%S}",
+        point.time.astimezone(UTC).isoformat(" ", "seconds").removesuffix("+00:00"),
         str(point.kind),
         str(point.consistency),
         fb.printable(",".join(disk.target for disk in point.disks)),
