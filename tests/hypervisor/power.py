@@ -39,6 +39,7 @@ class Volume:
     image: Path
     mount_point: Path
     holder: int
+    options: str = "loop"
 
     @property
     def _below(self) -> Path:
@@ -56,7 +57,7 @@ class Volume:
         Raises:
             HarnessError: The machine has no loop devices, or does not let us mount.
         """
-        self._inside("mount", "-o", "loop", str(self.image), str(self.mount_point))
+        self._inside("mount", "-o", self.options, str(self.image), str(self.mount_point))
 
     def power_on(self) -> None:
         """Come back after the power was cut."""
@@ -99,7 +100,9 @@ def disk_of_its_own(
         assert holder.stdout is not None
         if holder.stdout.readline() != "ready\n":
             raise HarnessError("unshare -m gives no namespace")
-        volume = Volume(image, place, holder.pid)
+        # A journal that is committed while the device fails would make the file system read-only.
+        options = "loop" if room_bytes is None else "loop,commit=600"
+        volume = Volume(image, place, holder.pid, options)
         try:
             volume.make(kind, room_bytes)
             volume.mount()
