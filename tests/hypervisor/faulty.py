@@ -45,6 +45,7 @@ from fibackup.host import copy, flatten, side_by_side, stored_images
 from fibackup.host.images import examine_chain
 from fibackup.testing import FakeHost
 from hypervisor.host import tool
+from hypervisor.power import NO_LOG_FLUSH, SHUTDOWN
 
 __all__ = [
     "BROKEN",
@@ -95,8 +96,6 @@ MUTATING: Final = (
 """Calls that change a file system, or make a change durable; ``openat`` only where it creates."""
 
 EFFECTS: Final = ("signal=KILL", "error=EIO", "error=ENOSPC", "error=EINTR")
-_SHUTDOWN = 0x8004587D
-_NO_LOG_FLUSH = 2
 _PATIENCE_SECONDS = 60.0
 _CALL = re.compile(r"(?P<tid>\d+) +(?P<kind>\w+)\((?P<rest>.*)")
 _PATH = re.compile(r"<(/[^>]*)>|\"(/[^\"]*)\"")
@@ -262,7 +261,7 @@ def _cut_power_at(number: int, directory: str) -> None:
             result = real(*words, **named)
             seen += 1
             if seen == number:
-                fcntl.ioctl(fd, _SHUTDOWN, struct.pack("I", _NO_LOG_FLUSH))
+                fcntl.ioctl(fd, SHUTDOWN, struct.pack("I", NO_LOG_FLUSH))
                 os._exit(CUT)
             return result
 

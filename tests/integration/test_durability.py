@@ -15,17 +15,21 @@ Every call of a small backup and of a small restore fails, once each; the power 
 
 from __future__ import annotations
 
+import io
 import os
+import pwd
 import shutil
 import subprocess
+import tarfile
 from collections import Counter
 from dataclasses import replace
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from signal import SIGKILL
 
 import pytest
 
 import fibackup as fb
+from fibackup.host.machine_state import unpack_tpm
 from hypervisor.faulty import (
     CALM,
     CUT,
@@ -43,6 +47,7 @@ from integration.needed import need_strace, own_disk
 from integration.sites import hashes, make_site
 
 pytestmark = pytest.mark.libvirt  # it needs qemu-img, as those do
+NOBODY = pwd.getpwnam("nobody").pw_uid
 EVERYTHING = bool(os.environ.get("FIBACKUP_EXHAUSTIVE"))
 
 
@@ -221,6 +226,23 @@ def test_the_power_goes_at_every_step_of_a_restore(
             shutil.rmtree(out)
         assert 4 < number < 99
         assert whole >= 1
+
+
+@pytest.mark.parametrize("kind", FILE_SYSTEMS)
+def test_the_power_goes_after_a_tpm_has_its_state(tmp_path: Path, kind: str) -> None:
+    """It is there afterwards, and belongs to whom swtpm runs as."""
+    archive = io.BytesIO()
+    with tarfile.open(fileobj=archive, mode="w", format=tarfile.USTAR_FORMAT) as tar:
+        entry = tarfile.TarInfo("tpm2/tpm2-00.permall")
+        entry.size, entry.uname = 6000, "nobody"
+        tar.addfile(entry, io.BytesIO(b"x" * 6000))
+    with own_disk(tmp_path, kind) as volume:
+        unpack_tpm(archive.getvalue(), PurePosixPath(volume.place / "swtpm/uuid"))
+        volume.cut()
+        volume.power_on()
+        state = volume.place / "swtpm/uuid/tpm2/tpm2-00.permall"
+        assert state.read_bytes() == b"x" * 6000
+        assert [each.stat().st_uid for each in (state, state.parent)] == [NOBODY, NOBODY]
 
 
 def test_a_missing_sync_would_be_seen(tmp_path: Path) -> None:

@@ -26,6 +26,7 @@ from urllib.parse import parse_qs, urlsplit
 
 from fibackup.errors import DestinationExistsError, HostError
 from fibackup.host.files import open_directory, os_errors, write_all
+from fibackup.host.restored import make_passage, sync_directory
 from fibackup.parse.machine_state import TpmBackend
 
 __all__ = [
@@ -193,7 +194,7 @@ def unpack_tpm(data: bytes, directory: PurePosixPath) -> None:
     """
     files = tuple(_members(data))
     with os_errors(str(directory)):
-        os.makedirs(directory.parent, mode=0o711, exist_ok=True)
+        make_passage(directory.parent)
         try:
             os.mkdir(directory, 0o711)
         except FileExistsError:
@@ -203,6 +204,9 @@ def unpack_tpm(data: bytes, directory: PurePosixPath) -> None:
         try:
             for entry, content in files:
                 _write_member(directory, entry, content)
+            parts = sorted({directory / entry.name.partition("/")[0] for entry, _ in files})
+            for each in (*parts, directory, directory.parent):
+                sync_directory(each)
         except BaseException:
             shutil.rmtree(directory, ignore_errors=True)
             raise
@@ -243,11 +247,11 @@ def _write_member(directory: PurePosixPath, entry: tarfile.TarInfo, content: byt
     fd = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
     try:
         write_all(fd, content)
-        os.fsync(fd)
         if os.geteuid() == 0:
             owner = _owner(entry)
             os.fchown(fd, *owner)
             os.chown(os.path.dirname(path), *owner)
+        os.fsync(fd)
     finally:
         os.close(fd)
 

@@ -47,6 +47,7 @@ __all__ = [
     "inode_of",
     "make_passage",
     "read_stored",
+    "sync_directory",
     "write_restored",
 ]
 
@@ -206,14 +207,19 @@ def make_passage(path: PurePosixPath) -> None:
         return
     for each in reversed([each for each in path.parents if not os.path.isdir(each)]):
         os.makedirs(each, exist_ok=True)
-        _sync(each.parent)
+        sync_directory(each.parent)
     os.mkdir(path, 0o700)
     os.chmod(path, 0o711)  # noqa: S103 - QEMU passes through, whatever the umask is
-    _sync(path.parent)
+    sync_directory(path.parent)
 
 
-def _sync(directory: PurePosixPath) -> None:
-    """Make the names in a directory durable."""
+def sync_directory(directory: PurePosixPath) -> None:
+    """
+    Make the names in a directory durable.
+
+    Args:
+        directory: The directory; a link to one is followed.
+    """
     fd = os.open(directory, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
     try:
         fsync_directory(fd)
