@@ -319,7 +319,15 @@ class NoSpaceError(HostError):
 
 @define(kw_only=True)
 class BlockJobError(HostError):
-    """A block job failed, or one that is not ours is in the way."""
+    """
+    A block job failed, or one that is not ours is in the way.
+
+    Attributes:
+        unsafe: True: the chain is shorter, but the device lost some of what the job wrote to
+            `path`. The images that left the chain still have it, and stay.
+    """
+
+    unsafe: bool = False
 
 
 @define(kw_only=True)

@@ -15,6 +15,7 @@ from __future__ import annotations
 import errno
 import os
 from contextlib import suppress
+from datetime import UTC, datetime
 from pathlib import Path, PurePosixPath
 
 import pytest
@@ -22,8 +23,9 @@ import pytest
 import fibackup as fb
 from fibackup.host.copy import copy_and_hash
 from fibackup.host.events import CancelToken
-from hypervisor import MIB
+from hypervisor import MIB, DiskSpec, Embedded, MakeBlockDomain
 from hypervisor.host import run
+from hypervisor.series import PointSeries, series_with_stores
 from hypervisor.stores import CLUSTER, StoreMaker
 from integration.needed import own_disk
 
@@ -31,6 +33,8 @@ pytestmark = pytest.mark.libvirt  # it needs the machine, as those do
 
 SIZE_BYTES = 128 * MIB
 ROOM_BYTES = 24 * MIB
+COMMITTED_BYTES = 48 * MIB
+COMMIT_ROOM_BYTES = 75 * MIB
 
 
 def test_what_a_device_lost_while_it_was_copied_is_told(tmp_path: Path) -> None:
@@ -89,3 +93,35 @@ def test_what_a_device_lost_while_it_was_restored_is_told(
             (restored,) = fb.Executor(None, maker.store).run(plan).restored
             words = ["-f", "qcow2", "-F", str(image_format), str(top), str(restored.path)]
             run("qemu-img", "compare", *words)
+
+
+def test_what_a_device_lost_of_a_commit_keeps_the_overlay(
+    tmp_path: Path, block_domain: MakeBlockDomain, hypervisor: Embedded
+) -> None:
+    """QEMU says that the job completed: its last flush failed, and it does not tell."""
+    with own_disk(tmp_path, "ext4", room_bytes=COMMIT_ROOM_BYTES) as volume:
+        image = volume.place / "vda.qcow2"
+        domain = block_domain(DiskSpec(target="vda", path=image, size_bytes=SIZE_BYTES))
+        with series_with_stores(PointSeries, tmp_path, hypervisor) as make:
+            made = make(domain)
+            policy = fb.BackupPolicy(quiesce=fb.Quiesce.OFF, allow_paused=True, consolidate=True)
+            made.take(policy)
+            overlay = domain.active("vda")
+            domain.write("vda", 0, COMMITTED_BYTES, 7)
+            run("sync", "-f", overlay)
+            with pytest.raises(fb.StepError, match=r"lost .*still has all of it") as caught:
+                made.take(policy)
+            volume.mend()
+            assert isinstance(caught.value.__cause__, fb.BlockJobError)
+            assert caught.value.__cause__.path == str(image)
+            found = made.host.read_domain(domain.uuid)
+            chain = found.disk("vda").chain
+            assert chain is not None
+            assert overlay not in map(Path, chain.paths)
+            fb.Executor(made.host, made.store).run(
+                fb.plan_recovery(found, made.history, now=datetime.now(UTC))
+            )
+            made.take(policy)
+            domain.destroy()
+            assert overlay.exists()
+            run("qemu-img", "compare", overlay, domain.reference("vda", "live"))

@@ -223,7 +223,8 @@ class Host(Protocol):
             cancel: Aborts the job.
 
         Raises:
-            BlockJobError: It failed, or was aborted after its time limit; the chain is as before.
+            BlockJobError: It failed, or was aborted after its time limit: the chain is as before;
+                or what it wrote is lost, see `BlockJobError.unsafe`.
             CancelledError: *cancel* was set; the chain is as before.
 
         Source:
@@ -266,7 +267,8 @@ class Host(Protocol):
             cancel: Aborts the job.
 
         Raises:
-            BlockJobError: It failed, or was aborted after its time limit.
+            BlockJobError: It failed, or was aborted after its time limit; or what it wrote is lost,
+                see `BlockJobError.unsafe`.
             CancelledError: *cancel* was set; the job was aborted.
 
         Source:

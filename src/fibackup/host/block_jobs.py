@@ -8,6 +8,8 @@ Block jobs: start one, wait for its end, and believe only the chain that is read
     pull              base <- a <- b <- active     base base            ->   base <- active
 
     out of time       abort; or, for an active commit that may: suspend, READY, pivot, resume
+    in the end        sync what was written, by a descriptor that was open before: QEMU does not
+                      tell of a flush that failed when an inactive commit completes
 
 `blockJobInfo` shows the same for a failed job as for a finished one, so the event tells why a job
 ended, and the chain tells whether it succeeded. A process that gets no events decides by the chain.
@@ -15,10 +17,11 @@ ended, and the chain tells whether it succeeded. A process that gets no events d
 
 from __future__ import annotations
 
+import os
 import threading
 import time
-from collections.abc import Generator
-from contextlib import contextmanager
+from collections.abc import Generator, Sequence
+from contextlib import ExitStack, contextmanager
 from enum import Enum
 from pathlib import PurePosixPath
 from typing import NoReturn
@@ -27,6 +30,7 @@ import libvirt
 
 from fibackup.errors import BlockJobError, CancelledError
 from fibackup.host.events import CancelToken, CopyProgress, OnEvent
+from fibackup.host.files import os_errors
 from fibackup.host.libvirt_errors import libvirt_errors, translate
 from fibackup.host.volumes import find_volumes
 from fibackup.model.domain import Domain
@@ -112,7 +116,8 @@ def run_commit(
         cancel: Aborts the job; the chain stays as it was.
 
     Raises:
-        BlockJobError: The job failed, or did not converge in its time. The chain is as before.
+        BlockJobError: The job failed, or did not converge in its time: the chain is as before. Or
+            what it wrote is lost, see `BlockJobError.unsafe`.
         CancelledError: *cancel* was set. The chain is as before.
 
     Source:
@@ -121,7 +126,11 @@ def run_commit(
     """
     flags = libvirt.VIR_DOMAIN_BLOCK_COMMIT_ACTIVE if step.pivot else 0
     flags |= libvirt.VIR_DOMAIN_BLOCK_COMMIT_BANDWIDTH_BYTES if step.bandwidth_bytes else 0
-    with _watching(connection, handle, step.target) as watch:
+    kept = f"{step.top} still has all of it"
+    with (
+        _made_durable(step.target, (step.base,), kept),
+        _watching(connection, handle, step.target) as watch,
+    ):
         with libvirt_errors("virDomainBlockCommit"):
             top = None if step.pivot else str(step.top)
             handle.blockCommit(step.target, str(step.base), top, step.bandwidth_bytes, flags)
@@ -154,14 +163,19 @@ def run_pull(
         cancel: Aborts the job; the chain stays as it was.
 
     Raises:
-        BlockJobError: The job failed, or took longer than its time. The chain is as before.
+        BlockJobError: The job failed, or took longer than its time: the chain is as before. Or
+            what it wrote is lost, see `BlockJobError.unsafe`.
         CancelledError: *cancel* was set. The chain is as before.
 
     Source:
         libvirt ``virDomainBlockRebase``.
     """
     flags = libvirt.VIR_DOMAIN_BLOCK_REBASE_BANDWIDTH_BYTES if step.bandwidth_bytes else 0
-    with _watching(connection, handle, step.target) as watch:
+    kept = "the images that it was pulled from still have all of it"
+    with (
+        _made_durable(step.target, step.leaves[:1], kept),
+        _watching(connection, handle, step.target) as watch,
+    ):
         with libvirt_errors("virDomainBlockRebase"):
             base = str(step.base) if step.base is not None else None
             handle.blockRebase(step.target, base, step.bandwidth_bytes, flags)
@@ -170,6 +184,34 @@ def run_pull(
         _settle(handle, step.target, step.leaves)
         with _suspended(handle):  # QEMU flushes; until then what was pulled is in its memory only
             pass
+
+
+@contextmanager
+def _made_durable(target: str, images: Sequence[PurePosixPath], kept: str) -> Generator[None]:
+    """
+    Sync the images that a job writes, once it is over and before what it was read from goes.
+
+    The kernel tells of lost writes each file that was open by then: ours is open before the job.
+    """
+    with ExitStack() as stack:
+        files: list[tuple[PurePosixPath, int]] = []
+        for image in images:
+            with os_errors(str(image)):
+                fd = os.open(image, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
+            stack.callback(os.close, fd)
+            files.append((image, fd))
+        yield
+        for image, fd in files:
+            try:
+                os.fsync(fd)
+            except OSError as error:
+                raise BlockJobError(
+                    target=target,
+                    path=str(image),
+                    reason=f"the device lost some of what the block job wrote ({error.strerror}); "
+                    f"{kept}, and stays: see docs/consolidate.md, When writes are lost",
+                    unsafe=True,
+                ) from error
 
 
 @contextmanager
@@ -220,14 +262,19 @@ def finish_job(
         cancel: Aborts the job.
 
     Raises:
-        BlockJobError: The job failed, or did not converge in its time.
+        BlockJobError: The job failed, or did not converge in its time; or what it wrote is lost,
+            see `BlockJobError.unsafe`.
         CancelledError: *cancel* was set, and the job was aborted.
 
     Source:
         libvirt ``virDomainBlockJobAbort``; a restarted daemon takes its jobs up again.
     """
-    with _watching(connection, handle, step.target) as watch:
-        before = _chain(handle, step.target)
+    before = _chain(handle, step.target)
+    kept = "the images that left the chain still have all of it"
+    with (
+        _made_durable(step.target, before, kept),
+        _watching(connection, handle, step.target) as watch,
+    ):
         if not _wait(handle, step.target, watch, step.timeout_seconds, on_event, cancel):
             _give_up(handle, step.target, step.timeout_seconds)
         if _mirror(handle, step.target) == "yes":

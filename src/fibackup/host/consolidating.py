@@ -18,7 +18,7 @@ from pathlib import PurePosixPath
 
 from attrs import evolve
 
-from fibackup.errors import FibackupError, HostError, SharedBaseError
+from fibackup.errors import BlockJobError, FibackupError, HostError, SharedBaseError
 from fibackup.host.api import Host
 from fibackup.host.events import CancelToken, OnEvent
 from fibackup.model.ledger import Ledger, Run, RunPhase, consolidated
@@ -101,13 +101,18 @@ class Consolidator:
                 self._host.commit_offline(uuid, disk.job, self._emit, self._cancel)
             else:
                 self._host.run_block_job(uuid, disk.job, self._emit, self._cancel)
-        except FibackupError:
+        except FibackupError as error:
             # The base may have been written, its overlays still cover that: it is measured anew.
             chain = self._host.read_domain(uuid).disk(target).chain
             if chain is not None and set(disk.overlays) <= set(chain.paths):
                 result = consolidated(ledger, target=target, removed=(), after=chain, stale=stale)
                 self._host.write_ledger(uuid, evolve(result, run=left))
                 self._unsettled = left
+            elif chain is not None and isinstance(error, BlockJobError) and error.unsafe:
+                result = consolidated(
+                    ledger, target=target, removed=disk.overlays, after=chain, stale=stale
+                )
+                self._let_go(evolve(result, run=left), disk.overlays)
             raise
         chain = self._host.read_domain(uuid).disk(target).chain
         if chain is None or chain.paths != disk.job.leaves:
@@ -124,6 +129,11 @@ class Consolidator:
         self.delete(paths)
         if paths:
             self._host.write_ledger(self._plan.uuid, ledger.without(paths))
+
+    def _let_go(self, ledger: Ledger, paths: tuple[PurePosixPath, ...]) -> None:
+        """Forget overlays whose files stay: what is in no ledger, no run of ours ever deletes."""
+        self._host.write_ledger(self._plan.uuid, ledger.without(paths))
+        self._unsettled = ledger.run
 
     def delete(self, paths: tuple[PurePosixPath, ...]) -> None:
         """
@@ -145,7 +155,13 @@ class Consolidator:
         uuid, target = self._plan.uuid, step.target
         domain = self._host.read_domain(uuid)
         before = domain.disk(target).chain
-        self._host.finish_block_job(uuid, step, self._emit, self._cancel)
+        lost: BlockJobError | None = None
+        try:
+            self._host.finish_block_job(uuid, step, self._emit, self._cancel)
+        except BlockJobError as error:
+            if not error.unsafe:
+                raise
+            lost = error
         after = self._host.read_domain(uuid).disk(target).chain
         if before is None or after is None:
             raise HostError(target=target, reason="after the block job the disk has no chain")
@@ -158,7 +174,11 @@ class Consolidator:
         stale = stale_overlays(before, ledger)
         result = consolidated(ledger, target=target, removed=gone, after=after, stale=stale)
         others = any(disk.block_job for disk in domain.disks if disk.target != target)
-        self._free(evolve(result, run=ledger.run if others else None), gone)
+        result = evolve(result, run=ledger.run if others else None)
+        if lost is not None:
+            self._let_go(result, gone)
+            raise lost
+        self._free(result, gone)
 
     def _refuse_shared(self, disk: ConsolidateDisk) -> None:
         """Ask once more, right before the first write: a domain may have come since the plan."""
