@@ -21,6 +21,7 @@ from pathlib import Path, PurePosixPath
 import pytest
 
 import fibackup as fb
+from fibackup.cli import main
 from fibackup.host.copy import copy_and_hash
 from fibackup.host.events import CancelToken
 from hypervisor import MIB, DiskSpec, Embedded, MakeBlockDomain
@@ -125,3 +126,22 @@ def test_what_a_device_lost_of_a_commit_keeps_the_overlay(
             domain.destroy()
             assert overlay.exists()
             run("qemu-img", "compare", overlay, domain.reference("vda", "live"))
+
+
+def test_a_verification_reads_the_disk(tmp_path: Path) -> None:
+    """What is in the page cache may be right still, where the disk is not any more."""
+    with (
+        own_disk(tmp_path, "ext4") as volume,
+        StoreMaker(volume.place, size_bytes=4 * MIB) as maker,
+    ):
+        maker.point({"vda": dict.fromkeys(range(8), 0xA7)})
+        (stored,) = maker.home.glob("vda/*.qcow2")
+        run("sync", "-f", stored)
+        assert stored.read_bytes()  # somebody else has read it: it is in the cache
+        with volume.image.open("r+b") as device:
+            data = device.read()
+            found = [at for at in range(0, len(data), 1024) if data[at : at + 8] == b"\xa7" * 8]
+            for at in found:  # the image that was stored has the same as its source
+                os.pwrite(device.fileno(), b"\xa8", at)
+        assert found
+        assert main(["verify", "--store", str(maker.root)]) == 12

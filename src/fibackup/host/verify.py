@@ -7,7 +7,8 @@ Compare stored files with what their manifests say, several at a time.
          |             |         |         |                      |
       missing     not a file    size     header                 sha256       a fault: the next file
 
-Nothing is written but the record. What was read leaves the page cache behind the reader.
+Nothing is written but the record. What is read comes from the disk, and not from the page cache,
+which it leaves behind the reader.
 """
 
 from __future__ import annotations
@@ -29,6 +30,7 @@ from fibackup.host.copy_image import read_qcow2_head
 from fibackup.host.events import CancelToken, CopyProgress, FileVerified, OnEvent
 from fibackup.host.files import open_directory
 from fibackup.host.pace import Pace
+from fibackup.host.page_cache import drop
 from fibackup.host.record import Recorder
 from fibackup.host.side_by_side import ChildToken
 from fibackup.model.verification import FaultKind, FileCheck
@@ -147,6 +149,8 @@ class _Run:
 
     def _read(self, file: FileToVerify) -> int | None:
         with _opened(file, self.dir_fd) as fd:
+            if file.read:
+                drop(fd)  # what is cached may be right where the disk is not
             if file.header is not None:
                 _check_header(file, fd)
             return self._hash(file, fd) if file.read else None

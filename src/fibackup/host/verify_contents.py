@@ -144,6 +144,7 @@ class _Run:
         dropped = 0
         try:
             with _held(content, self.dir_fd) as files:
+                _drop(files)  # what is cached may be right where the disk is not
 
                 def progress(position: int) -> None:
                     nonlocal dropped
