@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-from pathlib import PurePosixPath
+import os
+from pathlib import Path, PurePosixPath
 
 import pytest
 
 from fibackup.errors import ParseError
 from fibackup.host.executor import Executor
+from fibackup.host.machine_state import read_state_file
 from fibackup.model import FileRole, RestorePoint
 from fibackup.parse import parse_domain_xml
 from fibackup.parse.machine_state import TpmBackend, find_nvram, find_tpm
@@ -166,3 +168,24 @@ def test_secrets_are_stored_when_asked_for() -> None:
         config = world.store.read_config(world.uuid, report.point.files[0])
         assert ("passwd" in config) is secrets
     assert "NVRAM" in headline(SaveState(FileRole.NVRAM, "x"))
+
+
+def test_a_state_that_is_written_while_it_is_read_is_read_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Also where two writes fall into one tick of the kernel's clock, and mtime stays."""
+    file = tmp_path / "web1_VARS.fd"
+    file.write_bytes(b"old" * 1000)
+    pread = os.pread
+    writes = [b"new" * 1000]
+
+    def torn(fd: int, count: int, offset: int) -> bytes:
+        half = pread(fd, count // 2, offset)
+        if writes:
+            before = file.stat()
+            file.write_bytes(writes.pop())
+            os.utime(file, ns=(before.st_atime_ns, before.st_mtime_ns))
+        return half + pread(fd, count - count // 2, offset + count // 2)
+
+    monkeypatch.setattr(os, "pread", torn)
+    assert read_state_file(PurePosixPath(file)) == b"new" * 1000
