@@ -272,6 +272,34 @@ def test_a_deep_chain_is_warned_of() -> None:
     assert "images deep: consolidate soon" in world.plan().warnings[0]
 
 
+def test_a_store_that_has_lost_what_it_got_is_warned_of_once() -> None:
+    """A new full alone would hide that every older point is gone."""
+    world = World(("vda",))
+    first = publish_of(world.backup()).point
+    assert world.plan().warnings == ()
+    world.store.forget(world.uuid, first)
+    assert f"lacks point {first}" in world.plan().warnings[0]
+    world.host.now += timedelta(days=1)
+    world.backup()
+    assert world.plan().warnings == ()
+
+
+@pytest.mark.parametrize("known", ["unreadable", "lost"])
+def test_a_lost_manifest_is_no_lost_store(known: str) -> None:
+    """It has a warning of its own."""
+    world = World(("vda",))
+    first = publish_of(world.backup()).point
+    world.store.forget(world.uuid, first)
+    empty = world.store.read_history(world.uuid)
+    there = (
+        evolve(empty, lost=(first,))
+        if known == "lost"
+        else evolve(empty, unreadable=((f"{first}.json", "damaged"),))
+    )
+    plan = plan_backup(world.host.read_domain("web1"), there, now=world.host.now)
+    assert not [each for each in plan.warnings if "lacks" in each]
+
+
 def test_a_chain_that_this_libvirt_would_not_start_is_not_made(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:

@@ -555,6 +555,8 @@ def _lasting(facts: DomainFacts, warning: str) -> str:
     where = facts.history.path if facts.history is not None else None
     if warning.startswith("the manifest "):
         return f"fibackup verify --store {shlex.quote(str(where or 'DIR'))} {facts.domain.uuid}"
+    if warning.startswith("the store lacks "):
+        return "see that it is the right store, and whole; the next point is a full"
     if warning.endswith("consolidate soon"):
         return f"fibackup consolidate {facts.domain.uuid}"
     if " is not in the backup: " in warning:
