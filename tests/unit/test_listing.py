@@ -9,6 +9,7 @@ import pytest
 from attrs import evolve
 
 import fibackup as fb
+from fibackup.cli.verbs import list as list_verb
 from fibackup.model import tree as tree_module
 from hypervisor.histories import disk, history, image_name, point, point_id
 
@@ -114,3 +115,14 @@ def test_the_work_grows_with_the_number_of_points(
     read = fb.CheckedContent(f"vda/{image_name(1)}", "c" * 64, datetime.now(UTC), 1, None)
     fb.list_points(history(*points), fb.VerificationRecord(contents=(read,)))
     assert (calls[0], trees[0]) == (5 * count, 2)  # fingerprints too
+
+
+def test_marks_stand_apart_from_when_it_was_verified() -> None:
+    """Else a damaged point that was never verified reads as one that was "never damaged"."""
+    there = evolve(
+        history(point(1, disk(1))),
+        damaged=frozenset({f"vda/{image_name(1)}"}),
+        protected=frozenset({point_id(1)}),
+    )
+    table = list_verb._table(fb.list_points(there))
+    assert "  never; damaged; protected\n" in table

@@ -132,7 +132,7 @@ def _table(points: Sequence[fb.ListedPoint]) -> str:
 
 def _row(listed: fb.ListedPoint) -> tuple[str, ...]:
     point = listed.point
-    marks = ("" if listed.whole else " damaged") + (" protected" if listed.protected else "")
+    marks = ("" if listed.whole else "; damaged") + ("; protected" if listed.protected else "")
     return (
         point.id,
         point.time.astimezone(UTC).isoformat(" ", "seconds").removesuffix("+00:00"),
