@@ -319,10 +319,10 @@ def test_points_that_lie_on_each_other_in_a_circle_are_refused() -> None:
 def test_a_point_with_a_damaged_manifest_is_told_from_one_that_never_was() -> None:
     """The first is a ManifestError that names the file, the second a NoSuchPointError."""
     file = "20261124T040407Z.json"
-    damaged = evolve(history(), unreadable=((file, "the checksum is wrong"),))
+    damaged = evolve(history(), directory="web1-x", unreadable=((file, "the checksum is wrong"),))
     with pytest.raises(ManifestError, match="checksum") as caught:
         damaged.point("20261124T040407Z")
-    assert caught.value.path == f"/backup/{file}"
+    assert caught.value.path == f"/backup/web1-x/{file}"
     with pytest.raises(NoSuchPointError):
         damaged.point("20261124T040408Z")
 

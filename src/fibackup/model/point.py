@@ -515,7 +515,7 @@ class History(Drawable):
             return self._by_id[point_id]
         for file, reason in self.unreadable:
             if file.startswith(point_id):
-                raise ManifestError(reason=reason, path=str(self.path / file))
+                raise ManifestError(reason=reason, path=str(self.path / self.directory / file))
         if point_id in self.lost:
             raise ManifestError(
                 reason=f"the manifest of point {point_id} is gone", path=str(self.path)
