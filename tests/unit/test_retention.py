@@ -171,7 +171,21 @@ def test_a_span_counts_from_the_newest_point() -> None:
         days(9), RetentionPolicy(keep_within=timedelta(days=3)), now=NOW + timedelta(days=900)
     )
     assert kept(found) == by_time(*(NOW.replace(hour=4) - timedelta(days=n) for n in (3, 2, 1, 0)))
-    assert found[-1].reasons == ("within 3 days, 0:00:00 of the newest",)
+    assert found[-1].reasons == ("within 3d of the newest",)
+
+
+@pytest.mark.parametrize(
+    ("span", "words"),
+    [
+        (timedelta(days=14), "14d"),
+        (timedelta(hours=36), "36h"),
+        (timedelta(minutes=90), "1:30:00"),
+    ],
+)
+def test_a_span_is_told_as_it_is_given(span: timedelta, words: str) -> None:
+    """As ``--keep-within`` reads it, where it can be said so."""
+    (verdict,) = choose_points(days(1), RetentionPolicy(keep_within=span), now=NOW)
+    assert verdict.reasons == (f"within {words} of the newest",)
 
 
 def test_points_from_the_future_are_neither_counted_nor_dropped() -> None:

@@ -247,7 +247,15 @@ def _by_age(
     newest = past[0].time
     for point in past:
         if newest - point.time <= policy.keep_within:
-            yield point, f"within {policy.keep_within} of the newest"
+            yield point, f"within {_span(policy.keep_within)} of the newest"
+
+
+def _span(span: timedelta) -> str:
+    """Return a span as ``--keep-within`` reads it: ``14d``, ``36h``."""
+    hours, rest = divmod(span, timedelta(hours=1))
+    if rest:
+        return str(span)
+    return f"{hours}h" if hours % 24 else f"{hours // 24}d"
 
 
 def _keep_a_whole_one(
