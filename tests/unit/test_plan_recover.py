@@ -9,7 +9,7 @@ import pytest
 from attrs import evolve
 
 from fibackup.errors import BlockJobError, DomainStateError, StepError
-from fibackup.host.events import CancelToken, ignore_events
+from fibackup.host.events import CancelToken, OnEvent, ignore_events
 from fibackup.host.executor import Executor
 from fibackup.model import Disk, DomainState, History, Ledger, Overlay, Run, RunPhase
 from fibackup.plan import BackupPolicy, Plan, Quiesce, plan_backup, plan_recovery
@@ -491,6 +491,30 @@ def test_a_failed_job_is_an_error_that_names_recover() -> None:
     with pytest.raises(StepError) as caught:
         world.run(plan)
     assert caught.value.next_command == f"fibackup recover {world.uuid}"
+
+
+def test_overlays_stay_when_the_device_lost_what_a_job_wrote(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """No ledger has them any more, so that no later recovery deletes them either."""
+    world = World()
+    job = consolidating(world)
+    world.host.leave_job("web1", job)
+    plan = world.plan()
+    finish = world.host.finish_block_job
+
+    def lose(uuid: str, step: FinishBlockJob, on_event: OnEvent, cancel: CancelToken) -> None:
+        finish(uuid, step, on_event, cancel)
+        raise BlockJobError(reason="lost", target="vda", unsafe=True)
+
+    monkeypatch.setattr(world.host, "finish_block_job", lose)
+    with pytest.raises(StepError, match="lost"):
+        world.run(plan)
+    assert world.plan().steps == ()
+    assert world.ledger.overlay(job.top) is None
+    assert job.top in world.host.images()
+    world.backup()
+    assert job.top in world.host.images()
 
 
 def test_a_file_of_a_killed_memory_run_is_removed() -> None:
