@@ -30,6 +30,7 @@ import pytest
 
 import fibackup as fb
 from fibackup.host.machine_state import unpack_tpm
+from hypervisor import MIB, DiskSpec, Embedded, MakeBlockDomain
 from hypervisor.faulty import (
     CALM,
     CUT,
@@ -41,8 +42,9 @@ from hypervisor.faulty import (
     later,
     read_trace,
 )
-from hypervisor.host import tool
+from hypervisor.host import run, tool
 from hypervisor.power import FILE_SYSTEMS
+from hypervisor.series import PointSeries, series_with_stores
 from integration.needed import need_strace, own_disk
 from integration.sites import hashes, make_site
 
@@ -266,3 +268,29 @@ def test_a_missing_sync_would_be_seen(tmp_path: Path) -> None:
         sizes = {path.name: path.stat().st_size for path in files}
         assert sizes["synced"] == 5000
         assert sizes.get("not", 0) == 0
+
+
+@pytest.mark.parametrize("kind", FILE_SYSTEMS)
+def test_the_power_goes_after_a_consolidation(
+    tmp_path: Path, block_domain: MakeBlockDomain, hypervisor: Embedded, kind: str
+) -> None:
+    """The active overlay names an image that is there, and reads as what the guest had."""
+    with own_disk(tmp_path, kind) as volume:
+        domain = block_domain(DiskSpec(target="vda", path=volume.place / "vda.qcow2"))
+        with series_with_stores(PointSeries, tmp_path, hypervisor) as make:
+            made = make(domain)
+            policy = fb.BackupPolicy(quiesce=fb.Quiesce.OFF, allow_paused=True, consolidate=True)
+            made.take(policy)
+            gone = domain.active("vda")
+            domain.write("vda", 0, MIB, 7)
+            made.take(policy)
+            active = domain.active("vda")
+            assert not gone.exists()
+            os.utime(active.parent)
+            directory = os.open(active.parent, os.O_RDONLY | os.O_DIRECTORY)
+            os.fsync(directory)  # that the overlay is gone gets to the disk first
+            os.close(directory)
+            volume.cut()
+            domain.destroy()
+            volume.power_on()
+            run("qemu-img", "compare", active, domain.reference("vda", "live"))

@@ -127,8 +127,9 @@ def run_commit(
     flags = libvirt.VIR_DOMAIN_BLOCK_COMMIT_ACTIVE if step.pivot else 0
     flags |= libvirt.VIR_DOMAIN_BLOCK_COMMIT_BANDWIDTH_BYTES if step.bandwidth_bytes else 0
     kept = f"{step.top} still has all of it"
+    written = dict.fromkeys((step.base, step.leaves[0]))  # the header of the active layer too
     with (
-        _made_durable(step.target, (step.base,), kept),
+        _made_durable(step.target, tuple(written), kept),
         _watching(connection, handle, step.target) as watch,
     ):
         with libvirt_errors("virDomainBlockCommit"):
