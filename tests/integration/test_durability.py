@@ -294,3 +294,22 @@ def test_the_power_goes_after_a_consolidation(
             domain.destroy()
             volume.power_on()
             run("qemu-img", "compare", active, domain.reference("vda", "live"))
+
+
+@pytest.mark.parametrize("kind", FILE_SYSTEMS)
+def test_the_power_goes_after_a_snapshot(
+    tmp_path: Path, block_domain: MakeBlockDomain, hypervisor: Embedded, kind: str
+) -> None:
+    """The overlay that the definition names from then on is there, and an image."""
+    with own_disk(tmp_path, kind) as volume:
+        domain = block_domain(DiskSpec(target="vda", path=volume.place / "vda.qcow2"))
+        with series_with_stores(PointSeries, tmp_path, hypervisor) as make:
+            domain.write("vda", 0, MIB, 7)
+            run("sync", "-f", domain.active("vda"))
+            make(domain).take(fb.BackupPolicy(quiesce=fb.Quiesce.OFF, allow_paused=True))
+            active = domain.active("vda")
+            assert active != domain.path("vda")
+            volume.cut()
+            domain.destroy()
+            volume.power_on()
+            run("qemu-img", "compare", active, domain.reference("vda", "live"))
