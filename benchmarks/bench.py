@@ -12,9 +12,9 @@ What a backup and a restore cost beside the plainest ways to do the same, measur
 
 The contestants take turns, in a random order each round: what one leaves behind helps or harms the
 next. Every one begins after a sync, with none of the images in the page cache, and ends when its
-outputs are durable. What counts are the medians, and the ratio to the plain way (``cp``, or
-``qemu-img``). fibackup alone also freezes and proves (libvirt), hashes (sha256), and leaves
-nothing in the page cache; ``snapshot + cp`` is the method of fi-backup.sh.
+outputs are durable. What counts are the medians, of the seconds and of the ratios in each round to
+the plain way (``cp``, or ``qemu-img``). fibackup alone also freezes and proves (libvirt), hashes
+(sha256), and leaves nothing in the page cache; ``snapshot + cp`` is the method of fi-backup.sh.
 """
 
 from __future__ import annotations
@@ -594,8 +594,8 @@ def peak_rss() -> int:
 
 
 def table(title: str, results: dict[str, Result], plain: str = "cp --sparse=always") -> str:
-    """Return one contest as a table; the ratios are to the plain way."""
-    unit = statistics.median(results[plain].seconds)
+    """Return one contest as a table; a ratio is the median of those to the plain way by round."""
+    unit = results[plain].seconds
     head = (
         "seconds",
         f"of {plain.split(maxsplit=1)[0]}",
@@ -609,10 +609,10 @@ def table(title: str, results: dict[str, Result], plain: str = "cp --sparse=alwa
     )
     lines = [title, f"  {'':26}" + "".join(f"{word:>12}" for word in head)]
     for name, found in results.items():
-        median = statistics.median(found.seconds)
+        ratio = statistics.median(ours / its for ours, its in zip(found.seconds, unit, strict=True))
         cells = (
-            f"{median:.3f}",
-            f"{median / unit:.2f}",
+            f"{statistics.median(found.seconds):.3f}",
+            f"{ratio:.2f}",
             f"{min(found.seconds):.2f}-{max(found.seconds):.2f}",
             f"{statistics.median(found.cpu_seconds):.3f}",
             f"{statistics.median(found.copy_seconds):.3f}" if found.copy_seconds else "-",
@@ -684,7 +684,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--disk-mib", type=int, default=512, help="data on each of two disks")
     parser.add_argument("--increment-mib", type=int, default=64, help="written to each disk")
     parser.add_argument("--large-mib", type=int, default=4096, help="the disk for the memory")
-    parser.add_argument("--rounds", type=int, default=5, help="rounds that count")
+    parser.add_argument("--rounds", type=int, default=9, help="rounds that count")
     parser.add_argument("--child", nargs=3, help=argparse.SUPPRESS)
     options = parser.parse_args(arguments)
     if options.child:
