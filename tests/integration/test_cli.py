@@ -59,13 +59,18 @@ import os, sys
 import fibackup as fb
 import fibackup.host.flatten, fibackup.host.store, fibackup.host.stored_images
 from fibackup.cli import main
+from fibackup.cli.signals import Signals
+from threading import Event
 
 phase, number, *words = sys.argv[1:]
-sent = []
+sent, heard = [], Event()
+handle = Signals._handle
+Signals._handle = lambda *words: (handle(*words), heard.set())
 
 def send():
     if not sent:
         sent.append(os.kill(os.getpid(), int(number)))
+        assert heard.wait(60)  # by the main thread, which may have to wait for a processor
 
 def wrap(owner, name, before=False):
     real = getattr(owner, name)
