@@ -238,6 +238,7 @@ def test_memory_is_told_only_of_what_it_allows() -> None:
         (fb.NoSpaceError(reason="full", path="/"), "make room in /"),
         (fb.PermissionDeniedError(reason="no", path="/x"), "give access to /x"),
         (fb.RequirementError(reason="no"), "install or upgrade"),
+        (fb.LockedError(reason="somebody reads"), "wait for the other run, then run the same"),
         (fb.StoreError(reason="no"), "fibackup list"),
     ],
 )

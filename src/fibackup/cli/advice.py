@@ -72,7 +72,7 @@ def next_command(error: fb.FibackupError, arguments: argparse.Namespace) -> str:
 
 def _curable() -> tuple[type[fb.FibackupError], ...]:
     """Return the causes after which a restore or a prune runs again as soon as they are cured."""
-    return (fb.NoSpaceError, fb.PermissionDeniedError, fb.RequirementError)
+    return (fb.LockedError, fb.NoSpaceError, fb.PermissionDeniedError, fb.RequirementError)
 
 
 def reaching(command: str, arguments: argparse.Namespace) -> str:

@@ -21,7 +21,7 @@ from __future__ import annotations
 import os
 import re
 from collections.abc import Generator
-from contextlib import AbstractContextManager, ExitStack, contextmanager, suppress
+from contextlib import ExitStack, contextmanager, suppress
 from datetime import UTC, datetime
 from hashlib import sha256
 from pathlib import PurePosixPath
@@ -560,8 +560,23 @@ class Store(Drawable):
                 raise
             return prepared.image, prepared.freed_bytes
 
-    def _no_readers(self, fd: int, wait_seconds: float) -> AbstractContextManager[None]:
-        return hold_store_lock(_READERS_LOCK, fd, exclusive=True, wait_seconds=wait_seconds)
+    @contextmanager
+    def _no_readers(self, fd: int, wait_seconds: float) -> Generator[None]:
+        """
+        Keep readers away, whoever reads first of all.
+
+        They do not sign, and another writer waits at `_LOCK`: the last signature is of one that is
+        done, such as this run itself.
+        """
+        with ExitStack() as held:
+            try:
+                held.enter_context(
+                    hold_store_lock(_READERS_LOCK, fd, exclusive=True, wait_seconds=wait_seconds)
+                )
+            except LockedError as error:
+                reason = "a restore or a verification reads the points of the domain"
+                raise LockedError(reason=reason, path=error.path) from None
+            yield
 
     def require_qemu_img(self) -> None:
         """See `PointStore.require_qemu_img`."""
