@@ -285,6 +285,10 @@ def test_what_the_next_point_warns_of_has_a_remedy() -> None:
     for changed, remedy in (
         (evolve(facts, history=history), f"fibackup verify --store {store} {world.uuid}"),
         (
+            evolve(facts, history=evolve(facts.history, points=())),
+            "see that it is the right store, and whole; the next point is a full",
+        ),
+        (
             evolve(facts, domain=evolve(facts.domain, disks=(disk, *others), persistent=True)),
             f"virsh dumpxml --inactive {world.uuid}",
         ),
