@@ -508,8 +508,10 @@ class _Connection:
 class _Handle:
     """A domain whose block job ends as told; polled, a failed job looks like a finished one."""
 
-    def __init__(self, calls: list[str], connection: _Connection, end: int | None) -> None:
-        self._calls, self._connection, self._end = calls, connection, end
+    def __init__(
+        self, calls: list[str], connection: _Connection, end: int | None, images: Path
+    ) -> None:
+        self._calls, self._connection, self._end, self._images = calls, connection, end, images
 
     def blockCommit(self, *_: object) -> None:  # noqa: N802 - libvirt's name
         self._calls.append("commit")
@@ -531,11 +533,11 @@ class _Handle:
 
     def XMLDesc(self, _: int) -> str:  # noqa: N802 - libvirt's name
         self._calls.append("read")
-        store = '<format type="qcow2"/><source file="/b.qcow2"/><backingStore/>'
+        store = f'<format type="qcow2"/><source file="{self._images}/b.qcow2"/><backingStore/>'
         return (
             f"<domain type='kvm'><name>web1</name><uuid>{UUID}</uuid><devices>"
             "<disk type='file' device='disk'><driver name='qemu' type='qcow2'/>"
-            "<source file='/c.qcow2'/><target dev='vda'/>"
+            f"<source file='{self._images}/c.qcow2'/><target dev='vda'/>"
             f"<backingStore type='file'>{store}</backingStore></disk></devices></domain>"
         )
 
@@ -543,21 +545,23 @@ class _Handle:
 @pytest.mark.parametrize(
     ("end", "chain", "reason"),
     [
-        (libvirt.VIR_DOMAIN_BLOCK_JOB_COMPLETED, ("/c.qcow2", "/b.qcow2"), None),
-        (libvirt.VIR_DOMAIN_BLOCK_JOB_COMPLETED, ("/c.qcow2", "/a.qcow2"), "not the expected one"),
-        (libvirt.VIR_DOMAIN_BLOCK_JOB_FAILED, ("/c.qcow2", "/b.qcow2"), "the block job failed"),
-        (None, ("/c.qcow2", "/b.qcow2"), "did not end within"),
+        (libvirt.VIR_DOMAIN_BLOCK_JOB_COMPLETED, ("c.qcow2", "b.qcow2"), None),
+        (libvirt.VIR_DOMAIN_BLOCK_JOB_COMPLETED, ("c.qcow2", "a.qcow2"), "not the expected one"),
+        (libvirt.VIR_DOMAIN_BLOCK_JOB_FAILED, ("c.qcow2", "b.qcow2"), "the block job failed"),
+        (None, ("c.qcow2", "b.qcow2"), "did not end within"),
     ],
 )
 def test_r10_a_job_is_believed_by_its_event_and_by_the_chain(
-    end: int | None, chain: tuple[str, ...], reason: str | None
+    tmp_path: Path, end: int | None, chain: tuple[str, ...], reason: str | None
 ) -> None:
     """Events are on before the job starts; a failure or another chain is an error, as no end is."""
     calls: list[str] = []
     connection = _Connection(calls)
-    handle: Any = _Handle(calls, connection, end)
-    base, top = PurePosixPath("/b.qcow2"), PurePosixPath("/m.qcow2")
-    leaves = tuple(map(PurePosixPath, chain))
+    handle: Any = _Handle(calls, connection, end, tmp_path)
+    for name in ("a.qcow2", "b.qcow2", "c.qcow2"):
+        (tmp_path / name).touch()
+    base, top = PurePosixPath(tmp_path / "b.qcow2"), PurePosixPath(tmp_path / "m.qcow2")
+    leaves = tuple(PurePosixPath(tmp_path / name) for name in chain)
     step = fb.CommitImages("vda", base=base, top=top, pivot=False, leaves=leaves, timeout_seconds=0)
 
     def run() -> None:
