@@ -32,6 +32,7 @@ from fibackup.host.files import (
     write_once,
 )
 from fibackup.host.lock import hold_image_lock
+from fibackup.host.page_cache import drop
 from fibackup.host.qemu_img import convert
 from fibackup.host.store_files import RECEIPT
 from fibackup.model.chain import FileIdentity
@@ -213,7 +214,7 @@ class _Rewrite:
         else:
             convert(step.source, "raw", written, "qcow2", on_percent=progress, cancel=cancel)
         os.fdatasync(self.temp)
-        os.posix_fadvise(self.source, 0, 0, os.POSIX_FADV_DONTNEED)
+        drop(self.source)
         size = os.fstat(self.temp).st_size
         sha256 = hash_file(self.temp, size, on_bytes=lambda _: None, cancel=cancel)
         found, _ = read_qcow2_head(self.temp, str(written))

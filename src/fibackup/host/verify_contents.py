@@ -29,6 +29,7 @@ from fibackup.host.files import open_directory
 from fibackup.host.lock import hold_image_lock
 from fibackup.host.nbd import find_qemu_nbd, hash_content
 from fibackup.host.pace import Pace
+from fibackup.host.page_cache import drop
 from fibackup.host.qemu_img import check, find_qemu_img
 from fibackup.host.record import Recorder
 from fibackup.host.side_by_side import ChildToken
@@ -189,4 +190,4 @@ def _held(content: ContentToVerify, dir_fd: int) -> Generator[tuple[int, ...]]:
 
 def _drop(files: tuple[int, ...]) -> None:
     for fd in files:
-        os.posix_fadvise(fd, 0, 0, os.POSIX_FADV_DONTNEED)
+        drop(fd)
