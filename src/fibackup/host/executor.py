@@ -115,8 +115,8 @@ class Executor:
     Args:
         host: The hypervisor; None is enough for a restore and for a prune.
         store: The backup directory; None is enough for a consolidation.
-        threads: Disks that are copied or brought back at the same time, at most; a disk that is
-            brought back keeps two cores busy, and there are never more of them than that allows.
+        threads: Disks that are copied or brought back at the same time, at most; those that are
+            brought back are never more than there are cores.
     """
 
     def __init__(self, host: Host | None, store: PointStore | None, *, threads: int = 4) -> None:

@@ -60,7 +60,6 @@ from fibackup.plan.steps import (
 __all__ = ["RestoreRun"]
 
 _P = ParamSpec("_P")
-_CORES_FOR_A_DISK = 2  # qemu-img has one, the hashes have the other; more disks only get in the way
 
 
 def usable_cores() -> int:
@@ -78,8 +77,8 @@ class RestoreRun:
         plan: The plan.
         emit: Gets the events.
         cancel: Asked while copying.
-        threads: Disks that are brought back at the same time, at most; never more than one for
-            two cores.
+        threads: Disks that are brought back at the same time, at most; never more than there are
+            cores.
     """
 
     def __init__(
@@ -249,7 +248,7 @@ class RestoreRun:
 
     def _side_by_side(self, steps: tuple[DiskRestore, ...]) -> None:
         """Bring disks back; all of them will be removed when one fails, so that one stops all."""
-        threads = min(self._threads, max(1, usable_cores() // _CORES_FOR_A_DISK))
+        threads = min(self._threads, usable_cores())
         self.restored += side_by_side(
             self._disk, steps, self._cancel, threads=threads, name="fibackup-restore"
         )
