@@ -239,6 +239,8 @@ def test_people_are_told_the_file_and_the_points(copy: Copy) -> None:
     found = fb.diagnose_store(fb.read_store_facts(str(copy.root)))
     (wrong,) = (each.text for each in found if each.level is fb.Level.PROBLEM)
     assert wrong.endswith(copy.named("found wrong what points need: {1}, {2}"))
+    flip(copy.file("vda/{3}.qcow2"))
+    assert "no point is whole" in run_cli("verify", "--store", copy.root).stderr
 
 
 def test_what_lies_about_is_told_and_is_no_fault(copy: Copy) -> None:

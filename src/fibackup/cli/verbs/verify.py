@@ -215,14 +215,17 @@ def _verified(
         return document, OK, bool(found.warnings or problem)
     error = fb.VerifyError(
         domain=found.domain,
-        reason=f"{_count(len(found.faults))}; points that are whole: "
-        f"{', '.join(found.whole) or 'none'}",
+        reason=f"{_count(len(found.faults))}; {_whole(found.whole)}",
         path=str(store.path),
     )
     with aside(arguments):
         complain(Failure(error, arguments))
     document["error"] = Failure(error, arguments, uuid=uuid).document()["error"]
     return document, exit_code(error), bool(found.warnings)
+
+
+def _whole(points: tuple[str, ...]) -> str:
+    return f"points that are whole: {', '.join(points)}" if points else "no point is whole"
 
 
 def _show(arguments: argparse.Namespace, found: fb.Verification) -> None:
