@@ -105,6 +105,24 @@ def test_the_first_point_is_a_full() -> None:
     world.restores()
 
 
+def test_what_the_store_has_lost_is_warned_of() -> None:
+    """As for a running domain: the points that came from it, and each manifest that is gone."""
+    world = World()
+    world.host.start("web1")
+    first = world.backup()
+    world.host.shut_off("web1")
+    assert world.plan().warnings == ()
+    world.store.forget(world.uuid, first.id)
+    assert f"lacks point {first.id}" in world.plan().warnings[0]
+    empty = world.store.read_history(world.uuid)
+    damaged = evolve(empty, lost=(first.id,), unreadable=(("x.json", "not JSON"),))
+    plan = plan_backup(world.host.read_domain("web1"), damaged, now=world.host.now)
+    assert plan.warnings == (
+        "the manifest x.json is damaged: not JSON",
+        f"the manifest of point {first.id} is gone",
+    )
+
+
 def test_nothing_is_copied_when_nothing_was_written() -> None:
     """The next point says that each disk is as at the first, and names no image."""
     world = World()

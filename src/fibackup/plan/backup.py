@@ -11,7 +11,7 @@ Plan a forward-incremental backup: full or increment, under which names, in whic
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from datetime import datetime
 from pathlib import PurePosixPath
 
@@ -24,7 +24,7 @@ from fibackup.model.ledger import FrozenImage, KnownStore, Ledger, Overlay, Run,
 from fibackup.model.point import DiskKind, History
 from fibackup.model.snapshot import NewOverlay, Snapshot
 from fibackup.plan.consolidate import rolling
-from fibackup.plan.continuity import find_parent
+from fibackup.plan.continuity import find_parent, losses
 from fibackup.plan.layers import free_id, left_by_run, overlay_paths, store_layers
 from fibackup.plan.memory import MEMORY_SUFFIX, check_memory, left_memory, memory_path
 from fibackup.plan.offline import plan_offline
@@ -209,9 +209,7 @@ def _plan_freeze(domain: Domain, policy: BackupPolicy) -> _Freeze:
 
 
 def _warnings(domain: Domain, history: History, disks: tuple[_DiskPlan, ...]) -> tuple[str, ...]:
-    out = [f"the manifest {file} is damaged: {reason}" for file, reason in history.unreadable]
-    out += [f"the manifest of point {point} is gone" for point in history.lost]
-    out += _lost_points(domain, history)
+    out = list(losses(domain.ledger, history))
     for disk in disks:
         target, active = disk.chain.target, str(disk.chain.active.path)
         depth = disk.chain.depth + 1
@@ -221,26 +219,6 @@ def _warnings(domain: Domain, history: History, disks: tuple[_DiskPlan, ...]) ->
         if domain.persistent and config is not None and config != active:
             out.append(f"disk {target}: the persistent definition names {config}, not {active}")
     return tuple(out)
-
-
-def _lost_points(domain: Domain, history: History) -> Iterator[str]:
-    """
-    Say that the store lacks the newest point that the ledger knows it got, and has no later one.
-
-    The newest point is never pruned, so points were removed by hand, or this is an older copy of
-    the store. A manifest that a seal misses, or that cannot be read, is told by itself.
-    """
-    there = {
-        *(point.id for point in history.points),
-        *history.lost,
-        *(file.removesuffix(".json") for file, _ in history.unreadable),
-    }
-    for known in domain.ledger.stores:
-        if known.uuid == history.store and max(there, default="") < known.point:
-            yield (
-                f"the store lacks point {known.point}, the newest that it got of this domain: "
-                "points were removed, or it is an older copy of the store"
-            )
 
 
 def _expects(

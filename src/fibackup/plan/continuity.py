@@ -15,6 +15,7 @@ Device numbers and libvirt's image indexes take no part: both change with every 
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from pathlib import PurePosixPath
 
 from attrs import frozen
@@ -24,7 +25,7 @@ from fibackup.model.chain import BackingChain, Image
 from fibackup.model.ledger import Ledger, Overlay
 from fibackup.model.point import History, PointDisk, RestorePoint, StoredImage
 
-__all__ = ["Parent", "find_parent", "stale_overlays"]
+__all__ = ["Parent", "find_parent", "losses", "stale_overlays"]
 
 
 @frozen
@@ -173,3 +174,36 @@ def _changed_below(images: tuple[Image, ...], overlay: Overlay, ledger: Ledger) 
     if expected is not None:
         return f"{expected} is no longer under {overlay.path}"
     return None
+
+
+def losses(ledger: Ledger, history: History) -> Iterator[str]:
+    """
+    Say what the store has lost of a domain: manifests, or the newest point that it ever got.
+
+    The newest point is never pruned, so where it is missing and no later one is there, points were
+    removed by hand, or this is an older copy of the store. A manifest that a seal misses, or that
+    cannot be read, is told by itself.
+
+    Args:
+        ledger: The domain's ledger; offline points do not stand in it.
+        history: What the store holds of the domain.
+
+    Yields:
+        Sentences without a final stop.
+
+    Source:
+        docs/store-format.md, "Manifest" and ``points.sha256``.
+    """
+    yield from (f"the manifest {file} is damaged: {reason}" for file, reason in history.unreadable)
+    yield from (f"the manifest of point {point} is gone" for point in history.lost)
+    there = {
+        *(point.id for point in history.points),
+        *history.lost,
+        *(file.removesuffix(".json") for file, _ in history.unreadable),
+    }
+    for known in ledger.stores:
+        if known.uuid == history.store and max(there, default="") < known.point:
+            yield (
+                f"the store lacks point {known.point}, the newest that it got of this domain: "
+                "points were removed, or it is an older copy of the store"
+            )

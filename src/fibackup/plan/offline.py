@@ -19,7 +19,7 @@ from datetime import datetime
 from fibackup.model.chain import BackingChain, Image
 from fibackup.model.domain import Domain, DomainState
 from fibackup.model.point import DiskKind, History, PointDisk, RestorePoint
-from fibackup.plan.continuity import find_parent
+from fibackup.plan.continuity import find_parent, losses
 from fibackup.plan.layers import free_id, store_layers
 from fibackup.plan.memory import left_memory
 from fibackup.plan.policy import BackupPolicy
@@ -109,7 +109,7 @@ def plan_offline(domain: Domain, history: History, *, now: datetime, policy: Bac
                 content_hash=policy.content_hash,
             ),
         ),
-        warnings=choice.warnings,
+        warnings=(*choice.warnings, *losses(domain.ledger, history)),
     )
 
 
