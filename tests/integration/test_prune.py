@@ -212,6 +212,7 @@ def test_an_image_that_a_domain_runs_on_is_not_deleted(tmp_path: Path) -> None:
             with pytest.raises(fb.StepError, match="a process has the image open") as caught:
                 prune(maker, fb.RetentionPolicy(keep_last=1))
             assert isinstance(caught.value.__cause__, fb.DomainBusyError)
+            assert "virsh blockpull" in caught.value.__cause__.remedy
             assert files(maker) == before
         prune(maker, fb.RetentionPolicy(keep_last=1))
         assert len(ids(maker)) == 1

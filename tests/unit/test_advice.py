@@ -253,6 +253,13 @@ def test_a_step_that_failed_for_a_curable_cause_is_told_the_cure(
     assert next_command(error, parsed(verb, store="/s")).startswith(words)
 
 
+def test_a_prune_that_a_linked_disk_holds_back_says_how_to_free_it() -> None:
+    """Not what the points are; and never to shut the domain off, as nothing would hold it then."""
+    error = fb.StepError(reason="no", plan=World().plan(), index=0, next_command="fibackup list")
+    error.__cause__ = fb.DomainBusyError(reason="open", remedy="virsh blockpull DOMAIN DISK")
+    assert next_command(error, parsed("prune", store="/s")) == "virsh blockpull DOMAIN DISK"
+
+
 def test_a_remedy_is_said_once(capsys: pytest.CaptureFixture[str]) -> None:
     """In a line of its own, as that of every other error."""
     error = fb.DomainStateError(reason="the domain is paused", remedy="virsh resume web1")

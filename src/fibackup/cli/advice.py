@@ -63,6 +63,8 @@ def next_command(error: fb.FibackupError, arguments: argparse.Namespace) -> str:
         cause = error.__cause__
         if arguments.verb in {"restore", "prune"} and isinstance(cause, _curable()):
             return next_command(cause, arguments)
+        if arguments.verb == "prune" and isinstance(cause, fb.DomainBusyError):  # a linked disk
+            return next_command(cause, arguments)
         return reaching(error.next_command, arguments)
     for kind in type(error).__mro__:
         if kind.__name__ in _NEXT:

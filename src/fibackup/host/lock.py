@@ -50,6 +50,10 @@ _LOOK_SECONDS = 0.5
 _FLOCK = struct.Struct("hhqqi4x")
 _RECORD_BYTES = 4096
 _COMMAND_CHARACTERS = 200
+_DISK_OF_ITS_OWN = (
+    "a domain that runs on it needs a disk of its own: virsh blockpull DOMAIN DISK --wait; "
+    "then run the same command again"
+)
 
 
 def _lock_record(kind: int, byte: int) -> bytes:
@@ -111,13 +115,14 @@ def _is_held(fd: int, byte: int) -> bool:
     return bool(_FLOCK.unpack(answer)[0] != fcntl.F_UNLCK)
 
 
-def refuse_users(fd: int, path: str) -> None:
+def refuse_users(fd: int, path: str, remedy: str = "") -> None:
     """
     Raise when any QEMU process has the image open.
 
     Args:
         fd: The image, open.
         path: Its path, for errors.
+        remedy: What the user can do, for errors.
 
     Raises:
         DomainBusyError: Somebody holds one of QEMU's lock bytes.
@@ -128,7 +133,7 @@ def refuse_users(fd: int, path: str) -> None:
     for start in (_IN_USE, _NOT_SHARED):
         record = _FLOCK.pack(fcntl.F_WRLCK, os.SEEK_SET, start, 64, 0)
         if _FLOCK.unpack(fcntl.fcntl(fd, fcntl.F_OFD_GETLK, record))[0] != fcntl.F_UNLCK:
-            raise DomainBusyError(reason="a process has the image open", path=path)
+            raise DomainBusyError(reason="a process has the image open", path=path, remedy=remedy)
 
 
 def refuse_users_of(file: str, dir_fd: int) -> None:
@@ -151,7 +156,7 @@ def refuse_users_of(file: str, dir_fd: int) -> None:
         )
         try:
             with suppress(OSError):
-                refuse_users(fd, file)
+                refuse_users(fd, file, _DISK_OF_ITS_OWN)
         finally:
             os.close(fd)
 
