@@ -8,7 +8,8 @@ Write a disk of a point as one image, while the stored images that it is made of
                                                            all right: link INTO/vda.qcow2
 
 The source goes through the page cache, because two read it. What is written goes to the disk while
-the rest is read, and not in the end; whoever hashes stands back for qemu-img, which takes longer.
+the rest is read, and not in the end; whoever hashes stands back for qemu-img, which takes longer,
+and for the hash of the largest image, which takes as long.
 """
 
 from __future__ import annotations

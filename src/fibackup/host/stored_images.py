@@ -139,10 +139,11 @@ def while_verified(
     """
     Do something with stored images, and hash them at the same time; a wrong one stops it.
 
-    The threads that hash stand back: *act* is what takes longer.
+    The threads that hash stand back, but for that of the first image: *act* and that one are what
+    takes longest.
 
     Args:
-        files: The images, open, in the order in which they are hashed.
+        files: The images, open, in the order in which they are hashed: the largest first.
         disk_path: The disk's directory in the store, for errors.
         act: Called with the token that a wrong image cancels.
         cancel: Asked while it runs.
@@ -156,7 +157,8 @@ def while_verified(
     linked = ChildToken(cancel)
 
     def verify(image: StoredImage, fd: int) -> None:
-        stand_back()
+        if (image, fd) != files[0]:
+            stand_back()
         try:
             verify_image(image, fd, disk_path, lambda _: None, linked, keep_cached=keep_cached)
         except BaseException:
