@@ -418,7 +418,7 @@ class Restores:
             scatter(ours, stage.sizes.increment_mib, 100 + number)
         back_up(host, self._store, ours.name, PAUSED, 4)
         self._stored = tuple(store.glob("*/vd?/*.qcow2"))
-        self._tops = tuple(max(store.glob(f"*/{target}/*.qcow2")) for target in TARGETS)
+        self._tops = {target: max(store.glob(f"*/{target}/*.qcow2")) for target in TARGETS}
 
     def contests(self) -> dict[str, tuple[str, dict[str, Contestant]]]:
         """Return for each form of a restore the plain way to do it, and the contestants."""
@@ -479,8 +479,8 @@ class Restores:
         @contextmanager
         def contestant(_: Stage, out: Path) -> Iterator[tuple[Sequence[Path], Timed]]:
             def timed() -> None:
-                for top, target in zip(self._tops, targets, strict=False):
-                    options = ["-f", "qcow2", "-O", str(image_format), str(top)]
+                for target in targets:
+                    options = ["-f", "qcow2", "-O", str(image_format), str(self._tops[target])]
                     destination = out / f"{target}.{image_format}"
                     subprocess.run(["qemu-img", "convert", *options, destination], check=True)
                 sync_files(out)
@@ -492,7 +492,7 @@ class Restores:
     @contextmanager
     def _create(self, _: Stage, out: Path) -> Iterator[tuple[Sequence[Path], Timed]]:
         def timed() -> None:
-            for top, target in zip(self._tops, TARGETS, strict=True):
+            for target, top in self._tops.items():
                 options = ["-q", "-f", "qcow2", "-F", "qcow2", "-b", str(top)]
                 destination = out / f"{target}.qcow2"
                 subprocess.run(["qemu-img", "create", *options, destination], check=True)
