@@ -61,9 +61,7 @@ def next_command(error: fb.FibackupError, arguments: argparse.Namespace) -> str:
     """
     if isinstance(error, fb.StepError):
         cause = error.__cause__
-        if arguments.verb in {"restore", "prune"} and isinstance(cause, _curable()):
-            return next_command(cause, arguments)
-        if arguments.verb == "prune" and isinstance(cause, fb.DomainBusyError):  # a linked disk
+        if isinstance(cause, _curable(arguments.verb)):
             return next_command(cause, arguments)
         return reaching(error.next_command, arguments)
     for kind in type(error).__mro__:
@@ -72,9 +70,12 @@ def next_command(error: fb.FibackupError, arguments: argparse.Namespace) -> str:
     return ""
 
 
-def _curable() -> tuple[type[fb.FibackupError], ...]:
+def _curable(verb: str) -> tuple[type[fb.FibackupError], ...]:
     """Return the causes after which a restore or a prune runs again as soon as they are cured."""
-    return (fb.LockedError, fb.NoSpaceError, fb.PermissionDeniedError, fb.RequirementError)
+    if verb not in {"restore", "prune"}:
+        return ()
+    both = (fb.LockedError, fb.NoSpaceError, fb.PermissionDeniedError, fb.RequirementError)
+    return (*both, fb.DomainBusyError) if verb == "prune" else both  # by a linked disk
 
 
 def reaching(command: str, arguments: argparse.Namespace) -> str:
