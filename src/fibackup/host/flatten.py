@@ -109,5 +109,4 @@ def _convert_and_verify(
         os.fdatasync(temp_fd)
         drop(temp_fd)
 
-    by_size = sorted(files, key=lambda each: each[0].size_bytes, reverse=True)
-    while_verified(by_size, disk_path, act, cancel, threads=2, keep_cached=True)
+    while_verified(files, disk_path, act, cancel, threads=2, keep_cached=True)

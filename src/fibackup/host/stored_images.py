@@ -139,11 +139,11 @@ def while_verified(
     """
     Do something with stored images, and hash them at the same time; a wrong one stops it.
 
-    The threads that hash stand back, but for that of the first image: *act* and that one are what
-    takes longest.
+    The threads that hash stand back, but for that of the largest image, which is hashed first:
+    *act* and that one are what takes longest.
 
     Args:
-        files: The images, open, in the order in which they are hashed: the largest first.
+        files: The images, open.
         disk_path: The disk's directory in the store, for errors.
         act: Called with the token that a wrong image cancels.
         cancel: Asked while it runs.
@@ -155,9 +155,10 @@ def while_verified(
         HostError: An image cannot be read, or *act* has failed.
     """
     linked = ChildToken(cancel)
+    by_size = sorted(files, key=lambda each: each[0].size_bytes, reverse=True)
 
     def verify(image: StoredImage, fd: int) -> None:
-        if (image, fd) != files[0]:
+        if fd != by_size[0][1]:
             stand_back()
         try:
             verify_image(image, fd, disk_path, lambda _: None, linked, keep_cached=keep_cached)
@@ -169,7 +170,7 @@ def while_verified(
     failures: list[BaseException] = []
     with ThreadPoolExecutor(threads, "fibackup-verify") as pool:
         try:
-            checks += [pool.submit(verify, image, fd) for image, fd in files]
+            checks += [pool.submit(verify, image, fd) for image, fd in by_size]
             act(linked)
             wait(checks)
         except Exception as failure:  # noqa: BLE001 - raised below, after the hashes
