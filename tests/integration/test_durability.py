@@ -30,7 +30,7 @@ import pytest
 
 import fibackup as fb
 from fibackup.host.machine_state import unpack_tpm
-from hypervisor import MIB, DiskSpec, Embedded, MakeBlockDomain
+from hypervisor import MIB, BlockDomain, Embedded, MakeBlockDomain
 from hypervisor.faulty import (
     CALM,
     CUT,
@@ -43,9 +43,9 @@ from hypervisor.faulty import (
     read_trace,
 )
 from hypervisor.host import run, tool
-from hypervisor.power import FILE_SYSTEMS
-from hypervisor.series import PointSeries, series_with_stores
+from hypervisor.power import FILE_SYSTEMS, Volume
 from integration.needed import need_strace, own_disk
+from integration.own_disks import ROLLING, series_on_own_disk
 from integration.sites import hashes, make_site
 
 pytestmark = pytest.mark.libvirt  # it needs qemu-img, as those do
@@ -270,30 +270,29 @@ def test_a_missing_sync_would_be_seen(tmp_path: Path) -> None:
         assert sizes.get("not", 0) == 0
 
 
+def reads_as_live_after_a_power_cut(volume: Volume, domain: BlockDomain) -> None:
+    """Compare the active overlay, as it is on the disk, with what the guest had."""
+    active = domain.active("vda")
+    volume.cut()
+    domain.destroy()
+    volume.power_on()
+    run("qemu-img", "compare", active, domain.reference("vda", "live"))
+
+
 @pytest.mark.parametrize("kind", FILE_SYSTEMS)
 def test_the_power_goes_after_a_consolidation(
     tmp_path: Path, block_domain: MakeBlockDomain, hypervisor: Embedded, kind: str
 ) -> None:
     """The active overlay names an image that is there, and reads as what the guest had."""
-    with own_disk(tmp_path, kind) as volume:
-        domain = block_domain(DiskSpec(target="vda", path=volume.place / "vda.qcow2"))
-        with series_with_stores(PointSeries, tmp_path, hypervisor) as make:
-            made = make(domain)
-            policy = fb.BackupPolicy(quiesce=fb.Quiesce.OFF, allow_paused=True, consolidate=True)
-            made.take(policy)
-            gone = domain.active("vda")
-            domain.write("vda", 0, MIB, 7)
-            made.take(policy)
-            active = domain.active("vda")
-            assert not gone.exists()
-            os.utime(active.parent)
-            directory = os.open(active.parent, os.O_RDONLY | os.O_DIRECTORY)
-            os.fsync(directory)  # that the overlay is gone gets to the disk first
-            os.close(directory)
-            volume.cut()
-            domain.destroy()
-            volume.power_on()
-            run("qemu-img", "compare", active, domain.reference("vda", "live"))
+    with series_on_own_disk(tmp_path, kind, block_domain, hypervisor) as (volume, domain, made):
+        made.take(ROLLING)
+        gone = domain.active("vda")
+        domain.write("vda", 0, MIB, 7)
+        made.take(ROLLING)
+        assert not gone.exists()
+        os.utime(gone.parent)
+        run("sync", gone.parent)  # that the overlay is gone gets to the disk first
+        reads_as_live_after_a_power_cut(volume, domain)
 
 
 @pytest.mark.parametrize("kind", FILE_SYSTEMS)
@@ -301,15 +300,9 @@ def test_the_power_goes_after_a_snapshot(
     tmp_path: Path, block_domain: MakeBlockDomain, hypervisor: Embedded, kind: str
 ) -> None:
     """The overlay that the definition names from then on is there, and an image."""
-    with own_disk(tmp_path, kind) as volume:
-        domain = block_domain(DiskSpec(target="vda", path=volume.place / "vda.qcow2"))
-        with series_with_stores(PointSeries, tmp_path, hypervisor) as make:
-            domain.write("vda", 0, MIB, 7)
-            run("sync", "-f", domain.active("vda"))
-            make(domain).take(fb.BackupPolicy(quiesce=fb.Quiesce.OFF, allow_paused=True))
-            active = domain.active("vda")
-            assert active != domain.path("vda")
-            volume.cut()
-            domain.destroy()
-            volume.power_on()
-            run("qemu-img", "compare", active, domain.reference("vda", "live"))
+    with series_on_own_disk(tmp_path, kind, block_domain, hypervisor) as (volume, domain, made):
+        domain.write("vda", 0, MIB, 7)
+        run("sync", "-f", domain.active("vda"))
+        made.take(fb.BackupPolicy(quiesce=fb.Quiesce.OFF, allow_paused=True))
+        assert domain.active("vda") != domain.path("vda")
+        reads_as_live_after_a_power_cut(volume, domain)

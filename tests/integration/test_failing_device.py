@@ -24,11 +24,11 @@ import fibackup as fb
 from fibackup.cli import main
 from fibackup.host.copy import copy_and_hash
 from fibackup.host.events import CancelToken
-from hypervisor import MIB, DiskSpec, Embedded, MakeBlockDomain
+from hypervisor import MIB, Embedded, MakeBlockDomain
 from hypervisor.host import run
-from hypervisor.series import PointSeries, series_with_stores
 from hypervisor.stores import CLUSTER, StoreMaker
 from integration.needed import own_disk
+from integration.own_disks import ROLLING, series_on_own_disk
 
 pytestmark = pytest.mark.libvirt  # it needs the machine, as those do
 
@@ -100,32 +100,34 @@ def test_what_a_device_lost_of_a_commit_keeps_the_overlay(
     tmp_path: Path, block_domain: MakeBlockDomain, hypervisor: Embedded
 ) -> None:
     """QEMU says that the job completed: its last flush failed, and it does not tell."""
-    with own_disk(tmp_path, "ext4", room_bytes=COMMIT_ROOM_BYTES) as volume:
-        image = volume.place / "vda.qcow2"
-        domain = block_domain(DiskSpec(target="vda", path=image, size_bytes=SIZE_BYTES))
-        with series_with_stores(PointSeries, tmp_path, hypervisor) as make:
-            made = make(domain)
-            policy = fb.BackupPolicy(quiesce=fb.Quiesce.OFF, allow_paused=True, consolidate=True)
-            made.take(policy)
-            overlay = domain.active("vda")
-            domain.write("vda", 0, COMMITTED_BYTES, 7)
-            run("sync", "-f", overlay)
-            with pytest.raises(fb.StepError, match=r"lost .*still has all of it") as caught:
-                made.take(policy)
-            volume.mend()
-            assert isinstance(caught.value.__cause__, fb.BlockJobError)
-            assert caught.value.__cause__.path == str(image)
-            found = made.host.read_domain(domain.uuid)
-            chain = found.disk("vda").chain
-            assert chain is not None
-            assert overlay not in map(Path, chain.paths)
-            fb.Executor(made.host, made.store).run(
-                fb.plan_recovery(found, made.history, now=datetime.now(UTC))
-            )
-            made.take(policy)
-            domain.destroy()
-            assert overlay.exists()
-            run("qemu-img", "compare", overlay, domain.reference("vda", "live"))
+    with series_on_own_disk(
+        tmp_path,
+        "ext4",
+        block_domain,
+        hypervisor,
+        size_bytes=SIZE_BYTES,
+        room_bytes=COMMIT_ROOM_BYTES,
+    ) as (volume, domain, made):
+        made.take(ROLLING)
+        overlay = domain.active("vda")
+        domain.write("vda", 0, COMMITTED_BYTES, 7)
+        run("sync", "-f", overlay)
+        with pytest.raises(fb.StepError, match=r"lost .*still has all of it") as caught:
+            made.take(ROLLING)
+        volume.mend()
+        assert isinstance(caught.value.__cause__, fb.BlockJobError)
+        assert caught.value.__cause__.path == str(domain.path("vda"))
+        found = made.host.read_domain(domain.uuid)
+        chain = found.disk("vda").chain
+        assert chain is not None
+        assert overlay not in map(Path, chain.paths)
+        fb.Executor(made.host, made.store).run(
+            fb.plan_recovery(found, made.history, now=datetime.now(UTC))
+        )
+        made.take(ROLLING)
+        domain.destroy()
+        assert overlay.exists()
+        run("qemu-img", "compare", overlay, domain.reference("vda", "live"))
 
 
 def test_a_verification_reads_the_disk(tmp_path: Path) -> None:
