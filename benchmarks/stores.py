@@ -25,7 +25,8 @@ from attrs import evolve
 sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "tests"))
 
 import fibackup as fb
-from fibackup.parse import render_manifest, render_seals
+from fibackup.parse.manifest import render_manifest
+from fibackup.parse.seals import render_seals
 from hypervisor.histories import UUID, disk, point
 from hypervisor.images import MIB
 from hypervisor.stores import CLUSTER, StoreMaker

@@ -11,8 +11,12 @@ import pytest
 
 from fibackup.host.api import Host, PointStore
 from fibackup.host.executor import Executor
-from fibackup.model import History
-from fibackup.plan import BackupPolicy, ImageFormat, Plan, Report, plan_backup, plan_restore
+from fibackup.model.point import History
+from fibackup.plan.backup import plan_backup
+from fibackup.plan.policy import BackupPolicy
+from fibackup.plan.report import Report
+from fibackup.plan.restore import ImageFormat, plan_restore
+from fibackup.plan.steps import Plan
 from fibackup.testing import FakeHost, FakeStore
 
 CLUSTER = 65536

@@ -18,27 +18,12 @@ from fibackup.errors import (
 )
 from fibackup.host.events import CancelToken, ignore_events
 from fibackup.host.executor import Executor
-from fibackup.model import (
-    BackingChain,
-    DiskKind,
-    FileIdentity,
-    FrozenImage,
-    KnownStore,
-    Ledger,
-    NewOverlay,
-    Overlay,
-    Run,
-    RunPhase,
-    Snapshot,
-)
-from fibackup.plan import (
-    CommitOffline,
-    ConsolidationPolicy,
-    CopyImage,
-    EachDisk,
-    Method,
-    plan_consolidation,
-)
+from fibackup.model.chain import BackingChain, FileIdentity
+from fibackup.model.ledger import FrozenImage, KnownStore, Ledger, Overlay, Run, RunPhase
+from fibackup.model.point import DiskKind
+from fibackup.model.snapshot import NewOverlay, Snapshot
+from fibackup.plan.consolidate import ConsolidationPolicy, Method, plan_consolidation
+from fibackup.plan.steps import CommitOffline, CopyImage, EachDisk
 
 if TYPE_CHECKING:
     from contract.conftest import Points, World

@@ -19,13 +19,11 @@ from fibackup.errors import (
     VerifyError,
 )
 from fibackup.host.executor import Executor
-from fibackup.model import DomainState, FileRole
-from fibackup.plan import (
-    DefineDomain,
-    NewDomain,
-    RestoreNvram,
-    plan_restore,
-)
+from fibackup.model.domain import DomainState
+from fibackup.model.point import FileRole
+from fibackup.plan.define import NewDomain
+from fibackup.plan.restore import plan_restore
+from fibackup.plan.steps import DefineDomain, RestoreNvram
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

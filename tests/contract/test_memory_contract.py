@@ -12,16 +12,13 @@ from attrs import evolve
 from fibackup.errors import DestinationExistsError, DomainBusyError, HostError, VerifyError
 from fibackup.host.events import CancelToken, CopyProgress, Event, ignore_events
 from fibackup.host.executor import Executor
-from fibackup.model import Consistency, FileRole, Ledger, StoredFile
-from fibackup.plan import (
-    BackupPolicy,
-    CopyMemory,
-    Report,
-    RestoreMemory,
-    ResumeDomain,
-    plan_backup,
-    plan_restore,
-)
+from fibackup.model.ledger import Ledger
+from fibackup.model.point import Consistency, FileRole, StoredFile
+from fibackup.plan.backup import plan_backup
+from fibackup.plan.policy import BackupPolicy
+from fibackup.plan.report import Report
+from fibackup.plan.restore import plan_restore
+from fibackup.plan.steps import CopyMemory, RestoreMemory, ResumeDomain
 
 if TYPE_CHECKING:
     from pathlib import Path

@@ -9,8 +9,11 @@ import pytest
 
 from fibackup.errors import NoSuchPointError, StalePlanError
 from fibackup.host.executor import Executor
-from fibackup.model import DiskKind
-from fibackup.plan import Plan, Report, RetentionPolicy, plan_prune
+from fibackup.model.point import DiskKind
+from fibackup.plan.prune import plan_prune
+from fibackup.plan.report import Report
+from fibackup.plan.retention import RetentionPolicy
+from fibackup.plan.steps import Plan
 
 if TYPE_CHECKING:
     from contract.conftest import Content, Points, World

@@ -10,14 +10,8 @@ import pytest
 from fibackup.errors import DestinationExistsError, StepError, VerifyError
 from fibackup.host.events import CancelToken, ignore_events
 from fibackup.host.executor import Executor
-from fibackup.plan import (
-    CopyStored,
-    CreateLinked,
-    FlattenImage,
-    Plan,
-    RestoreForm,
-    plan_restore,
-)
+from fibackup.plan.restore import RestoreForm, plan_restore
+from fibackup.plan.steps import CopyStored, CreateLinked, FlattenImage, Plan
 
 if TYPE_CHECKING:
     from pathlib import Path

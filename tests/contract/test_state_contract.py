@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING
 import pytest
 
 from fibackup.errors import DestinationExistsError, HostError, ParseError
-from fibackup.model import FileRole, StoredFile
-from fibackup.plan import SaveState
+from fibackup.model.point import FileRole, StoredFile
+from fibackup.plan.steps import SaveState
 
 if TYPE_CHECKING:
     from contract.conftest import World

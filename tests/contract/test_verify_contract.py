@@ -11,15 +11,11 @@ from attrs import evolve
 from fibackup.errors import CancelledError, StepError
 from fibackup.host.events import CancelToken, Event, FileVerified, ignore_events
 from fibackup.host.executor import Executor
-from fibackup.model import FaultKind, RestorePoint, Verification
-from fibackup.plan import (
-    FileToVerify,
-    Plan,
-    VerifyContents,
-    VerifyFiles,
-    VerifyPolicy,
-    plan_verify,
-)
+from fibackup.model.point import RestorePoint
+from fibackup.model.verification import FaultKind, Verification
+from fibackup.plan.steps import Plan
+from fibackup.plan.verify import VerifyPolicy, plan_verify
+from fibackup.plan.verify_steps import FileToVerify, VerifyContents, VerifyFiles
 
 if TYPE_CHECKING:
     from collections.abc import Callable

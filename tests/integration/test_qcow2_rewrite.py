@@ -11,16 +11,15 @@ from typing import Any
 import pytest
 
 from fibackup.errors import ParseError
-from fibackup.parse import (
+from fibackup.parse.qcow2_header import (
     NEEDED_BYTES,
     Qcow2Header,
     needed_bytes,
-    parse_check,
-    parse_image_info,
     parse_qcow2_header,
     resolve_backing,
     rewrite_backing,
 )
+from fibackup.parse.qemu_img_json import parse_check, parse_image_info
 
 pytestmark = [
     pytest.mark.libvirt,

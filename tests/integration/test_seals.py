@@ -14,7 +14,7 @@ import pytest
 
 import fibackup as fb
 from fibackup.cli.stores import find_history
-from fibackup.parse import parse_seals
+from fibackup.parse.seals import parse_seals
 from hypervisor.host import run
 from hypervisor.stores import StoreMaker
 

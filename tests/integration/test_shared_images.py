@@ -10,7 +10,7 @@ import pytest
 
 from fibackup import Image
 from fibackup.host.images import shared_images
-from fibackup.parse import rewrite_backing
+from fibackup.parse.qcow2_header import rewrite_backing
 
 pytestmark = pytest.mark.libvirt
 

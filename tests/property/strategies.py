@@ -16,34 +16,23 @@ from uuid import UUID
 from hypothesis import strategies as st
 from hypothesis.strategies import DrawFn, SearchStrategy
 
-from fibackup.model import (
-    BackingChain,
-    CheckedContent,
-    CheckedFile,
+from fibackup.model.chain import BackingChain, FileIdentity, Image
+from fibackup.model.domain import Disk, Domain, DomainState
+from fibackup.model.ledger import FrozenImage, KnownStore, Ledger, Overlay, Run, RunPhase
+from fibackup.model.point import (
     Consistency,
-    Disk,
     DiskKind,
-    Domain,
-    DomainState,
-    FileIdentity,
     FileRole,
-    FrozenImage,
-    Image,
-    KnownStore,
-    Ledger,
-    Overlay,
     PointDisk,
     Receipt,
     RestorePoint,
-    Run,
-    RunPhase,
     SourceImage,
     StoredFile,
     StoredImage,
-    VerificationRecord,
     Versions,
     format_point_id,
 )
+from fibackup.model.verification import CheckedContent, CheckedFile, VerificationRecord
 
 __all__ = [
     "chains",

@@ -24,20 +24,15 @@ from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, 
 
 from fibackup.errors import FibackupError, ManifestError, PlanError
 from fibackup.host.executor import Executor
-from fibackup.model import History, Image, format_point_id, parse_point_id
-from fibackup.plan import (
-    BackupPolicy,
-    ConsolidationPolicy,
-    Method,
-    Plan,
-    Quiesce,
-    Report,
-    foresee,
-    plan_backup,
-    plan_consolidation,
-    plan_recovery,
-)
-from fibackup.plan.steps import CopyImage, DeleteOverlays, EachDisk, FinishBlockJob
+from fibackup.model.chain import Image
+from fibackup.model.point import History, format_point_id, parse_point_id
+from fibackup.plan.backup import plan_backup
+from fibackup.plan.consolidate import ConsolidationPolicy, Method, plan_consolidation
+from fibackup.plan.outlook import foresee
+from fibackup.plan.policy import BackupPolicy, Quiesce
+from fibackup.plan.recover import plan_recovery
+from fibackup.plan.report import Report
+from fibackup.plan.steps import CopyImage, DeleteOverlays, EachDisk, FinishBlockJob, Plan
 from fibackup.testing import CLUSTER_BYTES, AgentState, FakeHost, FakeStore
 
 pytestmark = pytest.mark.property

@@ -16,37 +16,32 @@ from jsonschema import Draft202012Validator
 
 from fibackup.codec import decode, encode
 from fibackup.errors import ChainError, FormatTooNewError, ManifestError, ModelError, ParseError
-from fibackup.model import (
-    Domain,
-    FileIdentity,
-    Image,
-    Ledger,
-    Receipt,
-    RestorePoint,
-    VerificationRecord,
-)
-from fibackup.parse import (
-    LEDGER_URI,
-    needed_bytes,
-    parse_check,
-    parse_domain_xml,
-    parse_image_info,
-    parse_ledger,
+from fibackup.model.chain import FileIdentity, Image
+from fibackup.model.domain import Domain
+from fibackup.model.ledger import Ledger
+from fibackup.model.point import Receipt, RestorePoint
+from fibackup.model.verification import VerificationRecord
+from fibackup.parse.domain_xml import parse_domain_xml
+from fibackup.parse.ledger_xml import LEDGER_URI, parse_ledger, render_ledger
+from fibackup.parse.manifest import (
     parse_manifest,
-    parse_qcow2_header,
     parse_receipt,
     parse_record,
-    parse_seals,
     parse_store_file,
-    parse_xml,
-    render_ledger,
     render_manifest,
     render_receipt,
     render_record,
     render_store_file,
+)
+from fibackup.parse.qcow2_header import (
+    needed_bytes,
+    parse_qcow2_header,
     resolve_backing,
     rewrite_backing,
 )
+from fibackup.parse.qemu_img_json import parse_check, parse_image_info
+from fibackup.parse.seals import parse_seals
+from fibackup.parse.xml_tree import parse_xml
 from fibackup.units import format_bytes, printable
 from property.strategies import (
     domains,

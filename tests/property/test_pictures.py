@@ -12,8 +12,11 @@ from attrs import evolve
 from hypothesis import given
 from hypothesis import strategies as st
 
-from fibackup.model import BackingChain, Domain, History, RestorePoint, picture_chains
-from fibackup.render import Picture
+from fibackup.model.chain import BackingChain
+from fibackup.model.domain import Domain
+from fibackup.model.pictures import picture_chains
+from fibackup.model.point import History, RestorePoint
+from fibackup.render.drawable import Picture
 from fibackup.render.fit import columns_of
 from property.strategies import chains, domains, restore_points, targets, texts
 

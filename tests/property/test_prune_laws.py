@@ -22,17 +22,13 @@ from hypothesis.strategies import SearchStrategy
 
 from fibackup.errors import FibackupError, PlanError
 from fibackup.host.executor import Executor
-from fibackup.model import DiskKind
-from fibackup.plan import (
-    BackupPolicy,
-    ConsolidationPolicy,
-    Plan,
-    Quiesce,
-    RetentionPolicy,
-    plan_backup,
-    plan_consolidation,
-    plan_prune,
-)
+from fibackup.model.point import DiskKind
+from fibackup.plan.backup import plan_backup
+from fibackup.plan.consolidate import ConsolidationPolicy, plan_consolidation
+from fibackup.plan.policy import BackupPolicy, Quiesce
+from fibackup.plan.prune import plan_prune
+from fibackup.plan.retention import RetentionPolicy
+from fibackup.plan.steps import Plan
 from fibackup.testing import Content, FakeHost, FakeStore
 
 pytestmark = pytest.mark.property

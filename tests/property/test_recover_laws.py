@@ -19,19 +19,12 @@ from attrs import evolve
 from fibackup.errors import FibackupError
 from fibackup.host.events import CancelToken, ignore_events
 from fibackup.host.executor import Executor
-from fibackup.model import Run, RunPhase
-from fibackup.plan import (
-    BackupPolicy,
-    CommitImages,
-    ConsolidationPolicy,
-    FinishBlockJob,
-    Method,
-    Plan,
-    plan_backup,
-    plan_consolidation,
-    plan_recovery,
-)
-from fibackup.plan.consolidate import rolling
+from fibackup.model.ledger import Run, RunPhase
+from fibackup.plan.backup import plan_backup
+from fibackup.plan.consolidate import ConsolidationPolicy, Method, plan_consolidation, rolling
+from fibackup.plan.policy import BackupPolicy
+from fibackup.plan.recover import plan_recovery
+from fibackup.plan.steps import CommitImages, FinishBlockJob, Plan
 from fibackup.testing import FakeHost, FakeStore
 
 pytestmark = pytest.mark.property

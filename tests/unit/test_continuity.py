@@ -3,9 +3,12 @@
 from attrs import evolve
 
 from fibackup.host.executor import Executor
-from fibackup.model import DiskKind, Domain, History
-from fibackup.plan import BackupPolicy, Plan, plan_backup
+from fibackup.model.domain import Domain
+from fibackup.model.point import DiskKind, History
+from fibackup.plan.backup import plan_backup
 from fibackup.plan.continuity import Parent, find_parent
+from fibackup.plan.policy import BackupPolicy
+from fibackup.plan.steps import Plan
 from fibackup.testing import CLUSTER_BYTES, FakeHost, FakeStore
 
 OTHER = "5702e000-0000-4000-8000-000000000002"

@@ -14,8 +14,10 @@ from fibackup.errors import CancelledError, StepError, StoreError
 from fibackup.host import side_by_side
 from fibackup.host.events import CancelToken, OnEvent
 from fibackup.host.executor import Executor
-from fibackup.model import StoredImage
-from fibackup.plan import CopyImage, Plan, plan_backup, plan_recovery
+from fibackup.model.point import StoredImage
+from fibackup.plan.backup import plan_backup
+from fibackup.plan.recover import plan_recovery
+from fibackup.plan.steps import CopyImage, Plan
 from fibackup.testing import FakeHost, FakeStore
 
 DISKS = ("vda", "vdb")

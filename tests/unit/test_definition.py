@@ -10,7 +10,8 @@ import pytest
 from attrs import evolve
 
 from fibackup.errors import ParseError
-from fibackup.parse import LEDGER_URI, NewDefinition, Redefined, redefine
+from fibackup.parse.definition import NewDefinition, Redefined, redefine
+from fibackup.parse.ledger_xml import LEDGER_URI
 
 OLD, NEW = "7c3c4f8a-63ca-5da2-bb74-dc6f8fc4553a", "f06b3a2e-0000-4000-8000-000000000001"
 EMULATOR = "/usr/bin/qemu-system-x86_64"

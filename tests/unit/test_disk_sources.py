@@ -8,7 +8,8 @@ from pathlib import PurePosixPath
 import pytest
 
 from fibackup.errors import ParseError
-from fibackup.parse import LEDGER_URI, parse_domain_xml, with_disk_sources, without_ledger
+from fibackup.parse.domain_xml import parse_domain_xml, with_disk_sources, without_ledger
+from fibackup.parse.ledger_xml import LEDGER_URI
 
 UUID = "7c3c4f8a-63ca-5da2-bb74-dc6f8fc4553a"
 NEW = PurePosixPath('/new/a "b"&<c>.qcow2')

@@ -7,15 +7,11 @@ from pathlib import PurePosixPath
 import pytest
 
 from fibackup.errors import ChainError, ParseError
-from fibackup.model import BackingChain, Disk, DomainState, Image
-from fibackup.parse import (
-    MAX_XML_BYTES,
-    domain_facts,
-    named_images,
-    parse_domain_xml,
-    pool_directory,
-    volume_names,
-)
+from fibackup.model.chain import BackingChain, Image
+from fibackup.model.domain import Disk, DomainState
+from fibackup.parse.domain_xml import domain_facts, named_images, parse_domain_xml, volume_names
+from fibackup.parse.volumes import pool_directory
+from fibackup.parse.xml_tree import MAX_XML_BYTES
 
 UUID = "0b3b8f3e-7c55-4f0e-9a58-3c9c4fb1e0a1"
 END = "<backingStore/>"

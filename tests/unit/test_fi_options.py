@@ -12,7 +12,7 @@ from fibackup.cli.fi_options import (
     parse_options,
     resolve_names,
 )
-from fibackup.plan import Method
+from fibackup.plan.consolidate import Method
 
 ROLLING, ONLY = Consolidation.ROLLING, Consolidation.ONLY
 

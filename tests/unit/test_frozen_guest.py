@@ -8,8 +8,10 @@ import pytest
 
 from fibackup.errors import AgentError, StepError
 from fibackup.host.executor import Executor
-from fibackup.model import Consistency
-from fibackup.plan import BackupPolicy, Quiesce, Report, plan_backup
+from fibackup.model.point import Consistency
+from fibackup.plan.backup import plan_backup
+from fibackup.plan.policy import BackupPolicy, Quiesce
+from fibackup.plan.report import Report
 from fibackup.testing import FakeHost, FakeStore
 
 NOW = datetime(2026, 11, 24, 4, 4, 7, tzinfo=UTC)

@@ -8,7 +8,8 @@ import pytest
 from attrs import evolve
 
 from fibackup.errors import ParseError
-from fibackup.model import BackingChain, Image, Ledger, Overlay, Run, RunPhase
+from fibackup.model.chain import BackingChain, Image
+from fibackup.model.ledger import Ledger, Overlay, Run, RunPhase
 from fibackup.parse.ledger_xml import parse_ledger, render_ledger
 
 BASE, A, B, C = (PurePosixPath(f"/images/{name}") for name in ("disk", "a", "b", "c"))

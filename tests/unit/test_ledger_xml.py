@@ -7,8 +7,9 @@ from pathlib import PurePosixPath
 import pytest
 
 from fibackup.errors import ParseError
-from fibackup.model import FileIdentity, FrozenImage, KnownStore, Ledger, Overlay, Run, RunPhase
-from fibackup.parse import LEDGER_PREFIX, LEDGER_URI, parse_ledger, render_ledger
+from fibackup.model.chain import FileIdentity
+from fibackup.model.ledger import FrozenImage, KnownStore, Ledger, Overlay, Run, RunPhase
+from fibackup.parse.ledger_xml import LEDGER_PREFIX, LEDGER_URI, parse_ledger, render_ledger
 
 STORE = "0b3b8f3e-7c55-4f0e-9a58-3c9c4fb1e0a1"
 POINT = "20261124T040407Z"

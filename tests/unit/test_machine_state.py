@@ -10,11 +10,12 @@ import pytest
 from fibackup.errors import ParseError
 from fibackup.host.executor import Executor
 from fibackup.host.machine_state import read_state_file
-from fibackup.model import FileRole, RestorePoint
-from fibackup.parse import parse_domain_xml
+from fibackup.model.point import FileRole, RestorePoint
+from fibackup.parse.domain_xml import parse_domain_xml
 from fibackup.parse.machine_state import TpmBackend, find_nvram, find_tpm
-from fibackup.plan import BackupPolicy, Plan, SaveDomainConfig, SaveState, plan_backup
-from fibackup.plan.steps import headline
+from fibackup.plan.backup import plan_backup
+from fibackup.plan.policy import BackupPolicy
+from fibackup.plan.steps import Plan, SaveDomainConfig, SaveState, headline
 from fibackup.testing import FakeHost, FakeStore
 
 UUID = "7c3c4f8a-63ca-5da2-bb74-dc6f8fc4553a"

@@ -10,12 +10,11 @@ from typing import Any
 import pytest
 
 from fibackup.errors import FormatTooNewError, ManifestError, ModelError
-from fibackup.model import (
-    CheckedContent,
-    CheckedFile,
+from fibackup.model.chain import FileIdentity
+from fibackup.model.journal import Merge, Removal
+from fibackup.model.point import (
     Consistency,
     DiskKind,
-    FileIdentity,
     FileRole,
     PointDisk,
     Receipt,
@@ -23,10 +22,9 @@ from fibackup.model import (
     SourceImage,
     StoredFile,
     StoredImage,
-    VerificationRecord,
 )
-from fibackup.model.journal import Merge, Removal
-from fibackup.parse import (
+from fibackup.model.verification import CheckedContent, CheckedFile, VerificationRecord
+from fibackup.parse.manifest import (
     StoreFile,
     parse_manifest,
     parse_merge,

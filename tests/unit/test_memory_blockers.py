@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from fibackup.parse import parse_domain_xml
+from fibackup.parse.domain_xml import parse_domain_xml
 
 UUID = "7c3c4f8a-63ca-5da2-bb74-dc6f8fc4553a"
 

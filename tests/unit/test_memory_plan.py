@@ -19,35 +19,27 @@ from fibackup.errors import (
     UnsupportedDiskError,
 )
 from fibackup.host.executor import Executor
-from fibackup.model import (
-    BackingChain,
-    Consistency,
-    Disk,
-    DomainState,
-    FileRole,
-    Image,
-    Ledger,
-    NewOverlay,
-    Snapshot,
-    StoredFile,
-)
-from fibackup.parse import parse_ledger, render_ledger
-from fibackup.plan import (
-    BackupPolicy,
+from fibackup.model.chain import BackingChain, Image
+from fibackup.model.domain import Disk, DomainState
+from fibackup.model.ledger import Ledger
+from fibackup.model.point import Consistency, FileRole, StoredFile
+from fibackup.model.snapshot import NewOverlay, Snapshot
+from fibackup.parse.ledger_xml import parse_ledger, render_ledger
+from fibackup.plan.backup import plan_backup
+from fibackup.plan.memory import memory_steps
+from fibackup.plan.policy import BackupPolicy, Quiesce
+from fibackup.plan.restore import plan_restore
+from fibackup.plan.steps import (
     CopyMemory,
     DeleteMemory,
     MakeDirectory,
     Plan,
-    Quiesce,
     RestoreMemory,
     ResumeDomain,
     TakeSnapshot,
     WhileFrozen,
     WriteLedger,
-    plan_backup,
-    plan_restore,
 )
-from fibackup.plan.memory import memory_steps
 from fibackup.testing import CLUSTER_BYTES, FakeHost, FakeStore
 
 POINT = "20261124T040000Z"

@@ -7,22 +7,14 @@ import pytest
 from attrs import evolve
 
 from fibackup.host.executor import Executor
-from fibackup.model import (
-    BackingChain,
-    Disk,
-    Domain,
-    History,
-    Image,
-    Ledger,
-    Overlay,
-    Run,
-    draw_chains,
-    draw_history,
-    picture_chains,
-)
-from fibackup.model.pictures import live_boxes
-from fibackup.plan import BackupPolicy, plan_backup
-from fibackup.render import Box, LinkKind, Section, Tint
+from fibackup.model.chain import BackingChain, Image
+from fibackup.model.domain import Disk, Domain
+from fibackup.model.ledger import Ledger, Overlay, Run
+from fibackup.model.pictures import draw_chains, draw_history, live_boxes, picture_chains
+from fibackup.model.point import History
+from fibackup.plan.backup import plan_backup
+from fibackup.plan.policy import BackupPolicy
+from fibackup.render.scene import Box, LinkKind, Section, Tint
 from fibackup.testing import FakeHost, FakeStore
 
 TEMPLATE = PurePosixPath("/images/template.qcow2")

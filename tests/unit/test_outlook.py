@@ -7,25 +7,16 @@ import pytest
 from attrs import evolve
 
 from fibackup.host.executor import Executor
-from fibackup.model import Domain, Ledger
-from fibackup.plan import (
-    BackupPolicy,
-    ConsolidationPolicy,
-    DeleteOverlays,
-    DiskOutlook,
-    EachDisk,
-    FinishBlockJob,
-    Method,
-    Plan,
-    Quiesce,
-    RestoreForm,
-    TakeSnapshot,
-    foresee,
-    plan_backup,
-    plan_consolidation,
-    plan_restore,
-)
-from fibackup.render import Box, Change, Link, LinkKind, Picture, Section, Tint
+from fibackup.model.domain import Domain
+from fibackup.model.ledger import Ledger
+from fibackup.plan.backup import plan_backup
+from fibackup.plan.consolidate import ConsolidationPolicy, Method, plan_consolidation
+from fibackup.plan.outlook import DiskOutlook, foresee
+from fibackup.plan.policy import BackupPolicy, Quiesce
+from fibackup.plan.restore import RestoreForm, plan_restore
+from fibackup.plan.steps import DeleteOverlays, EachDisk, FinishBlockJob, Plan, TakeSnapshot
+from fibackup.render.drawable import Picture
+from fibackup.render.scene import Box, Change, Link, LinkKind, Section, Tint
 from fibackup.testing import FakeHost, FakeStore
 
 TEMPLATE = PurePosixPath("/images/template.qcow2")

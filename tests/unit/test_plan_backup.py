@@ -8,21 +8,20 @@ from attrs import evolve
 
 from fibackup.errors import DomainStateError, ModelError, RequirementError, StepError
 from fibackup.host.executor import Executor
-from fibackup.model import DiskKind, Ledger, Run, RunPhase, Versions
 from fibackup.model.domain import Disk, DomainState
-from fibackup.plan import (
-    BackupPolicy,
+from fibackup.model.ledger import Ledger, Run, RunPhase
+from fibackup.model.point import DiskKind, Versions
+from fibackup.plan.backup import DEEP_CHAIN, plan_backup
+from fibackup.plan.policy import BackupPolicy, Quiesce
+from fibackup.plan.steps import (
     InParallel,
     Plan,
     PublishPoint,
-    Quiesce,
     SaveDomainConfig,
     TakeSnapshot,
     WhileFrozen,
     WriteLedger,
-    plan_backup,
 )
-from fibackup.plan.backup import DEEP_CHAIN
 from fibackup.testing import AgentState, FakeHost, FakeStore
 
 POINT = "20261124T040000Z"

@@ -17,22 +17,19 @@ from fibackup.errors import (
 )
 from fibackup.host.events import CancelToken, ignore_events
 from fibackup.host.executor import Executor
-from fibackup.model import Domain, DomainState, ImageUse, Ledger, Run, RunPhase
-from fibackup.model.domain import Disk
-from fibackup.plan import (
-    BackupPolicy,
+from fibackup.model.domain import Disk, Domain, DomainState, ImageUse
+from fibackup.model.ledger import Ledger, Run, RunPhase
+from fibackup.plan.backup import plan_backup
+from fibackup.plan.consolidate import ConsolidationPolicy, Method, plan_consolidation
+from fibackup.plan.policy import BackupPolicy, Quiesce
+from fibackup.plan.report import Report
+from fibackup.plan.steps import (
     CommitImages,
     CommitOffline,
     ConsolidateDisk,
-    ConsolidationPolicy,
     EachDisk,
-    Method,
     Plan,
     PullImages,
-    Quiesce,
-    Report,
-    plan_backup,
-    plan_consolidation,
 )
 from fibackup.testing import FakeHost, FakeStore
 

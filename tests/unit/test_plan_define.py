@@ -22,21 +22,15 @@ from fibackup.errors import (
     VerifyError,
 )
 from fibackup.host.executor import Executor
-from fibackup.model import FileRole, History, HostFacts, RestorePoint
 from fibackup.model.domain import DomainState
-from fibackup.parse import Foreign
-from fibackup.plan import (
-    BackupPolicy,
-    DefineDomain,
-    NewDomain,
-    Plan,
-    RestoreForm,
-    RestoreTpm,
-    StartDomain,
-    plan_backup,
-    plan_restore,
-)
-from fibackup.plan.steps import describe
+from fibackup.model.host_facts import HostFacts
+from fibackup.model.point import FileRole, History, RestorePoint
+from fibackup.parse.definition import Foreign
+from fibackup.plan.backup import plan_backup
+from fibackup.plan.define import NewDomain
+from fibackup.plan.policy import BackupPolicy
+from fibackup.plan.restore import RestoreForm, plan_restore
+from fibackup.plan.steps import DefineDomain, Plan, RestoreTpm, StartDomain, describe
 from fibackup.testing import FakeHost, FakeStore
 
 INTO = PurePosixPath("/into")

@@ -16,17 +16,11 @@ from fibackup.errors import (
     UnsupportedDiskError,
 )
 from fibackup.host.executor import Executor
-from fibackup.model import Consistency, DiskKind, RestorePoint
 from fibackup.model.domain import Disk, Domain, DomainState
-from fibackup.plan import (
-    BackupPolicy,
-    InParallel,
-    Plan,
-    PublishPoint,
-    SaveDomainConfig,
-    plan_backup,
-)
-from fibackup.plan.steps import ConfirmOff
+from fibackup.model.point import Consistency, DiskKind, RestorePoint
+from fibackup.plan.backup import plan_backup
+from fibackup.plan.policy import BackupPolicy
+from fibackup.plan.steps import ConfirmOff, InParallel, Plan, PublishPoint, SaveDomainConfig
 from fibackup.testing import Content, FakeHost, FakeStore
 
 

@@ -24,11 +24,13 @@ from fibackup.model.point import (
     format_point_id,
 )
 from fibackup.parse.manifest import parse_merge, parse_removal, render_merge, render_removal
-from fibackup.plan import DropPoints, MergeImages, Plan, Report, RetentionPolicy, plan_prune
 from fibackup.plan.merge import MAX_OWN
 from fibackup.plan.pictures import plan_picture
-from fibackup.plan.prune_steps import misfit
-from fibackup.plan.steps import headline
+from fibackup.plan.prune import plan_prune
+from fibackup.plan.prune_steps import DropPoints, MergeImages, misfit
+from fibackup.plan.report import Report
+from fibackup.plan.retention import RetentionPolicy
+from fibackup.plan.steps import Plan, headline
 from hypervisor import histories
 from hypervisor.histories import XML_SIZE, point_at
 

@@ -11,13 +11,18 @@ from attrs import evolve
 from fibackup.errors import BlockJobError, DomainStateError, StepError
 from fibackup.host.events import CancelToken, OnEvent, ignore_events
 from fibackup.host.executor import Executor
-from fibackup.model import Disk, DomainState, History, Ledger, Overlay, Run, RunPhase
-from fibackup.plan import BackupPolicy, Plan, Quiesce, plan_backup, plan_recovery
+from fibackup.model.domain import Disk, DomainState
+from fibackup.model.ledger import Ledger, Overlay, Run, RunPhase
+from fibackup.model.point import History
+from fibackup.plan.backup import plan_backup
 from fibackup.plan.consolidate import rolling
+from fibackup.plan.policy import BackupPolicy, Quiesce
+from fibackup.plan.recover import plan_recovery
 from fibackup.plan.steps import (
     CommitImages,
     DeleteOverlays,
     FinishBlockJob,
+    Plan,
     PublishPoint,
     PullImages,
     SaveDomainConfig,

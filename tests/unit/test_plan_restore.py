@@ -7,19 +7,10 @@ from attrs import evolve
 
 from fibackup.errors import FibackupError, ManifestError, NoSuchPointError, PolicyError, VerifyError
 from fibackup.host.executor import Executor
-from fibackup.model import History
-from fibackup.plan import (
-    CopyStored,
-    CreateLinked,
-    FlattenImage,
-    ImageFormat,
-    Plan,
-    RestoreDisks,
-    RestoreForm,
-    plan_backup,
-    plan_restore,
-)
-from fibackup.plan.steps import headline
+from fibackup.model.point import History
+from fibackup.plan.backup import plan_backup
+from fibackup.plan.restore import ImageFormat, RestoreForm, plan_restore
+from fibackup.plan.steps import CopyStored, CreateLinked, FlattenImage, Plan, RestoreDisks, headline
 from fibackup.testing import FakeHost, FakeStore
 
 INTO = PurePosixPath("/into")

@@ -10,7 +10,7 @@ from attrs import evolve
 
 import fibackup as fb
 from fibackup.model.tree import ImageTree
-from fibackup.plan import Plan
+from fibackup.plan.steps import Plan
 from hypervisor.histories import (
     SIZE,
     XML_SIZE,

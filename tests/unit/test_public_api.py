@@ -92,6 +92,38 @@ def test_a_missing_libvirt_says_what_to_install() -> None:
     assert "libvirt-python" in done.stdout
 
 
+def test_who_reads_a_store_does_not_import_every_plan() -> None:
+    """A list starts without what takes backups, draws pictures or reads a domain's XML."""
+    code = """
+        import sys
+        import fibackup
+        fibackup.Store, fibackup.list_points
+        print(*(name for name in sys.modules if name.startswith("fibackup.")))
+    """
+    command = [sys.executable, "-c", textwrap.dedent(code)]
+    done = subprocess.run(command, check=True, capture_output=True, text=True, timeout=60)
+    found = set(done.stdout.split())
+    assert "fibackup.plan.listing" in found
+    others = {"plan.backup", "plan.recover", "plan.define", "render.svg", "parse.domain_xml"}
+    assert not found & {f"fibackup.{name}" for name in others}
+
+
+@pytest.mark.parametrize(
+    "name", ["BackingChain", "Domain", "RestorePoint", "History", "Plan", "Report"]
+)
+def test_a_value_has_a_picture_whatever_else_was_imported(name: str) -> None:
+    """Who asks for nothing but the value can draw it: its layer has said what is to be seen."""
+    code = f"""
+        import fibackup
+        kind = fibackup.{name}
+        draw = fibackup.picture_of
+        print(draw.dispatch(kind) is not draw.dispatch(object))
+    """
+    command = [sys.executable, "-c", textwrap.dedent(code)]
+    done = subprocess.run(command, check=True, capture_output=True, text=True, timeout=60)
+    assert done.stdout == "True\n"
+
+
 # --- docstrings ---------------------------------------------------------------------------------
 
 

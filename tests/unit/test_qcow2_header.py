@@ -8,7 +8,7 @@ from pathlib import PurePosixPath
 import pytest
 
 from fibackup.errors import ParseError
-from fibackup.parse import (
+from fibackup.parse.qcow2_header import (
     NEEDED_BYTES,
     Qcow2Header,
     needed_bytes,

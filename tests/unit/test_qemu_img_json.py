@@ -7,7 +7,7 @@ import json
 import pytest
 
 from fibackup.errors import ParseError
-from fibackup.parse import (
+from fibackup.parse.qemu_img_json import (
     CheckResult,
     Extent,
     ImageInfo,

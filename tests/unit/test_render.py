@@ -6,22 +6,11 @@ from xml.etree import ElementTree as ET
 
 import pytest
 
-from fibackup.render import (
-    Box,
-    Change,
-    Column,
-    Link,
-    LinkKind,
-    Picture,
-    Section,
-    Table,
-    Tint,
-    picture_of,
-    stack,
-    table,
-)
+from fibackup.render.drawable import Picture, picture_of
 from fibackup.render.fit import columns_of
+from fibackup.render.scene import Box, Change, Column, Link, LinkKind, Section, Table, Tint, stack
 from fibackup.render.style import PREFIX
+from fibackup.render.text import table
 
 SVG = "{http://www.w3.org/2000/svg}"
 NASTY = "<script>alert(1)</script> & \"q\" 'a' \n\u202e \x1b[31m ]]> --> #quot; `"

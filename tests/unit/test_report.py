@@ -7,7 +7,10 @@ from attrs import evolve
 
 from fibackup.errors import ParseError
 from fibackup.host.executor import Executor
-from fibackup.plan import Report, RestoredImage, plan_backup, plan_restore, plan_verify
+from fibackup.plan.backup import plan_backup
+from fibackup.plan.report import Report, RestoredImage
+from fibackup.plan.restore import plan_restore
+from fibackup.plan.verify import plan_verify
 from fibackup.testing import FakeHost, FakeStore
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from fibackup.errors import RequirementError
-from fibackup.model import Versions
+from fibackup.model.point import Versions
 from fibackup.plan.requirements import (
     KNOWN_FAULTS,
     Work,

@@ -21,16 +21,11 @@ from fibackup.errors import (
 from fibackup.host import restore_run, side_by_side
 from fibackup.host.events import CancelToken, OnEvent
 from fibackup.host.executor import Executor
-from fibackup.plan import (
-    BackupPolicy,
-    FlattenImage,
-    Plan,
-    Quiesce,
-    RestoredImage,
-    RestoreForm,
-    plan_backup,
-    plan_restore,
-)
+from fibackup.plan.backup import plan_backup
+from fibackup.plan.policy import BackupPolicy, Quiesce
+from fibackup.plan.report import RestoredImage
+from fibackup.plan.restore import RestoreForm, plan_restore
+from fibackup.plan.steps import FlattenImage, Plan
 from fibackup.testing import FakeHost, FakeStore
 
 INTO = PurePosixPath("/into")

@@ -2,9 +2,18 @@
 
 import pytest
 
-from fibackup.render import Box, Change, Column, Link, Scene, Section, stack
 from fibackup.render.fit import clean, columns_of, join_fitting, markup, shorten
-from fibackup.render.scene import fold, largest_bytes
+from fibackup.render.scene import (
+    Box,
+    Change,
+    Column,
+    Link,
+    Scene,
+    Section,
+    fold,
+    largest_bytes,
+    stack,
+)
 
 A, B, C = Box("a", 1), Box("b", 2), Box("c", 3)
 

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from fibackup.errors import ManifestError
-from fibackup.parse import SEALS_FILE, parse_seals, render_seals
+from fibackup.parse.seals import SEALS_FILE, parse_seals, render_seals
 
 SEALS = {"20261124T040407Z": "a" * 64, "20261123T040406Z": "b" * 64}
 

@@ -9,21 +9,18 @@ from attrs import evolve
 from fibackup.errors import ParseError
 from fibackup.model.chain import FileIdentity
 from fibackup.model.domain import Disk
-from fibackup.plan import (
-    BackupPolicy,
-    CopyImage,
-    CreateLinked,
-    FlattenImage,
-    Plan,
-    Quiesce,
-    RestoreDisks,
-    plan_backup,
-)
+from fibackup.plan.backup import plan_backup
+from fibackup.plan.policy import BackupPolicy, Quiesce
 from fibackup.plan.steps import (
     CommitImages,
     ConsolidateDisk,
+    CopyImage,
+    CreateLinked,
     EachDisk,
+    FlattenImage,
+    Plan,
     PullImages,
+    RestoreDisks,
     Step,
     ThawGuest,
     describe,

@@ -14,7 +14,8 @@ from fibackup.errors import CancelledError, HostError, VerifyError
 from fibackup.host import stored_images
 from fibackup.host.events import CancelToken
 from fibackup.host.stored_images import while_verified
-from fibackup.model import FileIdentity, SourceImage, StoredImage
+from fibackup.model.chain import FileIdentity
+from fibackup.model.point import SourceImage, StoredImage
 
 RIGHT = "a" * 64
 SOURCE = SourceImage("/i/disk.qcow2", "qcow2", FileIdentity(1, 1, 1))

@@ -9,7 +9,7 @@ from attrs import evolve
 
 import fibackup as fb
 from fibackup.model.tree import ImageTree
-from fibackup.plan import judge
+from fibackup.plan.verdict import judge
 from hypervisor.histories import (
     chain,
     digest,

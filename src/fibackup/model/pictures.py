@@ -25,20 +25,19 @@ from fibackup.model.chain import BackingChain, Image
 from fibackup.model.domain import Disk, Domain
 from fibackup.model.ledger import Ledger, Overlay
 from fibackup.model.point import DiskKind, History, PointDisk, RestorePoint, StoredImage
-from fibackup.render import (
+from fibackup.render.drawable import Picture, picture_of
+from fibackup.render.scene import (
     DEFAULT_WIDTH,
     Box,
     Column,
     Link,
     LinkKind,
-    Picture,
     Section,
     Table,
     Tint,
-    picture_of,
     stack,
-    table,
 )
+from fibackup.render.text import table
 from fibackup.units import counted, format_bytes
 
 __all__ = ["draw_chains", "draw_history", "live_boxes", "picture_chains"]

@@ -30,7 +30,8 @@ from xml.etree import ElementTree as ET
 from xml.etree.ElementTree import Element
 
 from fibackup.errors import ChainError, ModelError, ParseError
-from fibackup.model import BackingChain, Disk, Domain, Image
+from fibackup.model.chain import BackingChain, Image
+from fibackup.model.domain import Disk, Domain
 from fibackup.parse.ledger_xml import LEDGER_URI
 from fibackup.parse.machine_state import has_nvram, has_tpm
 from fibackup.parse.memory_blockers import memory_blockers, memory_bytes

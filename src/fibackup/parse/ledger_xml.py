@@ -24,7 +24,8 @@ from urllib.parse import quote, unquote
 from xml.etree import ElementTree as ET
 
 from fibackup.errors import ModelError, ParseError
-from fibackup.model import FileIdentity, FrozenImage, KnownStore, Ledger, Overlay, Run, RunPhase
+from fibackup.model.chain import FileIdentity
+from fibackup.model.ledger import FrozenImage, KnownStore, Ledger, Overlay, Run, RunPhase
 from fibackup.parse.xml_tree import parse_xml
 
 __all__ = ["LEDGER_PREFIX", "LEDGER_URI", "LEDGER_VERSION", "parse_ledger", "render_ledger"]

@@ -36,19 +36,8 @@ from fibackup.plan.steps import (
     describe,
     headline,
 )
-from fibackup.render import (
-    Box,
-    Change,
-    Column,
-    Link,
-    LinkKind,
-    Picture,
-    Section,
-    Table,
-    Tint,
-    picture_of,
-    stack,
-)
+from fibackup.render.drawable import Picture, picture_of
+from fibackup.render.scene import Box, Change, Column, Link, LinkKind, Section, Table, Tint, stack
 from fibackup.units import format_bytes, format_seconds
 
 __all__ = ["plan_picture", "report_picture"]

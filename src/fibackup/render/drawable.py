@@ -1,6 +1,8 @@
 """
 Values that can be seen: in a notebook by themselves, and as SVG, mermaid or text on request.
 
+The ways to draw are imported when something is drawn: nearly every value is drawable, and few are.
+
 `picture_of` is where a layer says what is to be seen of its values; see docs/adr/0022. It is a
 `functools.singledispatch` function, so values of your own can join::
 
@@ -14,11 +16,7 @@ from functools import singledispatch
 
 from attrs import frozen
 
-from fibackup.render.mermaid import draw_mermaid
-from fibackup.render.notebook import draw_html
-from fibackup.render.scene import Scene
-from fibackup.render.svg import MOST_ROWS, draw_svg
-from fibackup.render.text import DEFAULT_WIDTH, draw_text
+from fibackup.render.scene import DEFAULT_WIDTH, MOST_ROWS, Scene
 
 __all__ = ["Drawable", "Picture", "picture_of"]
 
@@ -51,6 +49,8 @@ class Drawable:
         Source:
             SVG 1.1; docs/explore.md.
         """
+        from fibackup.render.svg import draw_svg
+
         return draw_svg(self.picture(), most_rows=most_rows)
 
     def to_mermaid(self, *, most_rows: int | None = MOST_ROWS) -> str:
@@ -66,10 +66,14 @@ class Drawable:
         Source:
             Mermaid, "Flowcharts"; docs/explore.md.
         """
+        from fibackup.render.mermaid import draw_mermaid
+
         return draw_mermaid(self.picture(), most_rows=most_rows)
 
     def _repr_html_(self) -> str:
         """Return what a notebook shows."""
+        from fibackup.render.notebook import draw_html
+
         return draw_html(self.picture(), text=str(self))
 
     def _repr_svg_(self) -> str:
@@ -113,6 +117,8 @@ class Picture(Scene, Drawable):
         Source:
             docs/explore.md.
         """
+        from fibackup.render.text import draw_text
+
         return draw_text(self, width=width, most_rows=most_rows)
 
     def __str__(self) -> str:

@@ -13,8 +13,17 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from fibackup.render.fit import clean
-from fibackup.render.scene import Box, Change, Column, LinkKind, Scene, Section, Tint, fold
-from fibackup.render.svg import MOST_ROWS
+from fibackup.render.scene import (
+    MOST_ROWS,
+    Box,
+    Change,
+    Column,
+    LinkKind,
+    Scene,
+    Section,
+    Tint,
+    fold,
+)
 from fibackup.units import format_bytes
 
 __all__ = ["draw_mermaid"]

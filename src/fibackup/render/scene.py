@@ -25,6 +25,8 @@ from attrs import evolve, frozen
 from fibackup.units import format_bytes
 
 __all__ = [
+    "DEFAULT_WIDTH",
+    "MOST_ROWS",
     "Box",
     "Change",
     "Column",
@@ -38,6 +40,12 @@ __all__ = [
     "largest_bytes",
     "stack",
 ]
+
+DEFAULT_WIDTH = 100
+"""Columns of a terminal that a drawing takes at most, unless it is told otherwise."""
+
+MOST_ROWS = 60
+"""Images of a chain that are drawn before its middle is folded."""
 
 _TAIL = 3
 

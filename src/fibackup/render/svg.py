@@ -25,6 +25,7 @@ from attrs import frozen
 
 from fibackup.render.fit import columns_of, join_fitting, markup, shorten
 from fibackup.render.scene import (
+    MOST_ROWS,
     Box,
     Change,
     Column,
@@ -39,10 +40,7 @@ from fibackup.render.scene import (
 from fibackup.render.style import CHANGES, LINKS, PREFIX, TINTS, picture_css
 from fibackup.units import format_bytes
 
-__all__ = ["MOST_ROWS", "draw_svg", "svg_body"]
-
-MOST_ROWS = 60
-"""Images of a chain that are drawn before its middle is folded."""
+__all__ = ["draw_svg", "svg_body"]
 
 _PAD = 20
 _COLUMN_WIDTHS = {0: 460, 1: 460, 2: 380}

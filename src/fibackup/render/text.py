@@ -21,6 +21,7 @@ from attrs import evolve
 
 from fibackup.render.fit import clean, columns_of, shorten
 from fibackup.render.scene import (
+    DEFAULT_WIDTH,
     Box,
     Change,
     Column,
@@ -32,10 +33,7 @@ from fibackup.render.scene import (
 )
 from fibackup.units import format_bytes
 
-__all__ = ["DEFAULT_WIDTH", "draw_text", "table"]
-
-DEFAULT_WIDTH = 100
-"""Columns of a terminal that a drawing takes at most, unless it is told otherwise."""
+__all__ = ["draw_text", "table"]
 
 _NARROWEST = 50
 _SHORTEST_NAME = 20  # names that are cut more tell nothing: the columns go under each other
