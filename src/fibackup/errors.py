@@ -128,12 +128,10 @@ class FibackupError(Exception):
         return _rebuild, (cls, {a.name: getattr(self, a.name) for a in fields(cls)})
 
 
-@define(kw_only=True)
 class ModelError(FibackupError, ValueError):
     """The input makes no sense. Nothing was touched."""
 
 
-@define(kw_only=True)
 class ChainError(ModelError):
     """A backing chain has a cycle, a gap, or a header that disagrees with libvirt."""
 
@@ -160,7 +158,6 @@ def _with_remedy(error: FibackupError, remedy: str) -> str:
     return f"{text} ({remedy})" if remedy else text
 
 
-@define(kw_only=True)
 class PlanError(FibackupError):
     """It cannot be planned. Nothing was touched."""
 
@@ -181,7 +178,6 @@ class DomainStateError(PlanError):
         return _with_remedy(self, self.remedy)
 
 
-@define(kw_only=True)
 class UnsupportedDiskError(PlanError):
     """A chosen disk cannot be backed up this way."""
 
@@ -198,7 +194,6 @@ class SharedBaseError(PlanError):
     dependents: tuple[str, ...] = ()
 
 
-@define(kw_only=True)
 class DomainExistsError(PlanError):
     """A domain of this name or UUID is defined; nothing is ever overwritten."""
 
@@ -225,17 +220,14 @@ class ForeignConfigError(PlanError):
         return "\n".join(lines)
 
 
-@define(kw_only=True)
 class PolicyError(PlanError):
     """What was asked for contradicts itself, or leaves nothing to do."""
 
 
-@define(kw_only=True)
 class StalePlanError(FibackupError):
     """The host is not as the plan expects; plan again. Nothing was touched."""
 
 
-@define(kw_only=True)
 class HostError(FibackupError):
     """The outside refused: libvirt, qemu-img, the file system or the guest."""
 
@@ -252,7 +244,6 @@ class LibvirtError(HostError):
     code: int = 0
 
 
-@define(kw_only=True)
 class NoSuchDomainError(LibvirtError):
     """No domain has this name or UUID (``VIR_ERR_NO_DOMAIN``)."""
 
@@ -362,17 +353,14 @@ class RequirementError(HostError):
         return _with_remedy(self, self.remedy)
 
 
-@define(kw_only=True)
 class CancelledError(HostError):
     """The caller's cancel token was set."""
 
 
-@define(kw_only=True)
 class StoreError(FibackupError):
     """The store refused, or is not what it should be."""
 
 
-@define(kw_only=True)
 class NotAStoreError(StoreError):
     """The directory carries no ``fibackup-store.json``: an unmounted disk, perhaps."""
 
@@ -389,27 +377,22 @@ class LockedError(StoreError):
     owner: str = ""
 
 
-@define(kw_only=True)
 class FormatTooNewError(StoreError):
     """The store or the manifest was written by a newer fibackup."""
 
 
-@define(kw_only=True)
 class ManifestError(StoreError):
     """A manifest is damaged, or contradicts the files beside it."""
 
 
-@define(kw_only=True)
 class VerifyError(StoreError):
     """The bytes of a stored file are not the ones that were recorded."""
 
 
-@define(kw_only=True)
 class DestinationExistsError(StoreError):
     """The file to write exists; nothing is ever overwritten."""
 
 
-@define(kw_only=True)
 class NoSuchPointError(StoreError):
     """The store has no such restore point, or the point has no such disk."""
 
