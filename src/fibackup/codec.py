@@ -238,7 +238,7 @@ def _written_reader(kind: type, hints: Mapping[str, object], careful: _Reader) -
 
         def read(data):
             try:
-                if len(data) != 3:
+                if len(data) != 4:
                     return careful(data)
                 v0 = data["name"]
                 if v0.__class__ is not c0:
@@ -248,7 +248,11 @@ def _written_reader(kind: type, hints: Mapping[str, object], careful: _Reader) -
                 v2 = data["identity"]
                 if v2 is not None:
                     v2 = r2(v2)
-                return kind(name=v0, role=v1, identity=v2)
+                v3 = data["images"]
+                if v3.__class__ is not list:
+                    return careful(data)
+                v3 = tuple([r3(each) for each in v3])
+                return kind(v0, v1, v2, v3)
             except errors:
                 return careful(data)
     """
@@ -260,7 +264,7 @@ def _written_reader(kind: type, hints: Mapping[str, object], careful: _Reader) -
         only = some[0] if len(some) == 1 else hint
         guard = f"if v{place} is not None: " if len(some) < len(_options(hint)) else ""
         lines.append(f"v{place} = data[{name!r}]")
-        class_ = _as_it_is(only)
+        class_, item = _as_it_is(only), None if guard else _endless(only)
         if class_ is not None:
             scope[f"c{place}"] = class_
             test = f"v{place}.__class__ is not c{place}"
@@ -269,10 +273,17 @@ def _written_reader(kind: type, hints: Mapping[str, object], careful: _Reader) -
         elif isinstance(only, type) and issubclass(only, Enum):
             scope[f"r{place}"] = {each.value: each for each in only}
             lines.append(f"{guard}v{place} = r{place}[v{place}]")
+        elif item is not None:
+            scope[f"r{place}"] = _reader(item)
+            lines.append(f"if v{place}.__class__ is not list: return careful(data)")
+            lines.append(f"v{place} = tuple([r{place}(each) for each in v{place}])")
         else:
             scope[f"r{place}"] = reader
             lines.append(f"{guard}v{place} = r{place}(v{place})")
-    words = ", ".join(f"{name}=v{place}" for place, name in enumerate(hints))
+    by_name = any(each.kw_only for each in fields(kind))
+    words = ", ".join(
+        f"{name}=v{place}" if by_name else f"v{place}" for place, name in enumerate(hints)
+    )
     lines.append(f"return kind({words})")
     body = "".join(f"        {line}\n" for line in lines)
     source = f"def read(data):\n    try:\n{body}    except errors:\n        return careful(data)\n"
@@ -281,6 +292,13 @@ def _written_reader(kind: type, hints: Mapping[str, object], careful: _Reader) -
 
 
 _NOT_AS_EXPECTED = (KeyError, TypeError, ValueError, FibackupError)
+
+
+def _endless(hint: object) -> Hashable | None:
+    """Return the type of the items of a tuple of any length, or None."""
+    args = get_args(hint)
+    endless = get_origin(hint) is tuple and args[-1] is Ellipsis
+    return cast("Hashable", args[0]) if endless else None
 
 
 def _as_it_is(hint: object) -> type | None:
@@ -327,6 +345,6 @@ def _time(text: str) -> datetime:
     if time.tzinfo is None:
         raise ValueError(f"{text!r} has no time zone")
     try:
-        return time.astimezone(UTC)
+        return time if time.tzinfo is UTC else time.astimezone(UTC)
     except OverflowError:
         raise ValueError(f"{text!r} is not a year that UTC has") from None

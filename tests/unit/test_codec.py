@@ -86,6 +86,20 @@ def test_json_becomes_a_value() -> None:
     assert decode(Drawing, JSON) == DRAWING
 
 
+@frozen(kw_only=True)
+class Named:
+    """A class whose fields have no order."""
+
+    first: int
+    second: tuple[int, ...] = ()
+
+
+def test_fields_without_an_order_are_given_by_name() -> None:
+    """A class that takes its fields by name only is read as any other."""
+    value = Named(first=1, second=(2, 3))
+    assert decode(Named, encode(value)) == value
+
+
 def test_times_are_written_in_utc() -> None:
     """A time of another zone becomes the same moment in UTC."""
     there = datetime(2026, 11, 24, 5, tzinfo=timezone(timedelta(hours=1)))

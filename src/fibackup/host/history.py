@@ -15,6 +15,7 @@ from __future__ import annotations
 import os
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import suppress
+from itertools import chain
 from pathlib import PurePosixPath
 
 from fibackup.errors import ManifestError
@@ -23,7 +24,7 @@ from fibackup.host.manifests import Manifests, read_manifests
 from fibackup.host.merge import read_merge
 from fibackup.host.store_files import RECEIPT, directories_in, list_directory, read_text
 from fibackup.model.journal import as_merged
-from fibackup.model.point import POINT_PATTERN, History, Receipt, RestorePoint
+from fibackup.model.point import History, Receipt, RestorePoint, is_point_id
 from fibackup.parse.manifest import parse_receipt
 
 __all__ = ["read_history", "read_points"]
@@ -102,6 +103,7 @@ def _history(
         for disk in point.disks
         for image in disk.images
     }
+    beginnings = {each[:16] for each in chain(files, *sizes.values())}
     return History(
         store=store,
         path=path.parent,
@@ -114,11 +116,7 @@ def _history(
             for receipt in _receipts(fd, path, target, found)
             if f"{target}/{receipt.image.name}" not in named
         ),
-        taken_ids=frozenset(
-            each[:16]
-            for each in (*files, *(file for found in sizes.values() for file in found))
-            if POINT_PATTERN.fullmatch(each[:16])
-        ),
+        taken_ids=frozenset(filter(is_point_id, beginnings)),
         damaged=frozenset(_damaged(points, sizes)),
         unclaimed=frozenset(there - named),
         unreadable=manifests.unreadable,

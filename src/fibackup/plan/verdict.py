@@ -85,6 +85,8 @@ class _Age:
 
     def with_(self, other: _Age) -> _Age:
         """Return the age of both together: the older one, or none."""
+        if self is other:
+            return self
         known = self.time is not None and other.time is not None
         if not known and not self.wrong and not other.wrong:
             return _NEVER
