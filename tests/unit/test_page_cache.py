@@ -4,17 +4,24 @@ from __future__ import annotations
 
 import ctypes
 import errno
+import os
 import tempfile
 import time
 from collections.abc import Callable, Iterable
 from itertools import repeat
+from threading import enumerate as enumerate_threads
 
 import pytest
 
 from fibackup.errors import CancelledError
 from fibackup.host import page_cache
 from fibackup.host.events import CancelToken
-from fibackup.host.page_cache import begin_writing, wait_until_written, written_as_it_comes
+from fibackup.host.page_cache import (
+    begin_writing,
+    read_ahead,
+    wait_until_written,
+    written_as_it_comes,
+)
 
 Answers = Callable[[Iterable[int]], list[int]]
 
@@ -126,3 +133,73 @@ def test_a_writer_that_fails_is_heard(answers: Answers) -> None:
         written_as_it_comes(stream.fileno(), CancelToken()),
     ):
         raise ZeroDivisionError
+
+
+# -- the disk reads before the reader ------------------------------------------------------------
+
+MIB = 1024 * 1024
+
+
+class Asked:
+    """What the kernel was asked to read, of a reader that stands where it was put."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.position = 0
+        self.ranges: list[tuple[int, int]] = []
+        monkeypatch.setattr(os, "posix_fadvise", self._advise)
+        monkeypatch.setattr(page_cache, "_AHEAD_BYTES", 6 * MIB)
+
+    def _advise(self, fd: int, start: int, length: int, advice: int) -> None:
+        assert (fd, advice) == (5, os.POSIX_FADV_WILLNEED)
+        self.ranges.append((start // MIB, (start + length) // MIB))
+
+    def reached(self) -> int:
+        """Tell where the reader stands."""
+        return self.position
+
+
+def data(*extents: tuple[bool, int, int]) -> Iterable[tuple[bool, int, int]]:
+    """Give extents, of MiB."""
+    return [(is_data, start * MIB, end * MIB) for is_data, start, end in extents]
+
+
+def test_the_disk_reads_what_comes_next_and_no_more(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A little at a time, no holes, and never far from the reader; what was read is past."""
+    asked = Asked(monkeypatch)
+    with read_ahead(5, data((True, 0, 5), (False, 5, 8), (True, 8, 100)), asked.reached):
+        wait_for(lambda: len(asked.ranges) == 3)
+        assert asked.ranges == [(0, 2), (2, 4), (4, 5)]
+        asked.position = 40 * MIB
+        wait_for(lambda: (46, 48) in asked.ranges)
+        assert (10, 12) not in asked.ranges
+        asked.position = 100 * MIB
+    assert max(asked.ranges) <= (98, 100)
+
+
+def test_nobody_asks_any_more_when_the_reader_has_gone(monkeypatch: pytest.MonkeyPatch) -> None:
+    """He failed, or was cancelled: the rest of the file is not read for nothing."""
+    asked = Asked(monkeypatch)
+
+    def fail() -> None:
+        with read_ahead(5, data((True, 0, 100)), asked.reached):
+            wait_for(lambda: len(asked.ranges) == 4)
+            raise CancelledError(reason="stop")
+
+    with pytest.raises(CancelledError):
+        fail()
+    assert asked.ranges[-1] == (6, 8)
+    assert not [each for each in enumerate_threads() if "readahead" in each.name]
+
+
+def test_a_kernel_that_refuses_costs_time_only(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The reader goes on; what is wrong with the file it finds out itself."""
+    asked = Asked(monkeypatch)
+
+    def refuse(*_: int) -> None:
+        asked.ranges.append((0, 0))
+        raise OSError(errno.EINVAL, "no")
+
+    monkeypatch.setattr(os, "posix_fadvise", refuse)
+    with read_ahead(5, data((True, 0, 100)), asked.reached):
+        wait_for(lambda: bool(asked.ranges))
+    assert asked.ranges == [(0, 0)]

@@ -9,21 +9,23 @@ Write a disk of a point as one image, while the stored images that it is made of
 
 The source goes through the page cache, because two read it. What is written goes to the disk while
 the rest is read, and not in the end; whoever hashes stands back for qemu-img, which takes longer,
-and for the hash of the largest image, which takes as long.
+and for the hash of the largest image, which takes as long and is read ahead of: it follows qemu-img
+through the pages, and what later images hide is missing there.
 """
 
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
 from pathlib import PurePosixPath
 
+from fibackup.host.copy import extents
 from fibackup.host.destination import destination_directory, temporary_destination
 from fibackup.host.events import CancelToken, CopyProgress, OnEvent
 from fibackup.host.files import TEMP_SUFFIX, publish_file
-from fibackup.host.page_cache import drop, written_as_it_comes
+from fibackup.host.page_cache import drop, read_ahead, written_as_it_comes
 from fibackup.host.qemu_img import convert
 from fibackup.host.stored_images import OpenImage, opened_images, while_verified
 from fibackup.plan.report import RestoredImage
@@ -63,7 +65,7 @@ def flatten(
         directory = stack.enter_context(destination_directory(step.destination))
         temp = stack.enter_context(temporary_destination(step.destination.name, directory))
         _convert_and_verify(step, files, temp, disk_path, on_event, cancel)
-        _drop_cache(files)
+        _drop_cache((fd, image.size_bytes) for image, fd in files)
         size = os.fstat(temp).st_size
         publish_file(step.destination.name, directory)
     return RestoredImage(
@@ -75,13 +77,15 @@ def flatten(
     )
 
 
-def _drop_cache(files: Sequence[OpenImage]) -> None:
-    """Drop clean pages, in several places at once: what takes time is each page."""
+def _drop_cache(files: Iterable[tuple[int, int]]) -> None:
+    """Drop clean pages up to a position, in several places at once: each page takes time."""
     parts = [
-        (fd, start) for image, fd in files for start in range(0, image.size_bytes, _DROPPED_AT_ONCE)
+        (fd, start, min(_DROPPED_AT_ONCE, end - start))
+        for fd, end in files
+        for start in range(0, end, _DROPPED_AT_ONCE)
     ]
     with ThreadPoolExecutor(2, "fibackup-cache") as pool:
-        for done in [pool.submit(drop, fd, start, _DROPPED_AT_ONCE) for fd, start in parts]:
+        for done in [pool.submit(drop, *part) for part in parts]:
             done.result()
 
 
@@ -95,6 +99,7 @@ def _convert_and_verify(
 ) -> None:
     """Convert and hash at the same time; a wrong hash stops the conversion."""
     total = step.images[0].virtual_size_bytes
+    hashed: dict[str, int] = {}
 
     def progress(percent: float) -> None:
         on_event(
@@ -108,5 +113,17 @@ def _convert_and_verify(
             convert(top, "qcow2", temp, step.format, on_percent=progress, cancel=linked)
         os.fdatasync(temp_fd)
         drop(temp_fd)
+        _drop_cache((fd, hashed.get(image.name, 0)) for image, fd in files)
 
-    while_verified(files, disk_path, act, cancel, threads=2, keep_cached=True)
+    largest, fd = max(files, key=lambda each: each[0].size_bytes)
+    found = extents(fd, largest.size_bytes)
+    with read_ahead(fd, found, lambda: hashed.get(largest.name, 0)):
+        while_verified(
+            files,
+            disk_path,
+            act,
+            cancel,
+            threads=2,
+            keep_cached=True,
+            on_bytes=hashed.__setitem__,
+        )

@@ -17,6 +17,7 @@ import stat
 from collections.abc import Callable, Generator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor, wait
 from contextlib import ExitStack, contextmanager
+from functools import partial
 from pathlib import PurePosixPath
 from typing import TypeAlias
 
@@ -135,6 +136,7 @@ def while_verified(
     *,
     threads: int,
     keep_cached: bool = False,
+    on_bytes: Callable[[str, int], None] | None = None,
 ) -> None:
     """
     Do something with stored images, and hash them at the same time; a wrong one stops it.
@@ -149,6 +151,7 @@ def while_verified(
         cancel: Asked while it runs.
         threads: Images that are hashed at the same time.
         keep_cached: True: *act* reads them at the same time.
+        on_bytes: Called with the name of an image, and the position that its hash has reached.
 
     Raises:
         VerifyError: An image is not what its manifest says, whatever else failed.
@@ -161,7 +164,8 @@ def while_verified(
         if fd != by_size[0][1]:
             stand_back()
         try:
-            verify_image(image, fd, disk_path, lambda _: None, linked, keep_cached=keep_cached)
+            passed = _unheard if on_bytes is None else partial(on_bytes, image.name)
+            verify_image(image, fd, disk_path, passed, linked, keep_cached=keep_cached)
         except BaseException:
             linked.cancel()
             raise
@@ -182,6 +186,10 @@ def while_verified(
     failures += [failed for check in checks if (failed := check.exception()) is not None]
     for each in sorted(failures, key=_distance):
         raise each
+
+
+def _unheard(_: int) -> None:
+    """Take a position that nobody asks for."""
 
 
 def _distance(error: BaseException) -> int:
