@@ -420,6 +420,11 @@ class Restores:
         self._stored = tuple(store.glob("*/vd?/*.qcow2"))
         self._tops = {target: max(store.glob(f"*/{target}/*.qcow2")) for target in TARGETS}
 
+    @property
+    def stored_mib(self) -> int:
+        """Return what the images of one disk take in the store; all of it is hashed."""
+        return sum(path.stat().st_blocks * 512 for path in self._stored) // len(TARGETS) // MIB
+
     def contests(self) -> dict[str, tuple[str, dict[str, Contestant]]]:
         """Return for each form of a restore the plain way to do it, and the contestants."""
         return {
@@ -696,7 +701,8 @@ def restore(stage: Stage) -> None:
         for form, (plain, contestants) in restores.contests().items():
             found = compete(stage, contestants, touched_mib=len(TARGETS) * 3 * stage.sizes.disk_mib)
             rounds = f"{stage.sizes.rounds} rounds"
-            title = f"restore, {form}: 4 images each, {rounds}"
+            each = f"4 images, {restores.stored_mib} MiB, for each disk"
+            title = f"restore, {form}: {each}, {rounds}"
             print(table(title, found, plain), "", sep="\n", flush=True)
 
 

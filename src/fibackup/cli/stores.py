@@ -7,7 +7,6 @@ from collections.abc import Callable, Generator, Sequence
 from contextlib import contextmanager, suppress
 from datetime import datetime
 from threading import Lock
-from uuid import UUID
 
 import fibackup as fb
 from fibackup.cli.output import absolute
@@ -23,6 +22,7 @@ __all__ = [
 
 _opening = Lock()
 _NAMED = 10
+_NO_STORE = "00000000-0000-0000-0000-000000000000"
 
 
 @contextmanager
@@ -122,7 +122,7 @@ def no_history(path: str, domain: fb.Domain) -> fb.History:
     Source:
         docs/design.md, "Command line".
     """
-    return fb.History(store=str(UUID(int=0)), path=absolute(path), uuid=domain.uuid)
+    return fb.History(store=_NO_STORE, path=absolute(path), uuid=domain.uuid)
 
 
 def refuse_lost_store(path: str, domain: fb.Domain) -> None:
