@@ -104,20 +104,28 @@ def _listed(
     sums: Mapping[str, Mapping[str, _Sums]],
     verified: Verified,
 ) -> ListedPoint:
-    files = sum(file.size_bytes for file in point.files)
-    tops = tuple(
-        (disk.target, trees[disk.target].images[name])
-        for disk in point.disks
-        if (name := trees[disk.target].tops.get(point.id)) is not None
-    )
-    found = [sums[target][top.name] for target, top in tops if top.name in sums[target]]
+    total = freed = files = sum(file.size_bytes for file in point.files)
+    tops: list[tuple[str, StoredImage]] = []
+    whole = True
+    for disk in point.disks:
+        tree = trees[disk.target]
+        top = tree.tops.get(point.id)
+        if top is not None:
+            tops.append((disk.target, tree.images[top]))
+        below = sums[disk.target].get(top or "")
+        if below is None:
+            whole = False
+            continue
+        total += below.total_bytes
+        freed += below.freed_bytes
+        whole = whole and not below.damaged
     return ListedPoint(
         point=point,
         own_bytes=files + point.size_bytes,
-        total_bytes=files + sum(each.total_bytes for each in found),
-        freed_bytes=files + sum(each.freed_bytes for each in found),
+        total_bytes=total,
+        freed_bytes=freed,
         verified=verified,
-        tops=tops,
-        whole=len(found) == len(point.disks) and not any(each.damaged for each in found),
+        tops=tuple(tops),
+        whole=whole,
         protected=point.id in history.protected,
     )

@@ -78,20 +78,18 @@ class Verified:
 
 @frozen
 class _Age:
-    """When something was last right, and whether it was wrong when it was last read."""
+    """When something was last right; None when it was never read, or was wrong."""
 
     time: datetime | None
     wrong: bool = False
 
     def with_(self, other: _Age) -> _Age:
-        """Return the age of both together: the older one, or none."""
-        if self is other:
-            return self
-        known = self.time is not None and other.time is not None
-        if not known and not self.wrong and not other.wrong:
-            return _NEVER
-        time = min(self.time, other.time) if self.time and other.time and known else None
-        return _Age(time, self.wrong or other.wrong)
+        """Return the age of both together: wrong before never before long ago."""
+        if self.wrong or other.wrong:
+            return self if self.wrong else other
+        if self.time is None or other.time is None:
+            return self if self.time is None else other
+        return self if self.time <= other.time else other
 
 
 _NEVER = _Age(None)
