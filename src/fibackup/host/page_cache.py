@@ -113,10 +113,9 @@ def written_as_it_comes(fd: int, cancel: CancelToken) -> Generator[None]:
     Raises:
         OSError: The disk takes no more.
     """
-    over = Event()
     failures: list[OSError] = []
 
-    def send() -> None:
+    def send(over: Event) -> None:
         while not over.wait(_INTERVAL_SECONDS):
             try:
                 begin_writing(fd)
@@ -126,13 +125,10 @@ def written_as_it_comes(fd: int, cancel: CancelToken) -> Generator[None]:
                 cancel.cancel()
                 return
 
-    thread = Thread(target=send, name="fibackup-writeback", daemon=True)
-    thread.start()
     try:
-        yield
+        with _beside(send, "fibackup-writeback"):
+            yield
     finally:
-        over.set()
-        thread.join()
         if failures:
             raise failures[0]
 
@@ -155,9 +151,8 @@ def read_ahead(
     Source:
         posix_fadvise(2), ``POSIX_FADV_WILLNEED``; Linux mm/readahead.c.
     """
-    over = Event()
 
-    def ask() -> None:
+    def ask(over: Event) -> None:
         with suppress(OSError):  # it costs time only; the reader meets the error itself
             for start, length in _pieces(extents):
                 while start > reached() + _AHEAD_BYTES and not over.wait(_MOMENT_SECONDS):
@@ -167,7 +162,15 @@ def read_ahead(
                 if start + length > reached():
                     os.posix_fadvise(fd, start, length, os.POSIX_FADV_WILLNEED)
 
-    thread = Thread(target=ask, name="fibackup-readahead", daemon=True)
+    with _beside(ask, "fibackup-readahead"):
+        yield
+
+
+@contextmanager
+def _beside(act: Callable[[Event], None], name: str) -> Generator[None]:
+    """Do something in a thread of its own, until it is told that the rest is over."""
+    over = Event()
+    thread = Thread(target=act, args=(over,), name=name, daemon=True)
     thread.start()
     try:
         yield
