@@ -27,6 +27,7 @@ from hashlib import sha256
 from pathlib import PurePosixPath
 from types import TracebackType
 from typing import Self
+from uuid import uuid4
 
 from fibackup.errors import (
     FibackupError,
@@ -221,8 +222,6 @@ class Store(Drawable):
                 )
             with open_directory(str(where)) as fd:
                 refuse_strangers(fd, str(where), "the store")
-                from uuid import uuid4  # it asks what machine this is, and few make a store
-
                 text = render_store_file(str(uuid4()), datetime.now(UTC))
                 write_once(STORE_FILE, text.encode(), fd)
         return cls.open(where)
