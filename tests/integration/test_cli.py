@@ -473,6 +473,30 @@ def test_a_dry_run_changes_nothing(shell: Shell, domain: BlockDomain) -> None:
     shell.restores(domain, point["id"])
 
 
+def test_nothing_is_laid_on_what_verify_found_wrong(shell: Shell, domain: BlockDomain) -> None:
+    """A flipped bit has spoiled a disk's points: the next begins the disk anew, and is whole."""
+    first = shell.backup(domain, 1)
+    second = shell.backup(domain, 2)
+    (image,) = shell.store.glob(f"*/vda/{first['id']}.qcow2")
+    data = bytearray(image.read_bytes())
+    data[len(data) // 2] ^= 1
+    image.write_bytes(data)
+    shell.run("verify", "-s", shell.store, domain.uuid, code=12)
+    said = shell.run(*shell.words("--dry-run", domain.uuid)).stdout
+    assert "found wrong by a verification" in said
+    third = shell.backup(domain, 3)
+    assert {disk["target"]: disk["kind"] for disk in third["disks"]} == {
+        "vda": "full",
+        "vdb": "increment",
+    }
+    fourth = shell.backup(domain, 4)
+    assert {disk["kind"] for disk in fourth["disks"]} == {"increment"}
+    refused = ("--point", second["id"], "--into", shell.out / "refused")
+    shell.run("restore", "-s", shell.store, domain.uuid, *refused, code=12)
+    shell.restores(domain, third["id"])
+    shell.restores(domain, fourth["id"])
+
+
 def test_quiet_is_quiet(shell: Shell, domain: BlockDomain) -> None:
     """-q says nothing at all when all is well, and only the error when it is not."""
     done = shell.run(*shell.words("-q", domain.name))

@@ -5,6 +5,8 @@ from attrs import evolve
 from fibackup.host.executor import Executor
 from fibackup.model.domain import Domain
 from fibackup.model.point import DiskKind, History
+from fibackup.model.tree import ImageTree
+from fibackup.model.verification import CheckedContent, CheckedFile, VerificationRecord
 from fibackup.plan.backup import plan_backup
 from fibackup.plan.continuity import Parent, find_parent
 from fibackup.plan.policy import BackupPolicy
@@ -197,7 +199,7 @@ def test_a_point_whose_images_are_lost_makes_a_full() -> None:
     """Missing itself, or lying on a point whose manifest is gone."""
     world = World()
     world.store.lose(world.uuid, "vda", f"{world.first.point}.qcow2")
-    assert "is missing or has another size" in str(world.verdict())
+    assert "is missing, has another size, or" in str(world.verdict())
     world = World()
     world.backup()
     world.store.forget(world.uuid, world.first.point)
@@ -253,3 +255,53 @@ def test_a_full_on_request_is_a_full() -> None:
     """The reason says that it was asked for."""
     decision = World().plan(full=True).decisions[0]
     assert (decision.kind, decision.reason) == (DiskKind.FULL, "a full was asked for")
+
+
+def found_wrong(world: World, number: int, sha256: str = "") -> VerificationRecord:
+    """Return the record of a verification that found a stored image wrong."""
+    image = world.history().points[number].disks[0].images[0]
+    fault = CheckedFile(
+        f"vda/{image.name}", sha256 or image.sha256, world.host.now, 1, "its sha256 is another"
+    )
+    return VerificationRecord(files=(fault,))
+
+
+def test_nothing_new_is_laid_on_an_image_that_was_found_wrong() -> None:
+    """An older point that does not need it is the parent; without one, a full begins anew."""
+    world = World()
+    world.backup()
+    kinds: list[tuple[DiskKind | None, bool]] = []
+    for record in (found_wrong(world, 1), found_wrong(world, 0), found_wrong(world, 0, "a" * 64)):
+        plan = plan_backup(world.domain(), world.history(), now=world.host.now, record=record)
+        (decision,) = plan.decisions
+        kinds.append((decision.kind, "found wrong by a verification" in decision.reason))
+    assert kinds == [(DiskKind.INCREMENT, True), (DiskKind.FULL, True), (DiskKind.INCREMENT, False)]
+
+
+def test_a_record_without_faults_changes_nothing() -> None:
+    """Whether nothing was verified yet, or all of it was right."""
+    world = World()
+    plan = plan_backup(
+        world.domain(), world.history(), now=world.host.now, record=VerificationRecord()
+    )
+    assert plan == world.plan()
+
+
+def test_nothing_new_is_laid_on_a_disk_that_did_not_read_as_it_did() -> None:
+    """Each file may be as it was, and the disk is not; of another chain the record says nothing."""
+    world = World()
+    history = world.history()
+    (image,) = history.points[0].disks[0].images
+    prints = ImageTree(history, "vda").fingerprints()
+    for print_, kind in ((prints[image.name], DiskKind.FULL), ("b" * 64, DiskKind.INCREMENT)):
+        entry = CheckedContent(
+            file=f"vda/{image.name}",
+            chain=print_,
+            sha256="c" * 64,
+            time=world.host.now,
+            run=1,
+            fault="the disk reads otherwise",
+        )
+        record = VerificationRecord(contents=(entry,))
+        plan = plan_backup(world.domain(), history, now=world.host.now, record=record)
+        assert plan.decisions[0].kind is kind

@@ -198,7 +198,8 @@ def _back_up(
     path = options.backup_dir or ""
     now = datetime.now(UTC)
     with open_store(path, domain, policy, now=now, on_new=log.information) as store:
-        plan = fb.plan_backup(domain, store.read_history(domain.uuid), now=now, policy=policy)
+        history, record = store.read_history(domain.uuid), store.read_record(domain.uuid)
+        plan = fb.plan_backup(domain, history, now=now, policy=policy, record=record)
         report = _execute(fb.Executor(host, store), plan, log, signals)
         if options.state_dir is not None and report.point is not None:
             _keep_state(store, report.point, options.state_dir, log)

@@ -134,7 +134,8 @@ def _damage(history: History, point: str, target: str) -> str | None:
         damage = history.damage(point, target)
     except ManifestError as error:
         return f"the store's images of point {point} reach no base: {error.reason}"
-    return f"the store's image {damage} is missing or has another size" if damage else None
+    wrong = "is missing, has another size, or was found wrong by a verification"
+    return f"the store's image {damage} {wrong}" if damage else None
 
 
 def _same_image(overlay: Overlay, top: StoredImage, ledger: Ledger) -> bool:

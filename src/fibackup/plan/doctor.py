@@ -190,6 +190,7 @@ class DomainFacts:
         at_work: True while a run holds the domain.
         store_fault: Why the store takes no point of it, or nothing.
         store_remedy: What helps against that, where it is known.
+        record: What has been verified of it.
     """
 
     domain: Domain
@@ -200,6 +201,7 @@ class DomainFacts:
     at_work: bool = False
     store_fault: str = ""
     store_remedy: str = ""
+    record: VerificationRecord | None = None
 
 
 # --- the host -----------------------------------------------------------------------------------
@@ -515,9 +517,10 @@ def _recover(facts: DomainFacts) -> str:
 
 
 def _next_backup(facts: DomainFacts, now: datetime) -> Iterator[_Said]:
-    policy = BackupPolicy(quiesce=Quiesce.OFF)
+    policy, record = BackupPolicy(quiesce=Quiesce.OFF), facts.record
+    history = facts.history or _NOWHERE
     try:
-        plan = plan_backup(facts.domain, facts.history or _NOWHERE, now=now, policy=policy)
+        plan = plan_backup(facts.domain, history, now=now, policy=policy, record=record)
     except FibackupError as error:
         yield Level.PROBLEM, f"it cannot be backed up: {_words(error)}", _remedy(error)
         return

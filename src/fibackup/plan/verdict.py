@@ -17,7 +17,7 @@ from datetime import datetime
 from functools import reduce
 from typing import TypeAlias
 
-from attrs import frozen
+from attrs import evolve, frozen
 
 from fibackup.model.checks import is_target
 from fibackup.model.point import History, StoredImage
@@ -34,7 +34,7 @@ from fibackup.model.verification import (
     VerificationRecord,
 )
 
-__all__ = ["Verified", "ages_in", "judge", "last_verified"]
+__all__ = ["Verified", "ages_in", "distrust", "judge", "last_verified"]
 
 _OF_THE_STORE = frozenset(
     {
@@ -162,6 +162,32 @@ def ages_in(
         disks = reduce(_Age.with_, (of_content(target, top) for target, top in tops.items()))
         found[point.id] = Verified(all_files.time, disks.time, all_files.wrong or disks.wrong)
     return found
+
+
+def distrust(history: History, record: VerificationRecord) -> History:
+    """
+    Return the history with what a verification has found wrong among what is damaged.
+
+    Args:
+        history: What the store holds.
+        record: What has been read of it; what it says of other files than these counts for nothing.
+
+    Source:
+        docs/verify.md; docs/store-format.md, ``verified.json``.
+    """
+    files = {entry.file: entry.sha256 for entry in record.files if entry.fault}
+    contents = {entry.file: entry.chain for entry in record.contents if entry.fault}
+    if not files and not contents:
+        return history
+    wrong: set[str] = set()
+    for target, tree in trees_of(history).items():
+        prints = tree.fingerprints()
+        for name, image in tree.images.items():
+            file = f"{target}/{name}"
+            of_file = file in files and files[file] == image.sha256
+            if of_file or (file in contents and contents[file] == prints.get(name)):
+                wrong.add(file)
+    return evolve(history, damaged=history.damaged | wrong)
 
 
 def judge(
