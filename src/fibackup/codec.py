@@ -81,9 +81,9 @@ def _encode_fields(cls: type, value: object) -> dict[str, JsonValue]:
 
 def _encode_tagged(hint: object, item: object) -> JsonValue:
     """Encode *item*, with the class's name where the hint leaves more than one class open."""
-    args = get_args(hint)
-    if get_origin(hint) is tuple and args[-1] is Ellipsis:
-        return [_encode_tagged(args[0], each) for each in cast("tuple[object, ...]", item)]
+    each_hint = _endless(hint)
+    if each_hint is not None:
+        return [_encode_tagged(each_hint, each) for each in cast("tuple[object, ...]", item)]
     plain = encode(item)
     if isinstance(plain, dict) and len(_classes(hint)) > 1:
         return {_TAG: type(item).__name__, **plain}

@@ -75,6 +75,12 @@ def test_a_name_that_is_not_public_is_an_attribute_error() -> None:
         getattr(fibackup, "no_such_name")  # noqa: B009 - for type checkers too it is a mere string
 
 
+def printed_by(code: str) -> str:
+    """Return what a process prints that has imported nothing yet."""
+    command = [sys.executable, "-c", textwrap.dedent(code)]
+    return subprocess.run(command, check=True, capture_output=True, text=True, timeout=60).stdout
+
+
 def test_a_missing_libvirt_says_what_to_install() -> None:
     """Without libvirt's bindings only the names that need them fail, and tell the remedy."""
     code = """
@@ -87,9 +93,7 @@ def test_a_missing_libvirt_says_what_to_install() -> None:
         except fibackup.RequirementError as error:
             print(error)
     """
-    command = [sys.executable, "-c", textwrap.dedent(code)]
-    done = subprocess.run(command, check=True, capture_output=True, text=True, timeout=60)
-    assert "libvirt-python" in done.stdout
+    assert "libvirt-python" in printed_by(code)
 
 
 def test_who_reads_a_store_does_not_import_every_plan() -> None:
@@ -100,9 +104,7 @@ def test_who_reads_a_store_does_not_import_every_plan() -> None:
         fibackup.Store, fibackup.list_points
         print(*(name for name in sys.modules if name.startswith("fibackup.")))
     """
-    command = [sys.executable, "-c", textwrap.dedent(code)]
-    done = subprocess.run(command, check=True, capture_output=True, text=True, timeout=60)
-    found = set(done.stdout.split())
+    found = set(printed_by(code).split())
     assert "fibackup.plan.listing" in found
     others = {"plan.backup", "plan.recover", "plan.define", "render.svg", "parse.domain_xml"}
     assert not found & {f"fibackup.{name}" for name in others}
@@ -119,9 +121,7 @@ def test_a_value_has_a_picture_whatever_else_was_imported(name: str) -> None:
         draw = fibackup.picture_of
         print(draw.dispatch(kind) is not draw.dispatch(object))
     """
-    command = [sys.executable, "-c", textwrap.dedent(code)]
-    done = subprocess.run(command, check=True, capture_output=True, text=True, timeout=60)
-    assert done.stdout == "True\n"
+    assert printed_by(code) == "True\n"
 
 
 # --- docstrings ---------------------------------------------------------------------------------

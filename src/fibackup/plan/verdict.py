@@ -23,6 +23,8 @@ from fibackup.model.checks import is_target
 from fibackup.model.point import History, StoredImage
 from fibackup.model.tree import ImageTree, trees_of
 from fibackup.model.verification import (
+    CheckedContent,
+    CheckedFile,
     ContentCheck,
     Fault,
     FaultKind,
@@ -95,6 +97,28 @@ class _Age:
 _NEVER = _Age(None)
 
 
+class _Reading:
+    """What a record says of the files that are there; what it says of others counts for nothing."""
+
+    def __init__(self, record: VerificationRecord) -> None:
+        self._files = {entry.file: entry for entry in record.files}
+        self.contents = {entry.file: entry for entry in record.contents}
+
+    def of_file(self, file: str, sha256: str) -> _Age:
+        """Tell when a file with this sha256 was read."""
+        entry = self._files.get(file)
+        return _NEVER if entry is None or entry.sha256 != sha256 else _age(entry)
+
+    def of_content(self, top: str, chain: str | None) -> _Age:
+        """Tell when a disk was read through this top image, of a chain with this fingerprint."""
+        entry = self.contents.get(top)
+        return _NEVER if entry is None or entry.chain != chain else _age(entry)
+
+
+def _age(entry: CheckedFile | CheckedContent) -> _Age:
+    return _Age(None if entry.fault else entry.time, bool(entry.fault))
+
+
 def last_verified(history: History, record: VerificationRecord) -> Mapping[str, Verified]:
     """
     Return when each point was last verified.
@@ -129,34 +153,26 @@ def ages_in(
     Source:
         docs/verify.md.
     """
-    files = {entry.file: entry for entry in record.files}
-    contents = {entry.file: entry for entry in record.contents}
-
-    def age(file: str, sha256: str) -> _Age:
-        entry = files.get(file)
-        if entry is None or entry.sha256 != sha256:
-            return _NEVER
-        return _Age(None if entry.fault else entry.time, bool(entry.fault))
+    reading = _Reading(record)
 
     def of_images(target: str, tree: ImageTree) -> Mapping[str, _Age]:
         def combine(image: StoredImage, under: _Age | None) -> _Age:
-            own = age(f"{target}/{image.name}", image.sha256)
+            own = reading.of_file(f"{target}/{image.name}", image.sha256)
             return own if under is None else own.with_(under)
 
         return tree.climb(combine)
 
     def of_content(target: str, top: str | None) -> _Age:
-        entry = contents.get(f"{target}/{top}")
-        if entry is None or top is None or entry.chain != prints[target].get(top):
+        if target not in prints or top is None:
             return _NEVER
-        return _Age(None if entry.fault else entry.time, bool(entry.fault))
+        return reading.of_content(f"{target}/{top}", prints[target].get(top))
 
-    prints = {target: tree.fingerprints() for target, tree in trees.items() if contents}
+    prints = {target: tree.fingerprints() for target, tree in trees.items() if reading.contents}
     ages = {target: of_images(target, tree) for target, tree in trees.items()}
     found: dict[str, Verified] = {}
     for point in history.points:
         tops = {disk.target: trees[disk.target].tops.get(point.id) for disk in point.disks}
-        parts = [age(file.name, file.sha256) for file in point.files]
+        parts = [reading.of_file(file.name, file.sha256) for file in point.files]
         parts += [ages[target].get(top or "", _NEVER) for target, top in tops.items()]
         all_files = reduce(_Age.with_, parts)
         disks = reduce(_Age.with_, (of_content(target, top) for target, top in tops.items()))
@@ -175,17 +191,16 @@ def distrust(history: History, record: VerificationRecord) -> History:
     Source:
         docs/verify.md; docs/store-format.md, ``verified.json``.
     """
-    files = {entry.file: entry.sha256 for entry in record.files if entry.fault}
-    contents = {entry.file: entry.chain for entry in record.contents if entry.fault}
-    if not files and not contents:
+    faults = (*(each.fault for each in record.files), *(each.fault for each in record.contents))
+    if not any(faults):
         return history
-    wrong: set[str] = set()
+    reading, wrong = _Reading(record), set[str]()
     for target, tree in trees_of(history).items():
         prints = tree.fingerprints()
         for name, image in tree.images.items():
             file = f"{target}/{name}"
-            of_file = file in files and files[file] == image.sha256
-            if of_file or (file in contents and contents[file] == prints.get(name)):
+            own = reading.of_file(file, image.sha256)
+            if own.with_(reading.of_content(file, prints.get(name))).wrong:
                 wrong.add(file)
     return evolve(history, damaged=history.damaged | wrong)
 
