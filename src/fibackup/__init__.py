@@ -61,13 +61,15 @@ if TYPE_CHECKING:  # for type checkers; at run time __getattr__ below does it
         Host,
         PointStore,
     )
+    from fibackup.host.cancel import (
+        CancelToken,
+    )
     from fibackup.host.doctor import (
         read_domain_facts,
         read_hypervisor_facts,
         read_store_facts,
     )
     from fibackup.host.events import (
-        CancelToken,
         CopyProgress,
         Event,
         FileVerified,
@@ -91,6 +93,9 @@ if TYPE_CHECKING:  # for type checkers; at run time __getattr__ below does it
     )
     from fibackup.host.store import (
         Store,
+    )
+    from fibackup.host.store_reader import (
+        StoreReader,
     )
     from fibackup.model.chain import BackingChain, FileIdentity, Image
     from fibackup.model.domain import Disk, Domain, DomainState, ImageUse
@@ -322,6 +327,7 @@ __all__ = [
     # The seams.
     "Host",
     "PointStore",
+    "StoreReader",
     # Smaller values.
     "Consistency",
     "DiskKind",
@@ -486,8 +492,8 @@ _HOMES: dict[str, tuple[str, ...]] = {
         "read_hypervisor_facts",
         "read_store_facts",
     ),
+    "fibackup.host.cancel": ("CancelToken",),
     "fibackup.host.events": (
-        "CancelToken",
         "CopyProgress",
         "Event",
         "FileVerified",
@@ -504,6 +510,7 @@ _HOMES: dict[str, tuple[str, ...]] = {
     "fibackup.host.libvirt_host": ("LibvirtHost",),
     "fibackup.host.metrics": ("update_metrics",),
     "fibackup.host.store": ("Store",),
+    "fibackup.host.store_reader": ("StoreReader",),
     "fibackup.model.chain": (
         "BackingChain",
         "FileIdentity",

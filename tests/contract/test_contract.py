@@ -16,7 +16,8 @@ from fibackup.errors import (
     StepError,
     StoreError,
 )
-from fibackup.host.events import CancelToken, ignore_events
+from fibackup.host.cancel import CancelToken
+from fibackup.host.events import ignore_events
 from fibackup.host.executor import Executor
 from fibackup.model.chain import BackingChain, FileIdentity
 from fibackup.model.ledger import FrozenImage, KnownStore, Ledger, Overlay, Run, RunPhase

@@ -10,7 +10,8 @@ import pytest
 from attrs import evolve
 
 from fibackup.errors import DestinationExistsError, DomainBusyError, HostError, VerifyError
-from fibackup.host.events import CancelToken, CopyProgress, Event, ignore_events
+from fibackup.host.cancel import CancelToken
+from fibackup.host.events import CopyProgress, Event, ignore_events
 from fibackup.host.executor import Executor
 from fibackup.model.ledger import Ledger
 from fibackup.model.point import Consistency, FileRole, StoredFile

@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING
 import pytest
 
 from fibackup.errors import DestinationExistsError, StepError, VerifyError
-from fibackup.host.events import CancelToken, ignore_events
+from fibackup.host.cancel import CancelToken
+from fibackup.host.events import ignore_events
 from fibackup.host.executor import Executor
 from fibackup.plan.restore import RestoreForm, plan_restore
 from fibackup.plan.steps import CopyStored, CreateLinked, FlattenImage, Plan

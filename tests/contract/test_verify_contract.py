@@ -9,7 +9,8 @@ import pytest
 from attrs import evolve
 
 from fibackup.errors import CancelledError, StepError
-from fibackup.host.events import CancelToken, Event, FileVerified, ignore_events
+from fibackup.host.cancel import CancelToken
+from fibackup.host.events import Event, FileVerified, ignore_events
 from fibackup.host.executor import Executor
 from fibackup.model.point import RestorePoint
 from fibackup.model.verification import FaultKind, Verification

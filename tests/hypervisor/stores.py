@@ -11,7 +11,8 @@ from types import MappingProxyType, TracebackType
 from typing import Final, Self
 
 import fibackup as fb
-from fibackup.host.events import CancelToken, ignore_events
+from fibackup.host.cancel import CancelToken
+from fibackup.host.events import ignore_events
 from hypervisor.host import run
 from hypervisor.images import MIB
 from hypervisor.qcow2_reader import read_qcow2

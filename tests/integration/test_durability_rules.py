@@ -31,7 +31,7 @@ from attrs import evolve
 
 import fibackup as fb
 from fibackup.host import block_jobs
-from fibackup.host.events import CancelToken
+from fibackup.host.cancel import CancelToken
 from fibackup.testing import FakeHost, FakeStore
 from hypervisor.faulty import (
     DONE,

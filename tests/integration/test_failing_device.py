@@ -22,8 +22,8 @@ import pytest
 
 import fibackup as fb
 from fibackup.cli import main
+from fibackup.host.cancel import CancelToken
 from fibackup.host.copy import copy_and_hash
-from fibackup.host.events import CancelToken
 from hypervisor import MIB, Embedded, MakeBlockDomain
 from hypervisor.host import run
 from hypervisor.stores import CLUSTER, StoreMaker

@@ -25,6 +25,7 @@ import pytest
 import fibackup as fb
 from fibackup.host import history as history_module
 from fibackup.host.store_files import list_directory as really_list
+from fibackup.host.store_files import list_entries as really_scan
 from hypervisor import (
     MIB,
     BlockDomain,
@@ -871,7 +872,7 @@ def test_a_restores_temporary_file_is_its_own(
 def test_a_list_beside_a_running_backup(
     bench: Bench, block_domain: MakeBlockDomain, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A file that vanishes while a reader looks round, as a writer's do, is passed over."""
+    """What vanishes while a reader looks round, as a writer's files do, is passed over."""
     domain = block_domain()
     point = bench.point(domain, 1)
     seen: list[int] = []
@@ -881,7 +882,11 @@ def test_a_list_beside_a_running_backup(
         seen.append(fd)
         return [*really_list(fd), *gone]
 
+    def list_entries(fd: int) -> dict[str, bool]:
+        return {**really_scan(fd), "vdz": True}
+
     monkeypatch.setattr(history_module, "list_directory", list_directory)
+    monkeypatch.setattr(history_module, "list_entries", list_entries)
     assert bench.history(domain).points == (point,)
     assert seen
 

@@ -24,10 +24,10 @@ import pytest
 from attrs import evolve
 
 import fibackup as fb
-from fibackup.host import store, survey
+from fibackup.host import store_reader, survey
+from fibackup.host.cancel import CancelToken
 from fibackup.host.copy import copy_and_hash, hash_file
 from fibackup.host.destination import temporary_destination
-from fibackup.host.events import CancelToken
 from fibackup.host.files import make_directories, open_directory
 from fibackup.host.lock import hold_store_lock
 from fibackup.host.restored import make_passage
@@ -621,7 +621,7 @@ def test_a_run_that_comes_and_goes_while_files_are_listed_is_seen(
         maker.point({"vda": {1: 2}})
         return real(dir_fd)
 
-    monkeypatch.setattr(store, "list_files", listed_late)
+    monkeypatch.setattr(store_reader, "list_files", listed_late)
     assert maker.store.survey(UUID).busy
 
 

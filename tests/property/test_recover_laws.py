@@ -17,7 +17,8 @@ import pytest
 from attrs import evolve
 
 from fibackup.errors import FibackupError
-from fibackup.host.events import CancelToken, ignore_events
+from fibackup.host.cancel import CancelToken
+from fibackup.host.events import ignore_events
 from fibackup.host.executor import Executor
 from fibackup.model.ledger import Run, RunPhase
 from fibackup.plan.backup import plan_backup

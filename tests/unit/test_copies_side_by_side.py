@@ -12,7 +12,8 @@ from typing_extensions import override
 
 from fibackup.errors import CancelledError, StepError, StoreError
 from fibackup.host import side_by_side
-from fibackup.host.events import CancelToken, OnEvent
+from fibackup.host.cancel import CancelToken
+from fibackup.host.events import OnEvent
 from fibackup.host.executor import Executor
 from fibackup.model.point import StoredImage
 from fibackup.plan.backup import plan_backup

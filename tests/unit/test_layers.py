@@ -27,7 +27,7 @@ ALLOWED: Mapping[str, set[str]] = {
     "parse": BOTTOM | {"model"},
     "plan": BOTTOM | {"model", "parse", "render"},
     "host": PURE,
-    "testing": PURE | {"host.api", "host.events"},
+    "testing": PURE | {"host.api", "host.cancel", "host.events"},
     "cli": {DOOR},
     "__main__": {"cli"},
     DOOR: PURE | {"host", "testing"},

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from fibackup.errors import CancelledError
-from fibackup.host.events import CancelToken
+from fibackup.host.cancel import CancelToken
 from fibackup.host.pace import Pace
 
 

@@ -15,7 +15,7 @@ import pytest
 
 from fibackup.errors import CancelledError
 from fibackup.host import page_cache
-from fibackup.host.events import CancelToken
+from fibackup.host.cancel import CancelToken
 from fibackup.host.page_cache import (
     begin_writing,
     read_ahead,

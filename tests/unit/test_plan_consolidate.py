@@ -15,7 +15,8 @@ from fibackup.errors import (
     SharedBaseError,
     StepError,
 )
-from fibackup.host.events import CancelToken, ignore_events
+from fibackup.host.cancel import CancelToken
+from fibackup.host.events import ignore_events
 from fibackup.host.executor import Executor
 from fibackup.model.domain import Disk, Domain, DomainState, ImageUse
 from fibackup.model.ledger import Ledger, Run, RunPhase

@@ -9,7 +9,8 @@ import pytest
 from attrs import evolve
 
 from fibackup.errors import BlockJobError, DomainStateError, StepError
-from fibackup.host.events import CancelToken, OnEvent, ignore_events
+from fibackup.host.cancel import CancelToken
+from fibackup.host.events import OnEvent, ignore_events
 from fibackup.host.executor import Executor
 from fibackup.model.domain import Disk, DomainState
 from fibackup.model.ledger import Ledger, Overlay, Run, RunPhase

@@ -19,7 +19,8 @@ from fibackup.errors import (
     VerifyError,
 )
 from fibackup.host import restore_run, side_by_side
-from fibackup.host.events import CancelToken, OnEvent
+from fibackup.host.cancel import CancelToken
+from fibackup.host.events import OnEvent
 from fibackup.host.executor import Executor
 from fibackup.plan.backup import plan_backup
 from fibackup.plan.policy import BackupPolicy, Quiesce

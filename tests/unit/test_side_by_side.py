@@ -9,7 +9,7 @@ from threading import enumerate as enumerate_threads
 import pytest
 
 from fibackup.errors import CancelledError, HostError
-from fibackup.host.events import CancelToken
+from fibackup.host.cancel import CancelToken
 from fibackup.host.side_by_side import ChildToken, side_by_side
 from fibackup.host.verify import check_all
 

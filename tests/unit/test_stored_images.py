@@ -12,7 +12,7 @@ import pytest
 
 from fibackup.errors import CancelledError, HostError, VerifyError
 from fibackup.host import stored_images
-from fibackup.host.events import CancelToken
+from fibackup.host.cancel import CancelToken
 from fibackup.host.stored_images import while_verified
 from fibackup.model.chain import FileIdentity
 from fibackup.model.point import SourceImage, StoredImage

@@ -149,7 +149,7 @@ def refuse_lost_store(path: str, domain: fb.Domain) -> None:
             )
 
 
-def find_history(store: fb.Store, name: str) -> fb.History:
+def find_history(store: fb.StoreReader, name: str) -> fb.History:
     """
     Return the history of the domain with this UUID, or with this name at its newest point.
 
@@ -173,7 +173,7 @@ def find_history(store: fb.Store, name: str) -> fb.History:
     return found[the_one(store, name, tuple(found))]
 
 
-def the_one(store: fb.Store, name: str, found: Sequence[str]) -> str:
+def the_one(store: fb.StoreReader, name: str, found: Sequence[str]) -> str:
     """
     Return the domain that was meant.
 
@@ -196,7 +196,7 @@ def the_one(store: fb.Store, name: str, found: Sequence[str]) -> str:
     raise _no_such_domain(store, name)
 
 
-def _no_such_domain(store: fb.Store, name: str) -> fb.NoSuchPointError:
+def _no_such_domain(store: fb.StoreReader, name: str) -> fb.NoSuchPointError:
     """Return the error for a domain without a point, which names those that have one."""
     latest = (store.read_history(uuid).latest for uuid in store.domains())
     names = sorted({point.domain for point in latest if point is not None})

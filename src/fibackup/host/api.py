@@ -17,7 +17,8 @@ from datetime import datetime
 from pathlib import PurePosixPath
 from typing import Protocol
 
-from fibackup.host.events import CancelToken, OnEvent
+from fibackup.host.cancel import CancelToken
+from fibackup.host.events import OnEvent
 from fibackup.model.domain import Domain, ImageUse
 from fibackup.model.host_facts import HostFacts
 from fibackup.model.ledger import Ledger

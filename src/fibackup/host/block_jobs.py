@@ -29,7 +29,8 @@ from typing import NoReturn
 import libvirt
 
 from fibackup.errors import BlockJobError, CancelledError
-from fibackup.host.events import CancelToken, CopyProgress, OnEvent
+from fibackup.host.cancel import CancelToken
+from fibackup.host.events import CopyProgress, OnEvent
 from fibackup.host.files import os_errors
 from fibackup.host.libvirt_errors import libvirt_errors, translate
 from fibackup.host.volumes import find_volumes

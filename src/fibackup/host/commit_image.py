@@ -16,7 +16,8 @@ from contextlib import contextmanager
 
 from fibackup.errors import DomainBusyError
 from fibackup.host import qemu_img
-from fibackup.host.events import CancelToken, CopyProgress, OnEvent
+from fibackup.host.cancel import CancelToken
+from fibackup.host.events import CopyProgress, OnEvent
 from fibackup.host.files import identity_of, os_errors
 from fibackup.host.lock import hold_image_lock
 from fibackup.plan.steps import CommitOffline

@@ -19,7 +19,7 @@ from pathlib import PurePosixPath
 
 from fibackup.errors import HostError, QemuImgError, RequirementError
 from fibackup.host import qemu_img
-from fibackup.host.events import CancelToken
+from fibackup.host.cancel import CancelToken
 from fibackup.host.qemu_img import OnPercent
 from fibackup.parse.qemu_img_json import Extent
 from fibackup.plan.requirements import check_compression

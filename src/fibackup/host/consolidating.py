@@ -20,7 +20,8 @@ from attrs import evolve
 
 from fibackup.errors import BlockJobError, FibackupError, HostError, SharedBaseError
 from fibackup.host.api import Host
-from fibackup.host.events import CancelToken, OnEvent
+from fibackup.host.cancel import CancelToken
+from fibackup.host.events import OnEvent
 from fibackup.model.ledger import Ledger, Run, RunPhase, consolidated
 from fibackup.plan.continuity import stale_overlays
 from fibackup.plan.steps import CommitOffline, ConsolidateDisk, EachDisk, FinishBlockJob, Plan

@@ -21,7 +21,7 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Protocol
 
 from fibackup.errors import HostError
-from fibackup.host.events import CancelToken
+from fibackup.host.cancel import CancelToken
 from fibackup.host.page_cache import begin_writing, drop, wait_until_written
 
 __all__ = ["BLOCK_BYTES", "copy_and_hash", "hash_file"]

@@ -20,9 +20,10 @@ from pathlib import PurePosixPath
 from attrs import evolve, frozen
 
 from fibackup.errors import DomainBusyError, FibackupError, HostError, ParseError
+from fibackup.host.cancel import CancelToken
 from fibackup.host.compress_image import write_compressed
 from fibackup.host.copy import copy_and_hash, hash_file
-from fibackup.host.events import CancelToken, CopyProgress, ImageCopied, OnEvent
+from fibackup.host.events import CopyProgress, ImageCopied, OnEvent
 from fibackup.host.files import (
     TEMP_SUFFIX,
     identity_of,

@@ -1,5 +1,5 @@
 """
-What a run tells while it runs, and how it is told to stop.
+What a run tells while it runs.
 
 ::
 
@@ -15,12 +15,10 @@ from typing import TypeAlias
 
 from attrs import frozen
 
-from fibackup.errors import CancelledError
 from fibackup.plan.steps import Step, headline
 from fibackup.units import format_bytes, printable
 
 __all__ = [
-    "CancelToken",
     "CopyProgress",
     "Event",
     "FileVerified",
@@ -183,43 +181,3 @@ def ignore_events(_: Event) -> None:
     Source:
         docs/embed.md.
     """
-
-
-class CancelToken:
-    """
-    A flag that asks a run to stop; thread-safe, and safe to set from a signal handler.
-
-    The run stops between two steps, or in the middle of a copy. It never stops between a freeze
-    and its thaw.
-    """
-
-    def __init__(self) -> None:
-        """Make a token that is not set."""
-        self._cancelled = False  # no Event: a second signal may come while it is being set
-
-    def cancel(self) -> None:
-        """
-        Ask the run to stop.
-
-        Source:
-            docs/embed.md.
-        """
-        self._cancelled = True
-
-    @property
-    def cancelled(self) -> bool:
-        """True once `cancel` was called."""
-        return self._cancelled
-
-    def check(self) -> None:
-        """
-        Raise when the run should stop.
-
-        Raises:
-            CancelledError: `cancel` was called.
-
-        Source:
-            docs/embed.md.
-        """
-        if self._cancelled:
-            raise CancelledError(reason="the run was cancelled")

@@ -37,9 +37,9 @@ from fibackup.errors import (
 )
 from fibackup.host.aftermath import command_after, state_after
 from fibackup.host.api import Host, PointStore
+from fibackup.host.cancel import CancelToken
 from fibackup.host.consolidating import Consolidator
 from fibackup.host.events import (
-    CancelToken,
     Event,
     Gate,
     OnEvent,

@@ -21,9 +21,10 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
 from pathlib import PurePosixPath
 
+from fibackup.host.cancel import CancelToken
 from fibackup.host.copy import extents
 from fibackup.host.destination import destination_directory, temporary_destination
-from fibackup.host.events import CancelToken, CopyProgress, OnEvent
+from fibackup.host.events import CopyProgress, OnEvent
 from fibackup.host.files import TEMP_SUFFIX, publish_file
 from fibackup.host.page_cache import drop, read_ahead, written_as_it_comes
 from fibackup.host.qemu_img import convert

@@ -21,8 +21,8 @@ from pathlib import PurePosixPath
 from fibackup.errors import ManifestError
 from fibackup.host.files import open_directory
 from fibackup.host.manifests import Manifests, read_manifests
-from fibackup.host.merge import read_merge
-from fibackup.host.store_files import RECEIPT, directories_in, list_directory, read_text
+from fibackup.host.merge_journal import read_merge
+from fibackup.host.store_files import RECEIPT, list_directory, list_entries, read_text
 from fibackup.model.journal import as_merged
 from fibackup.model.point import History, Receipt, RestorePoint, is_point_id
 from fibackup.parse.manifest import parse_receipt
@@ -58,7 +58,7 @@ def read_history(
             return history, manifests
 
 
-def read_points(fd: int, *, store: str, uuid: str) -> tuple[Manifests, list[str]]:
+def read_points(fd: int, *, store: str, uuid: str) -> tuple[Manifests, Mapping[str, bool]]:
     """
     Read the manifests; anew when a writer may have been in between.
 
@@ -68,12 +68,12 @@ def read_points(fd: int, *, store: str, uuid: str) -> tuple[Manifests, list[str]
         uuid: UUID of the domain.
 
     Returns:
-        The manifests, and the names beside them.
+        The manifests; and the names beside them, of each whether it is a directory.
     """
     reads = 0
     while True:
         reads += 1
-        files = sorted(list_directory(fd))
+        files = list_entries(fd)
         found = read_manifests(fd, files, store=store, uuid=uuid)
         if not found.suspect or reads == _READS:
             return found, files
@@ -83,14 +83,14 @@ def _history(
     fd: int,
     path: PurePosixPath,
     manifests: Manifests,
-    files: list[str],
+    files: Mapping[str, bool],
     store: str,
     uuid: str,
     *,
     compress: bool,
 ) -> History:
-    inside = directories_in(fd)
-    sizes = {each: _disk_files(fd, each) for each in files if each in inside}
+    inside = sorted(each for each, is_directory in files.items() if is_directory)
+    sizes = {each: _disk_files(fd, each) for each in inside}
     points = manifests.points
     with suppress(ManifestError):  # of a damaged journal nothing is known
         merge = read_merge(fd)
@@ -131,7 +131,7 @@ def _history(
 def _disk_files(fd: int, target: str) -> dict[str, int]:
     """Return names and sizes; what a writer has just taken away is passed over."""
     sizes: dict[str, int] = {}
-    with open_directory(target, fd) as disk:
+    with suppress(FileNotFoundError), open_directory(target, fd) as disk:
         for name in list_directory(disk):
             with suppress(FileNotFoundError):
                 sizes[name] = os.stat(name, dir_fd=disk, follow_symlinks=False).st_size
@@ -141,10 +141,11 @@ def _disk_files(fd: int, target: str) -> dict[str, int]:
 def _receipts(
     fd: int, path: PurePosixPath, target: str, sizes: Mapping[str, int]
 ) -> Iterator[Receipt]:
+    names = sorted(name for name in sizes if name.endswith(RECEIPT))
+    if not names:
+        return
     with open_directory(target, fd) as disk:
-        for name in sorted(sizes):
-            if not name.endswith(RECEIPT):
-                continue
+        for name in names:
             where = str(path / target / name)
             try:
                 receipt = parse_receipt(read_text(disk, name, where), path=where)

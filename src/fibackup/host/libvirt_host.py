@@ -40,6 +40,7 @@ from fibackup.errors import (
     VerifyError,
 )
 from fibackup.host.block_jobs import finish_job, run_commit, run_pull
+from fibackup.host.cancel import CancelToken
 from fibackup.host.commit_image import committed
 from fibackup.host.define import (
     define_domain,
@@ -47,7 +48,7 @@ from fibackup.host.define import (
     smoke_start,
     undefine_domain,
 )
-from fibackup.host.events import CancelToken, OnEvent
+from fibackup.host.events import OnEvent
 from fibackup.host.images import (
     delete_unused,
     examine_chain,
@@ -74,7 +75,8 @@ from fibackup.host.qemu_img import qemu_img_version
 from fibackup.host.run_lock import hold_domain_lock
 from fibackup.host.volumes import find_volumes
 from fibackup.model.chain import Image
-from fibackup.model.domain import UUID_PATTERN, Disk, Domain, DomainState, ImageUse
+from fibackup.model.checks import UUID_PATTERN
+from fibackup.model.domain import Disk, Domain, DomainState, ImageUse
 from fibackup.model.host_facts import HostFacts
 from fibackup.model.ledger import Ledger
 from fibackup.model.point import FileRole, Versions

@@ -18,9 +18,10 @@ from contextlib import contextmanager, suppress
 from pathlib import PurePosixPath
 
 from fibackup.errors import DomainBusyError, HostError, VerifyError
+from fibackup.host.cancel import CancelToken
 from fibackup.host.copy import copy_and_hash
 from fibackup.host.destination import destination_directory, temporary_destination
-from fibackup.host.events import CancelToken, CopyProgress, ImageCopied, OnEvent
+from fibackup.host.events import CopyProgress, ImageCopied, OnEvent
 from fibackup.host.files import (
     identity_of,
     kept_temporary_file,

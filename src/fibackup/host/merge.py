@@ -25,10 +25,11 @@ from attrs import evolve, frozen
 
 from fibackup.errors import HostError, ManifestError, RequirementError, StoreError
 from fibackup.host import qemu_img
+from fibackup.host.cancel import CancelToken
 from fibackup.host.compress_image import write_compressed
 from fibackup.host.copy import hash_file
 from fibackup.host.copy_image import read_qcow2_head
-from fibackup.host.events import CancelToken, CopyProgress, ImageCopied, OnEvent
+from fibackup.host.events import CopyProgress, ImageCopied, OnEvent
 from fibackup.host.files import (
     TEMP_SUFFIX,
     fsync_directory,
@@ -40,31 +41,26 @@ from fibackup.host.files import (
     write_once,
 )
 from fibackup.host.lock import refuse_users_of
+from fibackup.host.merge_journal import MERGE_FILE, read_merge
 from fibackup.host.qemu_img import OnPercent
 from fibackup.host.seals import MANIFEST_SUFFIX, seal_points, unseal_points
 from fibackup.host.store_files import directories_in, exists, list_directory
 from fibackup.host.stored_images import OpenImage, opened_images, while_verified
 from fibackup.model.journal import Merge
 from fibackup.model.point import RestorePoint, StoredImage
-from fibackup.parse.manifest import parse_merge, render_manifest, render_merge
+from fibackup.parse.manifest import render_manifest, render_merge
 from fibackup.plan.prune_steps import MergeImages
 from fibackup.plan.requirements import check_compression
 from fibackup.plan.steps import CopyImage
 
 __all__ = [
     "MERGED_SUFFIX",
-    "MERGE_FILE",
     "Prepared",
-    "merge_fault",
     "prepare",
     "put_in_place",
-    "read_merge",
     "recover_merge",
     "remove_waiting",
 ]
-
-MERGE_FILE = "merge.json"
-"""Name of the journal of a merge, in the domain's directory."""
 
 MERGED_SUFFIX = ".merged"
 """What the name of a complete new image ends with until it has its place."""
@@ -279,36 +275,6 @@ def put_in_place(merge: Merge, dir_fd: int) -> None:
         refuse_users_of(f"{merge.target}/{name}", dir_fd)
     write_once(MERGE_FILE, render_merge(merge).encode(), dir_fd)
     _finish(merge, dir_fd)
-
-
-def read_merge(dir_fd: int) -> Merge | None:
-    """
-    Return the merge that a killed run has left to be finished, or None.
-
-    Args:
-        dir_fd: The domain's directory.
-
-    Raises:
-        ManifestError: The journal is damaged.
-    """
-    try:
-        return parse_merge(read_small(MERGE_FILE, dir_fd), path=MERGE_FILE)
-    except FileNotFoundError:
-        return None
-
-
-def merge_fault(dir_fd: int) -> str | None:
-    """
-    Return what is wrong with the journal, or None.
-
-    Args:
-        dir_fd: The domain's directory.
-    """
-    try:
-        read_merge(dir_fd)
-    except ManifestError as error:
-        return error.reason
-    return None
 
 
 def recover_merge(dir_fd: int) -> None:

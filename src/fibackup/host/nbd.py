@@ -27,7 +27,7 @@ from pathlib import PurePosixPath
 from struct import Struct
 
 from fibackup.errors import CancelledError, HostError, QemuImgError
-from fibackup.host.events import CancelToken
+from fibackup.host.cancel import CancelToken
 from fibackup.host.qemu_img import find_program
 
 __all__ = ["NbdClient", "find_qemu_nbd", "hash_content", "served"]

@@ -6,7 +6,7 @@ import time
 from collections.abc import Callable
 from threading import Lock
 
-from fibackup.host.events import CancelToken
+from fibackup.host.cancel import CancelToken
 
 __all__ = ["Pace"]
 

@@ -27,7 +27,7 @@ from collections.abc import Callable, Generator, Iterable, Iterator
 from contextlib import contextmanager, suppress
 from threading import Event, Thread
 
-from fibackup.host.events import CancelToken
+from fibackup.host.cancel import CancelToken
 
 __all__ = ["begin_writing", "drop", "read_ahead", "wait_until_written", "written_as_it_comes"]
 

@@ -25,7 +25,7 @@ from fibackup.errors import (
     QemuImgError,
     RequirementError,
 )
-from fibackup.host.events import CancelToken
+from fibackup.host.cancel import CancelToken
 from fibackup.parse.qemu_img_json import CheckResult, Extent, parse_check, parse_map
 
 __all__ = [

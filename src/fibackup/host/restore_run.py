@@ -32,7 +32,8 @@ from fibackup.errors import (
     StalePlanError,
 )
 from fibackup.host.api import Host, PointStore
-from fibackup.host.events import CancelToken, OnEvent
+from fibackup.host.cancel import CancelToken
+from fibackup.host.events import OnEvent
 from fibackup.host.side_by_side import side_by_side
 from fibackup.model.domain import Domain, DomainState
 from fibackup.model.point import History, StoredFile

@@ -20,10 +20,11 @@ from contextlib import ExitStack, contextmanager, suppress
 from pathlib import PurePosixPath
 
 from fibackup.errors import VerifyError
+from fibackup.host.cancel import CancelToken
 from fibackup.host.copy import copy_and_hash
 from fibackup.host.copy_image import read_qcow2_head
 from fibackup.host.destination import destination_directory, temporary_destination
-from fibackup.host.events import CancelToken, CopyProgress, OnEvent
+from fibackup.host.events import CopyProgress, OnEvent
 from fibackup.host.files import (
     TEMP_SUFFIX,
     fsync_directory,

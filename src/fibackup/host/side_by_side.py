@@ -23,7 +23,7 @@ from typing import TypeVar
 from typing_extensions import override
 
 from fibackup.errors import CancelledError, FibackupError
-from fibackup.host.events import CancelToken
+from fibackup.host.cancel import CancelToken
 
 __all__ = ["ChildToken", "side_by_side", "stand_back"]
 

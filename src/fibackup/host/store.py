@@ -25,7 +25,6 @@ from contextlib import ExitStack, contextmanager, suppress
 from datetime import UTC, datetime
 from hashlib import sha256
 from pathlib import PurePosixPath
-from types import TracebackType
 from typing import Self
 from uuid import uuid4
 
@@ -35,15 +34,14 @@ from fibackup.errors import (
     ManifestError,
     NoSuchPointError,
     NotAStoreError,
-    ParseError,
     StalePlanError,
-    StoreError,
     VerifyError,
 )
+from fibackup.host.cancel import CancelToken
 from fibackup.host.compress_image import require_compression
 from fibackup.host.copy_image import copy_image
 from fibackup.host.destination import destination_directory
-from fibackup.host.events import CancelToken, CopyProgress, OnEvent
+from fibackup.host.events import CopyProgress, OnEvent
 from fibackup.host.files import (
     fsync_directory,
     make_directory,
@@ -55,23 +53,17 @@ from fibackup.host.files import (
     write_unnamed,
 )
 from fibackup.host.flatten import flatten
-from fibackup.host.history import read_history, read_points
-from fibackup.host.lock import hold_store_lock, look_at_lock
-from fibackup.host.manifests import Manifests, read_manifests
+from fibackup.host.history import read_points
+from fibackup.host.lock import hold_store_lock
+from fibackup.host.manifests import read_manifests
 from fibackup.host.memory_image import copy_memory, restore_memory
-from fibackup.host.merge import (
-    MERGE_FILE,
-    merge_fault,
-    prepare,
-    put_in_place,
-    recover_merge,
-    remove_waiting,
-)
+from fibackup.host.merge import prepare, put_in_place, recover_merge, remove_waiting
+from fibackup.host.merge_journal import MERGE_FILE
 from fibackup.host.nbd import hash_content
 from fibackup.host.prune import REMOVAL_FILE, drop_points, recover_removal
 from fibackup.host.publish import publish_point, sweep
 from fibackup.host.qemu_img import find_qemu_img
-from fibackup.host.record import Recorder, sound_record
+from fibackup.host.record import Recorder
 from fibackup.host.restored import (
     copy_chain,
     create_linked,
@@ -82,26 +74,25 @@ from fibackup.host.restored import (
     write_restored,
 )
 from fibackup.host.seals import MANIFEST_SUFFIX
-from fibackup.host.store_files import (
-    directories_in,
-    exists,
-    list_directory,
-    read_text,
+from fibackup.host.store_files import directories_in, exists, list_directory, read_text
+from fibackup.host.store_reader import (
+    BESIDE_A_STORE,
+    STORE_FILE,
+    WRITERS_LOCK,
+    StoreReader,
+    uuid_of,
 )
-from fibackup.host.survey import list_files, named_files, survey_faults
+from fibackup.host.survey import named_files
 from fibackup.host.verify import verify_files
 from fibackup.host.verify_contents import verify_contents
-from fibackup.model.domain import UUID_PATTERN
 from fibackup.model.point import (
     FileRole,
-    History,
     RestorePoint,
     StoredFile,
     StoredImage,
 )
-from fibackup.model.verification import ContentCheck, FileCheck, Survey, VerificationRecord
+from fibackup.model.verification import ContentCheck, FileCheck
 from fibackup.parse.manifest import (
-    parse_store_file,
     render_store_file,
 )
 from fibackup.plan.prune_steps import DropPoints, MergeImages, misfit
@@ -118,23 +109,16 @@ from fibackup.plan.steps import (
     SaveState,
 )
 from fibackup.plan.verify_steps import VerifyContents, VerifyFiles
-from fibackup.render.drawable import Drawable, Picture
 
-__all__ = ["STORE_FILE", "Store"]
+__all__ = ["Store"]
 
-STORE_FILE = "fibackup-store.json"
-"""Name of the file that makes a directory a store."""
-
-_COMPRESS = "compress"
-_LOCK = "lock"
 _READERS_LOCK = "lock.readers"
 _NOT_SLUG = re.compile(r"[^A-Za-z0-9_.-]+")
-_HIDDEN_IN_EMPTY = {"lost+found"}
 
 
-class Store(Drawable):
+class Store(StoreReader):
     """
-    A backup directory.
+    A backup directory: a `StoreReader` that takes, verifies, restores and drops points.
 
     Thread-safe: it keeps one descriptor of its directory and no other state. Locks are held per
     domain, see `locked`.
@@ -154,41 +138,6 @@ class Store(Drawable):
         self.path = path
         self._uuid = uuid
         self._fd = fd
-
-    @classmethod
-    def open(cls, path: str | os.PathLike[str]) -> Self:
-        """
-        Open an existing store.
-
-        Args:
-            path: The directory.
-
-        Returns:
-            The store.
-
-        Raises:
-            NotAStoreError: The directory is missing, or has no ``fibackup-store.json``: an
-                unmounted disk, perhaps.
-            FormatTooNewError: A newer fibackup made it.
-            ManifestError: Its ``fibackup-store.json`` is damaged.
-
-        Source:
-            docs/store-format.md, ``fibackup-store.json``.
-        """
-        where = PurePosixPath(os.path.abspath(path))
-        try:
-            fd = os.open(where, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-        except (FileNotFoundError, NotADirectoryError):
-            raise NotAStoreError(reason="there is no such directory", path=str(where)) from None
-        except OSError:
-            with os_errors(str(where)):
-                raise
-        try:
-            with os_errors(str(where / STORE_FILE)):
-                return cls(where, _read_store_file(fd, where), fd)
-        except BaseException:
-            os.close(fd)
-            raise
 
     @classmethod
     def create(cls, path: str | os.PathLike[str]) -> Self:
@@ -212,7 +161,7 @@ class Store(Drawable):
         where = PurePosixPath(os.path.abspath(path))
         with os_errors(str(where)):
             try:
-                names = set(os.listdir(where)) - _HIDDEN_IN_EMPTY
+                names = set(os.listdir(where)) - BESIDE_A_STORE
             except (FileNotFoundError, NotADirectoryError):
                 raise NotAStoreError(reason="there is no such directory", path=str(where)) from None
             if names:
@@ -244,7 +193,7 @@ class Store(Drawable):
             docs/store-format.md, ``fibackup-store.json``.
         """
         with suppress(OSError):
-            if not set(os.listdir(path)) - _HIDDEN_IN_EMPTY:
+            if not set(os.listdir(path)) - BESIDE_A_STORE:
                 return cls.create(path)
         return cls.open(path)
 
@@ -267,119 +216,11 @@ class Store(Drawable):
         """
         where = os.path.abspath(path)
         with os_errors(where), open_directory(os.path.realpath(where)) as fd:
-            names = [name for name in list_directory(fd) if uuid and _uuid_of(name) == uuid]
+            names = [name for name in list_directory(fd) if uuid and uuid_of(name) == uuid]
             require_writable(fd, where, "the store", new_files=not names)
             for name in names:
                 with os_errors(f"{where}/{name}"), open_directory(name, fd) as inside:
                     require_writable(inside, f"{where}/{name}", "the domain's directory")
-
-    @property
-    def uuid(self) -> str:
-        """The store's UUID."""
-        return self._uuid
-
-    def close(self) -> None:
-        """
-        Close the directory; twice is fine.
-
-        Source:
-            close(2).
-        """
-        if self._fd >= 0:
-            os.close(self._fd)
-            self._fd = -1
-
-    def __enter__(self) -> Self:
-        """Return the store."""
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        """Close the directory."""
-        self.close()
-
-    def __repr__(self) -> str:
-        """Return path and UUID."""
-        return f"<Store {str(self.path)!r} {self._uuid}>"
-
-    def picture(self) -> Picture:
-        """
-        Return what is known without reading; `read_history` reads.
-
-        Source:
-            docs/explore.md.
-        """
-        state = "open" if self._fd >= 0 else "closed"
-        return Picture(title=f"store {self.path}", facts=(state, self._uuid))
-
-    # --- reading --------------------------------------------------------------------------------
-
-    def domains(self) -> tuple[str, ...]:
-        """
-        Return the UUIDs of the domains that the store has a directory for, sorted.
-
-        Source:
-            docs/store-format.md, "Directories".
-        """
-        return tuple(
-            sorted(
-                uuid for name in list_directory(self._fd) if (uuid := _uuid_of(name)) is not None
-            )
-        )
-
-    def read_history(self, uuid: str) -> History:
-        """See `PointStore.read_history`."""
-        with os_errors(str(self.path)):
-            name = self._find(uuid)
-        if name is None:
-            return History(store=self._uuid, path=self.path, uuid=uuid, compress=self._compresses())
-        with os_errors(f"{self.path}/{name}"), open_directory(name, self._fd) as fd:
-            return self._history(fd, name, uuid)[0]
-
-    def _history(self, fd: int, name: str, uuid: str) -> tuple[History, Manifests]:
-        return read_history(
-            fd, self.path / name, store=self._uuid, uuid=uuid, compress=self._compresses()
-        )
-
-    def _compresses(self) -> bool:
-        return exists(_COMPRESS, self._fd)
-
-    def read_record(self, uuid: str) -> VerificationRecord:
-        """See `PointStore.read_record`."""
-        with os_errors(str(self.path)):
-            name = self._find(uuid)
-            if name is None:
-                return VerificationRecord()
-            with open_directory(name, self._fd) as fd:
-                return sound_record(fd)[0]
-
-    def survey(self, uuid: str) -> Survey:
-        """See `PointStore.survey`."""
-        with os_errors(str(self.path)):
-            directories = self._directories(uuid)
-        if not directories:
-            return Survey(history=self.read_history(uuid))
-        name = directories[0]
-        with os_errors(f"{self.path}/{name}"), open_directory(name, self._fd) as fd:
-            before = look_at_lock(_LOCK, fd)
-            files = list_files(fd)
-            history, manifests = self._history(fd, name, uuid)
-            record, fault = sound_record(fd)
-            journal = merge_fault(fd)
-            busy = before.held or look_at_lock(_LOCK, fd) != before
-        return Survey(
-            history=history,
-            files=files,
-            record=record,
-            digests=tuple(sorted(manifests.digests.items())),
-            unsealed=tuple(sorted(manifests.unsealed & {point.id for point in history.points})),
-            faults=survey_faults(directories, manifests.seals_fault, fault, journal),
-            busy=busy,
-        )
 
     def verify_files(
         self,
@@ -483,8 +324,8 @@ class Store(Drawable):
         try:
             fd = held.enter_context(open_directory(directory, self._fd))
             refuse_strangers(fd, where, "the domain's directory")
-            held.enter_context(os_errors(f"{where}/{_LOCK}"))
-            held.enter_context(hold_store_lock(_LOCK, fd, exclusive=True))
+            held.enter_context(os_errors(f"{where}/{WRITERS_LOCK}"))
+            held.enter_context(hold_store_lock(WRITERS_LOCK, fd, exclusive=True))
         except FileNotFoundError:
             held.close()
             return None
@@ -496,12 +337,12 @@ class Store(Drawable):
 
         Whoever waits for such a lock sees that it has lost its name: see `hold_store_lock`.
         """
-        rest = set(list_directory(fd)) - {_LOCK, _READERS_LOCK}
+        rest = set(list_directory(fd)) - {WRITERS_LOCK, _READERS_LOCK}
         if not rest <= directories_in(fd):
             return
         for name in rest:
             os.rmdir(name, dir_fd=fd)  # fails, and ends this, when there is something in it
-        for lock in (_READERS_LOCK, _LOCK):
+        for lock in (_READERS_LOCK, WRITERS_LOCK):
             with suppress(FileNotFoundError):
                 os.unlink(lock, dir_fd=fd)
         os.rmdir(directory, dir_fd=self._fd)
@@ -565,8 +406,8 @@ class Store(Drawable):
         """
         Keep readers away, whoever reads first of all.
 
-        They do not sign, and another writer waits at `_LOCK`: the last signature is of one that is
-        done, such as this run itself.
+        They do not sign, and another writer waits at `WRITERS_LOCK`: the last signature is of one
+        that is done, such as this run itself.
         """
         with ExitStack() as held:
             try:
@@ -722,16 +563,6 @@ class Store(Drawable):
     # --- directories ----------------------------------------------------------------------------
 
     @contextmanager
-    def _domain(self, uuid: str) -> Generator[tuple[int, PurePosixPath]]:
-        name = self._find(uuid)
-        if name is None:
-            raise StoreError(
-                reason=f"the store has no directory for domain {uuid}", path=str(self.path)
-            )
-        with open_directory(name, self._fd) as fd:
-            yield fd, self.path / name
-
-    @contextmanager
     def _disk(self, uuid: str, step: DiskRestore) -> Generator[tuple[int, PurePosixPath]]:
         """Give the directory of the disk that a step brings back."""
         with (
@@ -740,48 +571,6 @@ class Store(Drawable):
             open_directory(step.target, fd) as disk,
         ):
             yield disk, path / step.target
-
-    def _find(self, uuid: str) -> str | None:
-        return next(iter(self._directories(uuid)), None)
-
-    def _directories(self, uuid: str) -> list[str]:
-        """Return the domain's directory; more than one when somebody made a copy beside it."""
-        return sorted(name for name in list_directory(self._fd) if _uuid_of(name) == uuid)
-
-    def strangers(self) -> tuple[str, ...]:
-        """
-        Return what lies in the store beside its files and the directories of domains, sorted.
-
-        Source:
-            docs/store-format.md, "Directories".
-        """
-        with os_errors(str(self.path)):
-            names = sorted(
-                set(list_directory(self._fd)) - _HIDDEN_IN_EMPTY - {STORE_FILE, _COMPRESS}
-            )
-            inside = directories_in(self._fd)
-            return tuple(name for name in names if _uuid_of(name) is None or name not in inside)
-
-
-def _read_store_file(fd: int, path: PurePosixPath) -> str:
-    where = str(path / STORE_FILE)
-    try:
-        text = read_text(fd, STORE_FILE, where)
-    except FileNotFoundError:
-        raise NotAStoreError(
-            reason=f"there is no {STORE_FILE} in the directory: is its disk mounted?",
-            path=str(path),
-        ) from None
-    try:
-        return parse_store_file(text).uuid
-    except ParseError as error:
-        raise ManifestError(reason=str(error), path=where) from error
-
-
-def _uuid_of(name: str) -> str | None:
-    """Return the UUID at the end of a domain directory's name, or None."""
-    uuid = name[-36:]
-    return uuid if UUID_PATTERN.fullmatch(uuid) and name[-37:-36] in {"", "-"} else None
 
 
 def _directory_name(uuid: str, name: str) -> str:

@@ -20,6 +20,7 @@ __all__ = [
     "exists",
     "is_temporary",
     "list_directory",
+    "list_entries",
     "read_text",
 ]
 
@@ -38,10 +39,15 @@ def is_temporary(name: str) -> bool:
     return name.startswith(".") and name.endswith(TEMP_SUFFIX)
 
 
+def list_entries(fd: int) -> dict[str, bool]:
+    """Return the names in a directory, and of each whether it is a directory; links are none."""
+    with open_directory(".", fd) as own, os.scandir(own) as entries:
+        return {each.name: each.is_dir(follow_symlinks=False) for each in entries}
+
+
 def directories_in(fd: int) -> frozenset[str]:
     """Return the names in a directory that are directories; links are none."""
-    with open_directory(".", fd) as own, os.scandir(own) as entries:
-        return frozenset(each.name for each in entries if each.is_dir(follow_symlinks=False))
+    return frozenset(name for name, inside in list_entries(fd).items() if inside)
 
 
 def exists(name: str, dir_fd: int) -> bool:

@@ -22,9 +22,9 @@ from pathlib import PurePosixPath
 from typing import TypeAlias
 
 from fibackup.errors import CancelledError, ParseError, VerifyError
+from fibackup.host.cancel import CancelToken
 from fibackup.host.copy import hash_file
 from fibackup.host.copy_image import read_qcow2_head
-from fibackup.host.events import CancelToken
 from fibackup.host.lock import hold_image_lock
 from fibackup.host.side_by_side import ChildToken, stand_back
 from fibackup.model.point import StoredImage

@@ -8,7 +8,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import suppress
 
 from fibackup.host.files import open_directory
-from fibackup.host.merge import MERGE_FILE
+from fibackup.host.merge_journal import MERGE_FILE
 from fibackup.host.record import RECORD_FILE
 from fibackup.model.point import History
 from fibackup.model.verification import Fault, FaultKind, FoundFile

@@ -25,9 +25,10 @@ from typing import TypeVar
 from attrs import frozen
 
 from fibackup.errors import CancelledError, HostError, ParseError
+from fibackup.host.cancel import CancelToken
 from fibackup.host.copy import hash_file
 from fibackup.host.copy_image import read_qcow2_head
-from fibackup.host.events import CancelToken, CopyProgress, FileVerified, OnEvent
+from fibackup.host.events import CopyProgress, FileVerified, OnEvent
 from fibackup.host.files import open_directory
 from fibackup.host.pace import Pace
 from fibackup.host.page_cache import drop

@@ -24,7 +24,8 @@ from fibackup.errors import (
     QemuImgError,
     RequirementError,
 )
-from fibackup.host.events import CancelToken, CopyProgress, FileVerified, OnEvent
+from fibackup.host.cancel import CancelToken
+from fibackup.host.events import CopyProgress, FileVerified, OnEvent
 from fibackup.host.files import open_directory
 from fibackup.host.lock import hold_image_lock
 from fibackup.host.nbd import find_qemu_nbd, hash_content

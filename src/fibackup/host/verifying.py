@@ -7,7 +7,8 @@ from typing import assert_never
 from attrs import evolve
 
 from fibackup.host.api import PointStore
-from fibackup.host.events import CancelToken, OnEvent
+from fibackup.host.cancel import CancelToken
+from fibackup.host.events import OnEvent
 from fibackup.host.survey import named_files
 from fibackup.model.verification import ContentCheck, FileCheck, Survey, Verification
 from fibackup.plan.steps import Plan

@@ -12,6 +12,7 @@ from attrs import Attribute
 from fibackup.errors import ModelError
 
 __all__ = [
+    "UUID_PATTERN",
     "absolute",
     "base_name",
     "is_target",
@@ -22,6 +23,9 @@ __all__ = [
     "sha256_hex",
     "target_name",
 ]
+
+UUID_PATTERN = re.compile(r"[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}", re.ASCII)
+"""A UUID as libvirt writes it."""
 
 _TARGET = re.compile(r"[a-z]{1,8}[a-z0-9]{0,8}", re.ASCII)
 _SHA256 = re.compile(r"[0-9a-f]{64}", re.ASCII)

@@ -11,7 +11,6 @@ A domain as it was observed, with its disks; values only, nothing here touches l
 
 from __future__ import annotations
 
-import re
 from enum import StrEnum
 from pathlib import PurePosixPath
 
@@ -19,14 +18,12 @@ from attrs import field, frozen
 
 from fibackup.errors import ModelError
 from fibackup.model.chain import BackingChain
-from fibackup.model.checks import matches, not_empty, one_line
+from fibackup.model.checks import UUID_PATTERN, matches, not_empty, one_line
 from fibackup.model.ledger import Ledger
 from fibackup.render.drawable import Drawable
 from fibackup.units import printable
 
-__all__ = ["UUID_PATTERN", "Disk", "Domain", "DomainState", "ImageUse"]
-
-UUID_PATTERN = re.compile(r"[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}", re.ASCII)
+__all__ = ["Disk", "Domain", "DomainState", "ImageUse"]
 
 
 class DomainState(StrEnum):

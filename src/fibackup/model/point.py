@@ -27,6 +27,7 @@ from attrs import field, frozen
 from fibackup.errors import ManifestError, ModelError, NoSuchPointError
 from fibackup.model.chain import MAX_DEPTH, FileIdentity
 from fibackup.model.checks import (
+    UUID_PATTERN,
     base_name,
     matches,
     non_negative,
@@ -35,7 +36,6 @@ from fibackup.model.checks import (
     sha256_hex,
     target_name,
 )
-from fibackup.model.domain import UUID_PATTERN
 from fibackup.render.drawable import Drawable
 from fibackup.units import format_bytes, printable
 

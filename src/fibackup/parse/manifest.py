@@ -27,8 +27,7 @@ from attrs import field, frozen
 
 from fibackup.codec import JsonValue, decode, encode
 from fibackup.errors import FormatTooNewError, ManifestError, ParseError
-from fibackup.model.checks import matches
-from fibackup.model.domain import UUID_PATTERN
+from fibackup.model.checks import UUID_PATTERN, matches
 from fibackup.model.journal import Merge, Removal
 from fibackup.model.point import Receipt, RestorePoint
 from fibackup.model.verification import VerificationRecord

@@ -16,8 +16,7 @@ from types import MappingProxyType
 from attrs import field, frozen
 
 from fibackup.errors import DomainExistsError, ForeignConfigError, PolicyError, VerifyError
-from fibackup.model.checks import matches, not_empty
-from fibackup.model.domain import UUID_PATTERN
+from fibackup.model.checks import UUID_PATTERN, matches, not_empty
 from fibackup.model.host_facts import HostFacts
 from fibackup.model.point import FileRole, History, RestorePoint, StoredFile
 from fibackup.parse.definition import Foreign, NewDefinition, Redefined, redefine

@@ -1,7 +1,8 @@
 """
 Values that can be seen: in a notebook by themselves, and as SVG, mermaid or text on request.
 
-The ways to draw are imported when something is drawn: nearly every value is drawable, and few are.
+The ways to draw, and the pictures, are imported when something is drawn: nearly every value is
+drawable, and few are drawn.
 
 `picture_of` is where a layer says what is to be seen of its values; see docs/adr/0022. It is a
 `functools.singledispatch` function, so values of your own can join::
@@ -13,12 +14,16 @@ The ways to draw are imported when something is drawn: nearly every value is dra
 from __future__ import annotations
 
 from functools import singledispatch
+from importlib import import_module
+from importlib.util import find_spec
 
 from attrs import frozen
 
 from fibackup.render.scene import DEFAULT_WIDTH, MOST_ROWS, Scene
 
 __all__ = ["Drawable", "Picture", "picture_of"]
+
+_OURS = __name__.partition(".")[0] + "."
 
 
 class Drawable:
@@ -144,4 +149,17 @@ def picture_of(value: object) -> Picture:
     Source:
         docs/adr/0022: each layer says it of its own values.
     """
-    raise TypeError(f"{type(value).__name__} has no picture")
+    kind = type(value)
+    for each in kind.__mro__:
+        _import_pictures(each.__module__.rpartition(".")[0])
+    picture = picture_of.dispatch(kind)
+    if picture is picture_of.dispatch(object):
+        raise TypeError(f"{kind.__name__} has no picture")
+    return picture(value)
+
+
+def _import_pictures(package: str) -> None:
+    """Import what registers the pictures of the values of a package of ours, if anything does."""
+    pictures = f"{package}.pictures"
+    if package.startswith(_OURS) and find_spec(pictures) is not None:
+        import_module(pictures)

@@ -29,7 +29,8 @@ from fibackup.errors import (
     LockedError,
     NoSuchDomainError,
 )
-from fibackup.host.events import CancelToken, CopyProgress, OnEvent
+from fibackup.host.cancel import CancelToken
+from fibackup.host.events import CopyProgress, OnEvent
 from fibackup.model.chain import FileIdentity, Image
 from fibackup.model.domain import Disk, Domain, DomainState, ImageUse
 from fibackup.model.host_facts import HostFacts

@@ -27,7 +27,8 @@ from fibackup.errors import (
     StalePlanError,
     StoreError,
 )
-from fibackup.host.events import CancelToken, CopyProgress, FileVerified, ImageCopied, OnEvent
+from fibackup.host.cancel import CancelToken
+from fibackup.host.events import CopyProgress, FileVerified, ImageCopied, OnEvent
 from fibackup.model.chain import Image
 from fibackup.model.journal import Merge, Removal
 from fibackup.model.point import FileRole, History, Receipt, RestorePoint, StoredFile, StoredImage

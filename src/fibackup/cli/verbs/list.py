@@ -87,7 +87,7 @@ def _uncollected() -> Generator[None]:
 
 
 def _list(arguments: argparse.Namespace) -> int:
-    with fb.Store.open(arguments.store) as store:
+    with fb.StoreReader.open(arguments.store) as store:
         if arguments.domain is None:
             histories = [store.read_history(uuid) for uuid in store.domains()]
         else:

@@ -1,0 +1,265 @@
+"""
+A backup directory, for those who only look: domains, points, what was verified, what is wrong.
+
+::
+
+    StoreReader    domains, histories, records, surveys; no lock, and nothing is written
+        ^
+        |
+      Store        takes points, restores, verifies, prunes: see `fibackup.host.store`
+
+It imports no plan and no tool, so a list starts in half the time.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Generator
+from contextlib import contextmanager
+from pathlib import PurePosixPath
+from types import TracebackType
+from typing import Self
+
+from fibackup.errors import ManifestError, NotAStoreError, ParseError, StoreError
+from fibackup.host.files import open_directory, os_errors
+from fibackup.host.history import read_history
+from fibackup.host.lock import look_at_lock
+from fibackup.host.manifests import Manifests
+from fibackup.host.merge_journal import merge_fault
+from fibackup.host.record import sound_record
+from fibackup.host.store_files import directories_in, exists, list_directory, read_text
+from fibackup.host.survey import list_files, survey_faults
+from fibackup.model.checks import UUID_PATTERN
+from fibackup.model.point import History
+from fibackup.model.verification import Survey, VerificationRecord
+from fibackup.parse.manifest import parse_store_file
+from fibackup.render.drawable import Drawable, Picture
+
+__all__ = ["BESIDE_A_STORE", "STORE_FILE", "WRITERS_LOCK", "StoreReader", "uuid_of"]
+
+STORE_FILE = "fibackup-store.json"
+"""Name of the file that makes a directory a store."""
+
+WRITERS_LOCK = "lock"
+"""Name of the lock of the one writer, in a domain's directory."""
+
+BESIDE_A_STORE = frozenset({"lost+found"})
+"""What an empty file system has, and a store's directory may have."""
+
+_COMPRESS = "compress"
+
+
+class StoreReader(Drawable):
+    """
+    A backup directory, to be looked at: nothing is written, no lock is taken, no tool is needed.
+
+    Thread-safe: it keeps one descriptor of its directory and no other state. While a writer is at
+    work it reads again, and shows what is published.
+
+    Open one with `StoreReader.open`; use it as a context manager, or call `close`. A `Store` is one
+    too.
+    """
+
+    def __init__(self, path: PurePosixPath, uuid: str, fd: int) -> None:
+        """Keep an open directory; callers use the class methods."""
+        self.path = path
+        self._uuid = uuid
+        self._fd = fd
+
+    @classmethod
+    def open(cls, path: str | os.PathLike[str]) -> Self:
+        """
+        Open an existing store.
+
+        Args:
+            path: The directory.
+
+        Returns:
+            The store.
+
+        Raises:
+            NotAStoreError: The directory is missing, or has no ``fibackup-store.json``: an
+                unmounted disk, perhaps.
+            FormatTooNewError: A newer fibackup made it.
+            ManifestError: Its ``fibackup-store.json`` is damaged.
+
+        Source:
+            docs/store-format.md, ``fibackup-store.json``.
+        """
+        where = PurePosixPath(os.path.abspath(path))
+        try:
+            fd = os.open(where, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+        except (FileNotFoundError, NotADirectoryError):
+            raise NotAStoreError(reason="there is no such directory", path=str(where)) from None
+        except OSError:
+            with os_errors(str(where)):
+                raise
+        try:
+            with os_errors(str(where / STORE_FILE)):
+                return cls(where, _read_store_file(fd, where), fd)
+        except BaseException:
+            os.close(fd)
+            raise
+
+    @property
+    def uuid(self) -> str:
+        """The store's UUID."""
+        return self._uuid
+
+    def close(self) -> None:
+        """
+        Close the directory; twice is fine.
+
+        Source:
+            close(2).
+        """
+        if self._fd >= 0:
+            os.close(self._fd)
+            self._fd = -1
+
+    def __enter__(self) -> Self:
+        """Return the store."""
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        """Close the directory."""
+        self.close()
+
+    def __repr__(self) -> str:
+        """Return path and UUID."""
+        return f"<{type(self).__name__} {str(self.path)!r} {self._uuid}>"
+
+    def picture(self) -> Picture:
+        """
+        Return what is known without reading; `read_history` reads.
+
+        Source:
+            docs/explore.md.
+        """
+        state = "open" if self._fd >= 0 else "closed"
+        return Picture(title=f"store {self.path}", facts=(state, self._uuid))
+
+    # --- reading --------------------------------------------------------------------------------
+
+    def domains(self) -> tuple[str, ...]:
+        """
+        Return the UUIDs of the domains that the store has a directory for, sorted.
+
+        Source:
+            docs/store-format.md, "Directories".
+        """
+        return tuple(
+            sorted(uuid for name in list_directory(self._fd) if (uuid := uuid_of(name)) is not None)
+        )
+
+    def read_history(self, uuid: str) -> History:
+        """See `PointStore.read_history`."""
+        with os_errors(str(self.path)):
+            name = self._find(uuid)
+        if name is None:
+            return History(store=self._uuid, path=self.path, uuid=uuid, compress=self._compresses())
+        with os_errors(f"{self.path}/{name}"), open_directory(name, self._fd) as fd:
+            return self._history(fd, name, uuid)[0]
+
+    def _history(self, fd: int, name: str, uuid: str) -> tuple[History, Manifests]:
+        return read_history(
+            fd, self.path / name, store=self._uuid, uuid=uuid, compress=self._compresses()
+        )
+
+    def _compresses(self) -> bool:
+        return exists(_COMPRESS, self._fd)
+
+    def read_record(self, uuid: str) -> VerificationRecord:
+        """See `PointStore.read_record`."""
+        with os_errors(str(self.path)):
+            name = self._find(uuid)
+            if name is None:
+                return VerificationRecord()
+            with open_directory(name, self._fd) as fd:
+                return sound_record(fd)[0]
+
+    def survey(self, uuid: str) -> Survey:
+        """See `PointStore.survey`."""
+        with os_errors(str(self.path)):
+            directories = self._directories(uuid)
+        if not directories:
+            return Survey(history=self.read_history(uuid))
+        name = directories[0]
+        with os_errors(f"{self.path}/{name}"), open_directory(name, self._fd) as fd:
+            before = look_at_lock(WRITERS_LOCK, fd)
+            files = list_files(fd)
+            history, manifests = self._history(fd, name, uuid)
+            record, fault = sound_record(fd)
+            journal = merge_fault(fd)
+            busy = before.held or look_at_lock(WRITERS_LOCK, fd) != before
+        return Survey(
+            history=history,
+            files=files,
+            record=record,
+            digests=tuple(sorted(manifests.digests.items())),
+            unsealed=tuple(sorted(manifests.unsealed & {point.id for point in history.points})),
+            faults=survey_faults(directories, manifests.seals_fault, fault, journal),
+            busy=busy,
+        )
+
+    def strangers(self) -> tuple[str, ...]:
+        """
+        Return what lies in the store beside its files and the directories of domains, sorted.
+
+        Source:
+            docs/store-format.md, "Directories".
+        """
+        with os_errors(str(self.path)):
+            names = sorted(set(list_directory(self._fd)) - BESIDE_A_STORE - {STORE_FILE, _COMPRESS})
+            inside = directories_in(self._fd)
+            return tuple(name for name in names if uuid_of(name) is None or name not in inside)
+
+    # --- directories ----------------------------------------------------------------------------
+
+    @contextmanager
+    def _domain(self, uuid: str) -> Generator[tuple[int, PurePosixPath]]:
+        name = self._find(uuid)
+        if name is None:
+            raise StoreError(
+                reason=f"the store has no directory for domain {uuid}", path=str(self.path)
+            )
+        with open_directory(name, self._fd) as fd:
+            yield fd, self.path / name
+
+    def _find(self, uuid: str) -> str | None:
+        return next(iter(self._directories(uuid)), None)
+
+    def _directories(self, uuid: str) -> list[str]:
+        """Return the domain's directory; more than one when somebody made a copy beside it."""
+        return sorted(name for name in list_directory(self._fd) if uuid_of(name) == uuid)
+
+
+def _read_store_file(fd: int, path: PurePosixPath) -> str:
+    where = str(path / STORE_FILE)
+    try:
+        text = read_text(fd, STORE_FILE, where)
+    except FileNotFoundError:
+        raise NotAStoreError(
+            reason=f"there is no {STORE_FILE} in the directory: is its disk mounted?",
+            path=str(path),
+        ) from None
+    try:
+        return parse_store_file(text).uuid
+    except ParseError as error:
+        raise ManifestError(reason=str(error), path=where) from error
+
+
+def uuid_of(name: str) -> str | None:
+    """
+    Return the UUID at the end of a domain directory's name, or None.
+
+    Args:
+        name: Of the directory.
+    """
+    uuid = name[-36:]
+    return uuid if UUID_PATTERN.fullmatch(uuid) and name[-37:-36] in {"", "-"} else None
