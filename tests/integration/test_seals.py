@@ -13,6 +13,7 @@ from typing import Any
 import pytest
 
 import fibackup as fb
+from fibackup.cli.main import main
 from fibackup.cli.stores import find_history
 from fibackup.parse.seals import parse_seals
 from hypervisor.host import run
@@ -68,7 +69,9 @@ def test_a_forged_manifest_is_no_point(maker: StoreMaker, tmp_path: Path) -> Non
     assert maker.restores(second, tmp_path / "out")
 
 
-def test_a_lost_manifest_is_known_to_be_lost(maker: StoreMaker) -> None:
+def test_a_lost_manifest_is_known_to_be_lost(
+    maker: StoreMaker, capsys: pytest.CaptureFixture[str]
+) -> None:
     """Also that of the newest point, to which nothing points."""
     third = ids(maker)[-1]
     maker.path(f"{third}.json").unlink()
@@ -77,6 +80,8 @@ def test_a_lost_manifest_is_known_to_be_lost(maker: StoreMaker) -> None:
     assert history.next_sequence == 4
     with pytest.raises(fb.ManifestError, match="is gone"):
         history.point(third)
+    assert main(["list", "--store", str(maker.root)]) == 0
+    assert capsys.readouterr().err.startswith(f"fibackup: warning: {third}.json: it is gone")
 
 
 def test_a_domain_that_has_lost_every_point_is_said_to_have_none(maker: StoreMaker) -> None:

@@ -385,6 +385,17 @@ def test_a_history_shows_every_point() -> None:
     assert evolve(empty, points=world.history.points[:1]).picture().facts[0].startswith("1 point, ")
 
 
+def test_a_full_is_drawn_on_nothing() -> None:
+    """What a point lies on says its disks, not which point was taken before it."""
+    world = World(3)
+    points = world.history.points
+    disk = points[0].disks[0]
+    again = evolve(points[2], disks=(evolve(disk, images=(evolve(disk.images[-1], name="a"),)),))
+    found = evolve(world.history, points=(*points[:2], again))
+    ends = [line.split()[-1] for line in draw_history(found).splitlines()]
+    assert ends == ["on", "-", points[0].id, "-"]
+
+
 @pytest.mark.parametrize("width", [60, 100])
 def test_drawings_for_the_terminal_keep_their_width(width: int) -> None:
     """Chains side by side, and the table of points, are as wide as they may be."""

@@ -18,6 +18,7 @@ from fibackup.plan.steps import (
     CreateLinked,
     EachDisk,
     FlattenImage,
+    InParallel,
     Plan,
     PullImages,
     RestoreDisks,
@@ -64,6 +65,12 @@ def test_the_text_of_a_plan_is_the_dry_run() -> None:
 def test_a_required_freeze_says_so() -> None:
     """The dry run tells what ends the run."""
     assert "(required," in str(a_plan(BackupPolicy(quiesce=Quiesce.REQUIRE)))
+
+
+def test_copies_of_nothing_say_so() -> None:
+    """As when a killed run has stored every image already."""
+    assert describe(InParallel(())) == ("copy no image: each that the point needs is stored",)
+    assert headline(InParallel(((COPY,), (COPY, COPY)))) == "copy 3 images of 2 disks"
 
 
 def test_the_cost_is_the_sum_of_the_copies() -> None:

@@ -99,9 +99,13 @@ def run_plan(
         else:
             report = _watched(executor, plan, signals, listener, watcher)
             watcher.reported(report)
-    if not arguments.json and not arguments.quiet:
+    if not arguments.json:
         with aside(arguments):
-            print(report)
+            if not arguments.quiet:
+                print(report)
+            elif getattr(arguments, "strict", False):  # then they are why it fails
+                for warning in report.warnings:
+                    warn(f"{plan.domain}: {warning}")
     return {"report": fb.encode(report)}, bool(report.warnings)
 
 

@@ -203,7 +203,7 @@ def _no_such_domain(store: fb.StoreReader, name: str) -> fb.NoSuchPointError:
     more = f" and {len(names) - _NAMED} more" if len(names) > _NAMED else ""
     known = ", ".join(names[:_NAMED]) + more if names else "none at all"
     return fb.NoSuchPointError(
-        reason=f"the store has no point of this domain; it has points of: {known}",
+        reason=f"the store has no point of this domain (it has points of: {known})",
         domain=name,
         path=str(store.path),
     )

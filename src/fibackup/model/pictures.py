@@ -96,7 +96,7 @@ def _points_table(history: History) -> Table:
                 str(point.consistency),
                 ",".join(disk.target for disk in point.disks),
                 format_bytes(point.size_bytes),
-                point.parent or "-",
+                ",".join(dict.fromkeys(filter(None, (disk.parent for disk in point.disks)))) or "-",
             )
             for point in history.points
         ),

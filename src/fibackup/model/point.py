@@ -522,7 +522,7 @@ class History(Drawable):
             )
         known = ", ".join(point.id for point in self.points[-3:]) or "none"
         raise NoSuchPointError(
-            reason=f"no point {point_id}; the newest are: {known}", path=str(self.path)
+            reason=f"no point {point_id} (the newest are: {known})", path=str(self.path)
         )
 
     def find(self, point_id: str) -> RestorePoint | None:

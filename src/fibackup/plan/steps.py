@@ -835,6 +835,8 @@ def describe(step: Step) -> tuple[str, ...]:  # noqa: PLR0911 - one for each kin
         case InParallel():
             lanes = tuple(f"   {_describe_copy(copy)}" for lane in step.lanes for copy in lane)
             images, disks = counted(len(lanes), "image"), counted(len(step.lanes), "disk")
+            if not lanes:
+                return ("copy no image: each that the point needs is stored",)
             return (f"copy {images} of {disks}:", *lanes)
         case EachDisk():
             return _describe_each(step)

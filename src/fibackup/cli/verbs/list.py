@@ -96,6 +96,8 @@ def _list(arguments: argparse.Namespace) -> int:
     for history in histories:
         for file, reason in history.unreadable:
             warn(f"{file}: {reason}")
+        for point in history.lost:
+            warn(f"{point}.json: it is gone, and so is its point; fibackup verify tells more")
     if arguments.json:
         _print_documents(arguments, listed)
         return OK
