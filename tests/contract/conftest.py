@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from contextlib import AbstractContextManager, ExitStack, contextmanager
 from datetime import UTC, datetime
 from pathlib import Path, PurePosixPath
 from typing import Protocol
@@ -74,6 +75,10 @@ class World(Protocol):
         """Flip a bit in the newest stored image of a disk."""
         ...
 
+    def open_images(self, *files: str) -> AbstractContextManager[None]:
+        """Have stored images open, as a domain on a linked disk has."""
+        ...
+
 
 def _newest(history: History, target: str) -> str:
     return history.top(history.points[-1].id, target).name
@@ -123,6 +128,13 @@ class FakeWorld:
     def damage(self, target: str) -> None:
         """Flip a bit in the newest stored image of a disk."""
         self.store.damage(self.uuid, target, _newest(self.store.read_history(self.uuid), target))
+
+    @contextmanager
+    def open_images(self, *files: str) -> Iterator[None]:
+        """Say so."""
+        self.store.open_images(self.uuid, *files)
+        yield
+        self.store.open_images(self.uuid)
 
 
 def _read(path: Path) -> Content:
@@ -209,6 +221,17 @@ class RealWorld:
         data = bytearray(image.read_bytes())
         data[-1] ^= 1
         image.write_bytes(data)
+
+    @contextmanager
+    def open_images(self, *files: str) -> Iterator[None]:
+        """Hold the locks that QEMU holds."""
+        from fibackup.host.lock import hold_image_lock
+
+        with ExitStack() as held:
+            for file in files:
+                [path] = Path(self.store.path).glob(f"*/{file}")
+                hold_image_lock(held.enter_context(path.open("rb")).fileno(), file)
+            yield
 
 
 class Points:

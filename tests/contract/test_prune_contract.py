@@ -7,10 +7,11 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from fibackup.errors import NoSuchPointError, StalePlanError
+from fibackup.errors import DomainBusyError, NoSuchPointError, StalePlanError, StepError
 from fibackup.host.executor import Executor
 from fibackup.model.point import DiskKind
 from fibackup.plan.prune import plan_prune
+from fibackup.plan.prune_steps import MergeImages
 from fibackup.plan.report import Report
 from fibackup.plan.retention import RetentionPolicy
 from fibackup.plan.steps import Plan
@@ -34,7 +35,8 @@ def take(world: World, points: Points, count: int) -> dict[str, Content]:
 def plan(world: World, policy: RetentionPolicy) -> Plan:
     """Plan a prune, tomorrow."""
     now = datetime.now(UTC) + timedelta(days=1)
-    return plan_prune(world.store.read_history(world.uuid), policy, now=now)
+    used = world.store.images_in_use(world.uuid)
+    return plan_prune(world.store.read_history(world.uuid), policy, now=now, in_use=used)
 
 
 def prune(world: World, policy: RetentionPolicy) -> Report:
@@ -95,3 +97,39 @@ def test_a_plan_made_before_another_prune_is_stale(world: World, points: Points)
     prune(world, RetentionPolicy(keep_last=1))
     with pytest.raises(StalePlanError, match="other points"):
         Executor(None, world.store).run(old)
+
+
+def test_what_a_process_has_open_goes_with_a_later_prune(world: World, points: Points) -> None:
+    """The points are dropped, as a kept one takes over their images; these are not merged yet."""
+    had = take(world, points, 4)
+    ids = list(had)
+    names = [world.store.read_history(world.uuid).top(point, "vda").name for point in ids]
+    images = [f"vda/{name}" for name in names[:2]]
+    assert world.store.images_in_use(world.uuid) == frozenset()
+    with world.open_images(*images):
+        assert world.store.images_in_use(world.uuid) == frozenset(images)
+        report = prune(world, RetentionPolicy(keep_last=1))
+        assert [f"{images[0]} and 1 more" in warning for warning in report.plan.warnings] == [True]
+        history = world.store.read_history(world.uuid)
+        assert [point.id for point in history.points] == ids[3:]
+        assert [image.name for image in history.images(ids[3], "vda")] == names[::-1]
+    assert prune(world, RetentionPolicy(keep_last=1)).plan.warnings == ()
+    history = world.store.read_history(world.uuid)
+    assert [image.name for image in history.images(ids[3], "vda")] == [names[3], names[2]]
+    assert world.restore_content(ids[3], "vda") == had[ids[3]]
+
+
+def test_what_a_process_has_opened_meanwhile_is_not_taken_away(
+    world: World, points: Points
+) -> None:
+    """A plan that did not know of it ends where it would; nothing is lost."""
+    had = take(world, points, 4)
+    ids = list(had)
+    late = plan(world, RetentionPolicy(keep_last=1))
+    merge = next(step for step in late.steps if isinstance(step, MergeImages))
+    image = merge.images[-1].name
+    with world.open_images(f"{merge.target}/{image}"):
+        with pytest.raises(StepError) as caught:
+            Executor(None, world.store).run(late)
+        assert isinstance(caught.value.__cause__, DomainBusyError)
+    assert world.restore_content(ids[3], "vda") == had[ids[3]]

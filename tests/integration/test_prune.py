@@ -577,6 +577,31 @@ def test_the_command_prunes_every_domain(tmp_path: Path) -> None:
         check(one, tmp_path / "out")
 
 
+def test_the_command_leaves_what_a_domain_runs_on(tmp_path: Path) -> None:
+    """It is no failure: a dry run says it before, and the next prune goes on."""
+    with StoreMaker(tmp_path, start=PAST) as maker:
+        for full in (True, False, True):
+            maker.point({"vda": {2: 2}}, full=full)
+        points = ids(maker)
+        words = ("--store", maker.root, "--keep-last", "1")
+        with ExitStack() as held:
+            for point in points[:1]:
+                image = held.enter_context(maker.path(f"vda/{point}.qcow2").open("rb"))
+                hold_image_lock(image.fileno(), "")
+            waits = f"vda/{points[0]}.qcow2 cannot go yet"
+            dry = command(*words, "--dry-run")
+            assert (dry.returncode, waits in dry.stdout) == (0, True), dry.stderr
+            done = command(*words)
+            assert (done.returncode, waits in done.stdout) == (0, True), done.stderr
+            assert ids(maker) == [points[0], points[2]]
+            strict = command(*words, "--strict", "--quiet")
+            assert (strict.returncode, strict.stdout) == (4, "")
+            assert strict.stderr.startswith(f"fibackup: warning: web1: {waits}")
+        done = command(*words, "--strict")
+        assert (done.returncode, "warning" in done.stdout) == (0, False)
+        assert ids(maker) == points[2:]
+
+
 def test_a_dry_run_prints_points_with_reasons_and_what_is_freed(tmp_path: Path) -> None:
     """What a person reads before he lets points go; nothing of the store changes."""
     with merge_due(tmp_path) as maker:

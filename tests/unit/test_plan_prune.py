@@ -111,9 +111,9 @@ def chain(count: int) -> History:
     return made.history()
 
 
-def plan(history: History, policy: RetentionPolicy = LAST) -> Plan:
+def plan(history: History, policy: RetentionPolicy = LAST, *, in_use: tuple[str, ...] = ()) -> Plan:
     """Plan, and hold the plan to what every plan of a prune must be."""
-    found = plan_prune(history, policy, now=NOW)
+    found = plan_prune(history, policy, now=NOW, in_use=in_use)
     assert [type(step).__name__ for step in found.steps] == sorted(
         type(step).__name__ for step in found.steps
     )  # drops, then merges
@@ -267,6 +267,43 @@ def test_a_point_that_is_as_its_dropped_parent_takes_its_place() -> None:
     assert images(after, 2) == [pid(1)]
     assert [point.disks[0].parent for point in after.points] == [None, pid(2), pid(2)]
     assert after.points[0].disks[0].kind is DiskKind.FULL
+
+
+def test_a_point_stays_while_a_process_has_its_image_open() -> None:
+    """As when a domain runs on a linked disk: the others go, and the plan says what waits."""
+    made = Builder()
+    for parent in (None, 1, 2, None, 4):
+        made.add({"vda": parent})
+    history, policy = made.history(), RetentionPolicy(keep_last=2)
+    chain_of_2 = (f"vda/{pid(2)}.qcow2", f"vda/{pid(1)}.qcow2")
+    found = plan(history, policy, in_use=chain_of_2)
+    assert drop_of(found).points == (pid(3),)
+    assert [verdict.kept for verdict in found.verdicts] == [True, True, False, True, True]
+    assert found.verdicts[1].reasons == (f"a process has vda/{pid(2)}.qcow2 open",)
+    assert len(found.warnings) == 1
+    assert found.warnings[0].startswith(f"vda/{pid(1)}.qcow2 and 1 more cannot go yet")
+    assert "virsh blockpull" in found.warnings[0]
+    assert drop_of(plan(history, policy, in_use=chain_of_2[1:])).points == (pid(2), pid(3))
+    assert plan(history, policy, in_use=(f"vda/{pid(5)}.qcow2",)) == plan(history, policy)
+
+
+def test_an_image_is_not_merged_away_while_a_process_has_it_open() -> None:
+    """Its point is dropped all the same; others may be merged into it, as its name stays."""
+
+    def merged(*in_use: int) -> tuple[list[list[str]], list[bool]]:
+        files = tuple(f"vda/{pid(number)}.qcow2" for number in in_use)
+        found = plan(history, in_use=files)
+        assert len(drop_of(found).points) == 4
+        merges = [step.images for step in found.steps if isinstance(step, MergeImages)]
+        names = [[image.name.removesuffix(".qcow2") for image in each] for each in merges]
+        return names, [files[-1] in warning for warning in found.warnings]
+
+    history = chain(5)
+    assert merged() == ([[pid(4), pid(3), pid(2), pid(1)]], [])
+    assert merged(2, 1) == ([[pid(4), pid(3)]], [True])
+    assert merged(3, 2, 1) == ([], [True])
+    assert merged(4) == ([[pid(4), pid(3), pid(2), pid(1)]], [])
+    assert merged(3) == ([[pid(3), pid(2), pid(1)]], [True])
 
 
 def test_a_point_under_two_branches_stays() -> None:

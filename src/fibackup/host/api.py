@@ -554,6 +554,22 @@ class PointStore(Protocol):
         """
         ...
 
+    def images_in_use(self, uuid: str) -> frozenset[str]:
+        """
+        Return the stored images that a process has open, such as a domain on a linked disk.
+
+        Args:
+            uuid: The domain whose points they are of.
+
+        Returns:
+            Such as ``"vda/20261124T040407Z.qcow2"``. A domain that is off has nothing open, and
+            file systems without QEMU's locks tell of nothing.
+
+        Source:
+            QEMU block/file-posix.c, image locking.
+        """
+        ...
+
     def survey(self, uuid: str) -> Survey:
         """
         Look at what lies in a domain's directory: manifests are read, of other files the names.

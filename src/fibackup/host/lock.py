@@ -33,6 +33,7 @@ from fibackup.units import printable
 
 __all__ = [
     "LockSight",
+    "has_user",
     "has_writer",
     "hold_image_lock",
     "hold_store_lock",
@@ -115,6 +116,28 @@ def _is_held(fd: int, byte: int) -> bool:
     return bool(_FLOCK.unpack(answer)[0] != fcntl.F_UNLCK)
 
 
+def has_user(fd: int) -> bool:
+    """
+    Tell whether any QEMU process has an image open.
+
+    Args:
+        fd: The image, open.
+
+    Raises:
+        OSError: Its file system cannot tell.
+
+    Source:
+        QEMU block/file-posix.c: 100 to 163 and 200 to 263.
+    """
+    records = (
+        _FLOCK.pack(fcntl.F_WRLCK, os.SEEK_SET, start, 64, 0) for start in (_IN_USE, _NOT_SHARED)
+    )
+    return any(
+        _FLOCK.unpack(fcntl.fcntl(fd, fcntl.F_OFD_GETLK, record))[0] != fcntl.F_UNLCK
+        for record in records
+    )
+
+
 def refuse_users(fd: int, path: str, remedy: str = "") -> None:
     """
     Raise when any QEMU process has the image open.
@@ -130,10 +153,8 @@ def refuse_users(fd: int, path: str, remedy: str = "") -> None:
     Source:
         QEMU block/file-posix.c: 100 to 163 and 200 to 263.
     """
-    for start in (_IN_USE, _NOT_SHARED):
-        record = _FLOCK.pack(fcntl.F_WRLCK, os.SEEK_SET, start, 64, 0)
-        if _FLOCK.unpack(fcntl.fcntl(fd, fcntl.F_OFD_GETLK, record))[0] != fcntl.F_UNLCK:
-            raise DomainBusyError(reason="a process has the image open", path=path, remedy=remedy)
+    if has_user(fd):
+        raise DomainBusyError(reason="a process has the image open", path=path, remedy=remedy)
 
 
 def refuse_users_of(file: str, dir_fd: int) -> None:

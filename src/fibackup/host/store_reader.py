@@ -28,7 +28,7 @@ from fibackup.host.manifests import Manifests
 from fibackup.host.merge_journal import merge_fault
 from fibackup.host.record import sound_record
 from fibackup.host.store_files import directories_in, exists, list_directory, read_text
-from fibackup.host.survey import list_files, survey_faults
+from fibackup.host.survey import list_files, open_images, survey_faults
 from fibackup.model.checks import UUID_PATTERN
 from fibackup.model.point import History
 from fibackup.model.verification import Survey, VerificationRecord
@@ -182,6 +182,15 @@ class StoreReader(Drawable):
                 return VerificationRecord()
             with open_directory(name, self._fd) as fd:
                 return sound_record(fd)[0]
+
+    def images_in_use(self, uuid: str) -> frozenset[str]:
+        """See `PointStore.images_in_use`."""
+        with os_errors(str(self.path)):
+            name = self._find(uuid)
+            if name is None:
+                return frozenset()
+            with open_directory(name, self._fd) as fd:
+                return open_images(fd)
 
     def survey(self, uuid: str) -> Survey:
         """See `PointStore.survey`."""

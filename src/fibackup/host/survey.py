@@ -1,4 +1,4 @@
-"""What lies in a domain's directory of a store: names, sizes, kinds; nothing is opened."""
+"""What lies in a domain's directory of a store: names, sizes, kinds, and what QEMU has open."""
 
 from __future__ import annotations
 
@@ -8,13 +8,17 @@ from collections.abc import Iterator, Sequence
 from contextlib import suppress
 
 from fibackup.host.files import open_directory
+from fibackup.host.lock import has_user
 from fibackup.host.merge_journal import MERGE_FILE
 from fibackup.host.record import RECORD_FILE
 from fibackup.model.point import History
 from fibackup.model.verification import Fault, FaultKind, FoundFile
 from fibackup.parse.seals import SEALS_FILE
 
-__all__ = ["list_files", "named_files", "survey_faults"]
+__all__ = ["list_files", "named_files", "open_images", "survey_faults"]
+
+_IMAGE = ".qcow2"
+_READ = os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC | os.O_NONBLOCK
 
 
 def list_files(dir_fd: int) -> tuple[FoundFile, ...]:
@@ -45,6 +49,33 @@ def _files(dir_fd: int, prefix: str) -> Iterator[FoundFile]:
             else:
                 regular = stat.S_ISREG(status.st_mode)
                 yield FoundFile(prefix + entry.name, status.st_size, regular)
+
+
+def open_images(dir_fd: int) -> frozenset[str]:
+    """
+    Return the images that a QEMU process has open, such as ``"vda/20261124T040407Z.qcow2"``.
+
+    Args:
+        dir_fd: The domain's directory.
+
+    Source:
+        QEMU block/file-posix.c; where a file system has no such locks, none can be told.
+    """
+    return frozenset(
+        file.name
+        for file in list_files(dir_fd)
+        if file.regular and file.name.endswith(_IMAGE) and _is_open(file.name, dir_fd)
+    )
+
+
+def _is_open(file: str, dir_fd: int) -> bool:
+    with suppress(OSError):  # a writer has just taken it away; or no locks here
+        fd = os.open(file, _READ, dir_fd=dir_fd)
+        try:
+            return has_user(fd)
+        finally:
+            os.close(fd)
+    return False
 
 
 def named_files(history: History) -> frozenset[str]:

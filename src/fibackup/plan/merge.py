@@ -35,6 +35,7 @@ def plan_merges(
     woods: Mapping[str, Forest],
     live: Mapping[str, frozenset[str]],
     *,
+    in_use: frozenset[str] = frozenset(),
     wait_seconds: float,
 ) -> tuple[MergeImages, ...]:
     """
@@ -46,6 +47,8 @@ def plan_merges(
         woods: The forest of each disk, of *points*.
         live: Names of images, per disk, that the live chain may sit on: they stay as they are, or
             the next point could not be proven to be an increment.
+        in_use: ``"vda/20261124T040407Z.qcow2"``: images that a process has open. None of them is
+            merged into another; one that others are merged into keeps its content and its name.
         wait_seconds: How long each waits for those who read.
     """
     above = {
@@ -66,6 +69,9 @@ def plan_merges(
             point.id,
             _free(disk.images, live.get(disk.target, frozenset())),
             above[disk.target],
+            frozenset(
+                image.name for image in disk.images if f"{disk.target}/{image.name}" in in_use
+            ),
         )
         if _can_be_merged(disk.target, run, woods[disk.target], history.damaged)
     )
@@ -77,7 +83,10 @@ def _free(images: tuple[StoredImage, ...], live: frozenset[str]) -> tuple[Stored
 
 
 def _runs(
-    point: str, images: tuple[StoredImage, ...], above: Mapping[str, set[str]]
+    point: str,
+    images: tuple[StoredImage, ...],
+    above: Mapping[str, set[str]],
+    in_use: frozenset[str],
 ) -> Iterator[tuple[StoredImage, ...]]:
     """Yield runs of images, top first, that are not too different in size."""
     start = 0
@@ -85,9 +94,9 @@ def _runs(
         length, size = 1, images[start].size_bytes
         for image in images[start + 1 :]:
             rest = len(images) - start - length
-            if len(above[image.name]) > 1 or (
-                image.size_bytes > PATIENCE * size and rest < MAX_OWN
-            ):
+            if len(above[image.name]) > 1 or image.name in in_use:
+                break
+            if image.size_bytes > PATIENCE * size and rest < MAX_OWN:
                 break
             length += 1
             size += image.size_bytes

@@ -13,7 +13,7 @@ the kept point above takes them over, and they are merged when that costs no mor
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from datetime import datetime
 
 from attrs import evolve
@@ -37,6 +37,7 @@ def plan_prune(
     now: datetime,
     wait_seconds: float = READERS_SECONDS,
     record: VerificationRecord | None = None,
+    in_use: Collection[str] = (),
 ) -> Plan:
     """
     Plan to drop the points that a policy does not keep.
@@ -48,6 +49,8 @@ def plan_prune(
         wait_seconds: How long the run waits for those who read the domain's points.
         record: What verifications have found, as `Store.read_record` has it: a point in which
             something was wrong is not the whole one that is kept in any case.
+        in_use: Images that a process has open, as `Store.images_in_use` has them: a domain may run
+            on a linked disk over them. What would delete one of them waits for a later prune.
 
     Returns:
         The plan, with a verdict on every point; without steps when there is nothing to do. Every
@@ -73,26 +76,22 @@ def plan_prune(
         verdict.point: [*verdict.reasons] if verdict.kept else []
         for verdict in choose_points(history, policy, now=now, record=record)
     }
-    _keep_what_carries(history, woods, reasons)
-    kept = [point for point in history.points if reasons[point.id]]
-    dropped = [point for point in history.points if not reasons[point.id]]
-    after = {
-        target: _hand_over(forest, [point.id for point in kept]) for target, forest in woods.items()
-    }
-    heirs = tuple(_heir(point, after) for point in kept)
-    gone = _files(dropped, heirs)
+    used = frozenset(in_use)
+    heirs, gone, waiting = _outcome(history, woods, reasons, used)
     steps: tuple[Step, ...] = ()
-    if dropped:
+    if gone:
+        before = {point.id: point for point in history.points}
         steps = (
             DropPoints(
-                points=tuple(point.id for point in dropped),
-                heirs=tuple(new for new, old in zip(heirs, kept, strict=True) if new != old),
+                points=tuple(gone),
+                heirs=tuple(heir for heir in heirs if heir != before[heir.id]),
                 files=tuple(name for files in gone.values() for name in files),
                 freed_bytes=sum(size for files in gone.values() for size in files.values()),
                 wait_seconds=wait_seconds,
             ),
         )
-    steps += _merges(history, heirs, wait_seconds)
+    merges, later = _merges(history, heirs, used, wait_seconds)
+    steps += merges
     newest = history.points[-1]
     return Plan(
         verb="prune",
@@ -114,13 +113,56 @@ def plan_prune(
             )
             for point in history.points
         ),
+        warnings=_wait_for(waiting | later),
     )
 
 
+def _outcome(
+    history: History,
+    woods: Mapping[str, Forest],
+    reasons: dict[str, list[str]],
+    used: frozenset[str],
+) -> tuple[tuple[RestorePoint, ...], dict[str, dict[str, int]], frozenset[str]]:
+    """
+    Return the kept points as they are afterwards, what goes with each other, and what waits.
+
+    A point whose files are in use is kept for now, which may leave more to those that are kept.
+    """
+    waiting: set[str] = set()
+    while True:
+        _keep_what_carries(history, woods, reasons)
+        kept = [point for point in history.points if reasons[point.id]]
+        dropped = [point for point in history.points if not reasons[point.id]]
+        ids = [point.id for point in kept]
+        after = {target: _hand_over(forest, ids) for target, forest in woods.items()}
+        heirs = tuple(_heir(point, after) for point in kept)
+        gone = _files(dropped, heirs)
+        held = {point: sorted(used & files.keys()) for point, files in gone.items()}
+        if not any(held.values()):
+            return heirs, gone, frozenset(waiting)
+        for point, files in held.items():
+            if files:
+                reasons[point].append(f"a process has {files[0]} open")
+                waiting.update(files)
+
+
+def _wait_for(files: frozenset[str]) -> tuple[str, ...]:
+    """Return the warning that files which are in use cannot go yet."""
+    if not files:
+        return ()
+    more = f" and {len(files) - 1} more" if len(files) > 1 else ""
+    warning = (
+        f"{min(files)}{more} cannot go yet: a process has it open, such as a domain that runs on a "
+        "linked disk; once that has a disk of its own (virsh blockpull DOMAIN DISK --wait), the "
+        "next prune takes it away"
+    )
+    return (warning,)
+
+
 def _merges(
-    history: History, heirs: Sequence[RestorePoint], wait_seconds: float
-) -> tuple[MergeImages, ...]:
-    """Return the merges of the points as they are after the drops."""
+    history: History, heirs: Sequence[RestorePoint], used: frozenset[str], wait_seconds: float
+) -> tuple[tuple[MergeImages, ...], frozenset[str]]:
+    """Return the merges of the points as they are after the drops, and what waits for its own."""
     after = evolve(history, points=tuple(heirs))
     woods = forests(after)
     points = {point.id: point for point in heirs}
@@ -132,7 +174,18 @@ def _merges(
         )
         for target, forest in woods.items()
     }
-    return plan_merges(history, heirs, woods, live, wait_seconds=wait_seconds)
+    due = plan_merges(history, heirs, woods, live, wait_seconds=wait_seconds)
+    if not used:
+        return due, frozenset()
+    possible = plan_merges(history, heirs, woods, live, in_use=used, wait_seconds=wait_seconds)
+    return possible, (_taken(due) - _taken(possible)) & used
+
+
+def _taken(merges: Iterable[MergeImages]) -> frozenset[str]:
+    """Return the images that go when others have taken over their content."""
+    return frozenset(
+        f"{merge.target}/{image.name}" for merge in merges for image in merge.images[1:]
+    )
 
 
 def _refuse_unknown(history: History) -> None:

@@ -13,12 +13,13 @@ from __future__ import annotations
 
 import hashlib
 import json
+from collections.abc import Iterable
 from datetime import datetime
 from pathlib import PurePosixPath
 
 from attrs import define, evolve, field
 
-from fibackup.errors import HostError, ManifestError, StoreError, VerifyError
+from fibackup.errors import DomainBusyError, HostError, ManifestError, StoreError, VerifyError
 from fibackup.model.chain import Image
 from fibackup.model.journal import Merge, Removal, as_merged
 from fibackup.model.point import (
@@ -76,6 +77,7 @@ class Shelf:
     removal: Removal | None = None
     merge: tuple[Merge, KeptImage] | None = None
     written: bool = False
+    in_use: frozenset[str] = frozenset()
 
     def read(self, target: str, name: str | None) -> dict[int, int]:
         """Return what an image reads as, by the backing names in the images alone."""
@@ -109,6 +111,12 @@ class Shelf:
             raise VerifyError(reason="the image is not in the store", path=image.name)
         if kept.sha256 != image.sha256:
             raise VerifyError(reason="the image is not what was recorded", path=image.name)
+
+    def refuse_open(self, files: Iterable[str]) -> None:
+        """Refuse to take away what a process has open."""
+        for file in files:
+            if file in self.in_use:
+                raise DomainBusyError(reason="a process has the image open", path=file)
 
     # --- points ---------------------------------------------------------------------------------
 

@@ -182,6 +182,19 @@ class FakeStore(Drawable):
         kept = self._shelf(uuid).images[target, name]
         kept.clusters[0] = kept.clusters.get(0, 0) + 1_000_003
 
+    def open_images(self, uuid: str, *files: str) -> None:
+        """
+        Let a process have stored images open from now on, as a domain on a linked disk has.
+
+        Args:
+            uuid: The domain whose points they are of.
+            files: All that are open, such as ``"vda/20261124T040407Z.qcow2"``.
+
+        Source:
+            docs/embed.md, "In your tests".
+        """
+        self._shelf(uuid).in_use = frozenset(files)
+
     def lose(self, uuid: str, target: str, name: str) -> None:
         """
         Lose a stored image; the manifests that name it stay.
@@ -279,6 +292,11 @@ class FakeStore(Drawable):
         """See `PointStore.read_record`."""
         with self._host.call("read_record"):
             return self._shelf(uuid).record
+
+    def images_in_use(self, uuid: str) -> frozenset[str]:
+        """See `PointStore.images_in_use`."""
+        with self._host.call("images_in_use"):
+            return self._shelf(uuid).in_use
 
     def survey(self, uuid: str) -> Survey:
         """See `PointStore.survey`."""
@@ -496,6 +514,7 @@ class FakeStore(Drawable):
         fault = misfit(step, self.read_history(uuid))
         if fault is not None:
             raise StalePlanError(reason=f"{fault}; plan again")
+        shelf.refuse_open(step.files)
         for point in step.heirs:
             with self._host.call("drop.heir"):
                 shelf.put_manifest(point)
@@ -537,6 +556,7 @@ class FakeStore(Drawable):
                 shelf.verify(step.target, image)
             new = shelf.gather(step)
             on_event(ImageCopied(step.target, new.record.name, new.record.size_bytes, "0" * 64))
+        shelf.refuse_open([f"{step.target}/{image.name}" for image in step.images[1:]])
         with self._host.call("merge.intent"):
             images = (*own[:start], new.record, *own[start + len(step.images) :])
             merged = evolve(

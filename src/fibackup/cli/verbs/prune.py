@@ -9,9 +9,9 @@ from datetime import UTC, datetime, timedelta
 
 import fibackup as fb
 from fibackup.cli.completion import complete_points, complete_stored_domains, completed_by
-from fibackup.cli.exits import OK, SOME_FAILED
+from fibackup.cli.exits import OK, SOME_FAILED, WARNINGS
 from fibackup.cli.metrics import metrics_option, write_samples
-from fibackup.cli.options import count, dry_run_option, store_option
+from fibackup.cli.options import count, dry_run_option, store_option, strict_option
 from fibackup.cli.output import Failure, complain, print_items
 from fibackup.cli.parser import own_version
 from fibackup.cli.progress import aside
@@ -80,6 +80,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="how long to wait for those who read the store (default: 600)",
     )
     metrics_option(parser)
+    strict_option(parser)
     dry_run_option(parser)
     domains = parser.add_argument(
         "domains", metavar="DOMAIN", nargs="*", help="name or UUID (default: every domain)"
@@ -117,6 +118,7 @@ def run(arguments: argparse.Namespace, signals: Signals) -> int:
     )
     results: list[dict[str, object]] = []
     codes: list[int] = []
+    warned = False
     with fb.Store.open(arguments.store) as store:
         for name in arguments.domains or tuple(_with_points(store)):
             found: dict[str, object] = {"domain": name, "uuid": ""}
@@ -124,7 +126,8 @@ def run(arguments: argparse.Namespace, signals: Signals) -> int:
                 signals.token.check()
                 history = find_history(store, name)
                 found = {"domain": history.points[-1].domain, "uuid": history.uuid}
-                done, _ = _prune(arguments, store, history, policy, signals)
+                done, warns = _prune(arguments, store, history, policy, signals)
+                warned = warned or warns
                 results.append({**found, "ok": True, **done})
                 codes.append(OK)
             except fb.FibackupError as error:
@@ -136,7 +139,7 @@ def run(arguments: argparse.Namespace, signals: Signals) -> int:
     print_items(arguments, "results", results)
     failed = [code for code in codes if code != OK]
     if not failed:
-        return OK
+        return WARNINGS if warned and arguments.strict else OK
     return failed[0] if len(failed) == len(codes) else SOME_FAILED
 
 
@@ -163,6 +166,7 @@ def _prune(
         now=datetime.now(UTC),
         wait_seconds=max(arguments.wait, 0.0),
         record=store.read_record(history.uuid),
+        in_use=store.images_in_use(history.uuid),
     )
     if arguments.dry_run:
         return show_plan(arguments, plan)
