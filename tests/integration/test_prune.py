@@ -218,6 +218,29 @@ def test_an_image_that_a_domain_runs_on_is_not_deleted(tmp_path: Path) -> None:
         assert len(ids(maker)) == 1
 
 
+def test_whatever_point_is_listed_is_whole_while_others_go(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Manifests go from the newest to the oldest: what lies on another goes before it."""
+    really_unlink = os.unlink
+    with StoreMaker(tmp_path) as maker:
+        for full in (True, False, False, True):
+            maker.point({"vda": {1: 1}}, full=full)
+        gone: list[str] = []
+
+        def unlink(path: str, *, dir_fd: int | None = None) -> None:
+            if path.endswith("Z.json"):
+                history = maker.history()
+                assert all(history.images(point.id, "vda") for point in history.points)
+                gone.append(path.removesuffix(".json"))
+            really_unlink(path, dir_fd=dir_fd)
+
+        before = ids(maker)
+        monkeypatch.setattr(os, "unlink", unlink)
+        prune(maker, fb.RetentionPolicy(keep_last=1))
+        assert gone == before[2::-1]
+
+
 def test_what_is_merged_is_only_read(tmp_path: Path) -> None:
     """An image with a bitmap changes when QEMU opens it for writing; readers hold their locks."""
     base, low, top, into, scratch = (tmp_path / f"{name}.qcow2" for name in "blnis")

@@ -5,7 +5,7 @@ Take points away: first what kept points need becomes theirs, then the others go
 
     heirs       each manifest is replaced by one that names the inherited images too
     prune.json  from here on it will be finished, by whoever writes next
-    manifests   of the dropped points; now they are gone
+    manifests   of the dropped points, the newest first; now they are gone
     files       that nothing names
     prune.json  removed
 
@@ -92,7 +92,7 @@ def _finish(removal: Removal, dir_fd: int) -> int:
         Bytes that the file system gets back.
     """
     unseal_points(removal.points, dir_fd)
-    for point in removal.points:
+    for point in reversed(removal.points):  # what lies on another goes before it
         _unlink(point + MANIFEST_SUFFIX, dir_fd)
     fsync_directory(dir_fd)
     freed = 0

@@ -526,7 +526,7 @@ class FakeStore(Drawable):
         freed, removal = 0, shelf.removal
         if removal is None:
             return 0
-        for point in removal.points:
+        for point in reversed(removal.points):  # what lies on another goes before it
             with self._host.call("drop.unpublish"):
                 shelf.manifests.pop(point, None)
                 shelf.seals.pop(point, None)
