@@ -16,7 +16,7 @@ from datetime import timedelta
 
 import pytest
 from attrs import field, frozen
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 from hypothesis.strategies import SearchStrategy
 
@@ -217,7 +217,20 @@ class World:
         assert plan_prune(history, policy, now=self.host.now).steps == ()
 
 
+AN_OFFLINE_FULL = [
+    Take(TARGETS, full=False),
+    Take(TARGETS, full=False),
+    Turn(),
+    Take(TARGETS, full=True),
+]
+A_CHAIN_GOES = [*(Take(TARGETS, full=False) for _ in range(3)), Take(TARGETS, full=True)]
+
+
 @given(st.lists(acts, max_size=25))
+@example([*AN_OFFLINE_FULL, Prune(1, 1)])
+@example([*AN_OFFLINE_FULL, Prune(1, 3), Turn(), Prune(1, 3)])
+@example([*A_CHAIN_GOES, Prune(1, 3, 9)])
+@example([*A_CHAIN_GOES, Prune(1, 3, 9, lasting=True)])
 def test_kept_points_read_the_same_whatever_happens(what: list[Act]) -> None:
     """A fault at any call of a prune, before or after its effect, or a power cut."""
     world = World()

@@ -341,19 +341,34 @@ def test_what_the_live_chain_may_sit_on_stays() -> None:
     assert found.verdicts[1].reasons == ("the next point may lie on it",)
 
 
-@pytest.mark.parametrize("parent", [None, 7])
-def test_an_offline_full_lies_on_nothing(parent: int | None) -> None:
-    """Neither does a point whose parent is gone."""
+def test_under_an_offline_full_the_live_chain_sits_on_the_last_point_of_when_it_ran() -> None:
+    """That stays, and its image is not merged; a domain that never ran has no such point."""
+    made = Builder()
+    for consistency in (Consistency.CRASH, Consistency.CRASH, Consistency.OFFLINE):
+        made.add(consistency=consistency)
+    made.add({"vda": None}, consistency=Consistency.OFFLINE)
+    found = plan(made.history())
+    assert [verdict.kept for verdict in found.verdicts] == [False, True, False, True]
+    assert found.verdicts[1].reasons == ("the next point may lie on it",)
+    assert [type(step) for step in found.steps] == [DropPoints]
+    never = Builder()
+    for _ in range(3):
+        never.add({"vda": None}, consistency=Consistency.OFFLINE)
+    assert [verdict.kept for verdict in plan(never.history()).verdicts] == [False, False, True]
+
+
+def test_an_offline_point_whose_parent_is_gone_lies_on_nothing() -> None:
+    """What is whole stays."""
     made = Builder()
     made.add()
     made.add({"vda": None}, consistency=Consistency.OFFLINE)
     history = made.history()
-    if parent is not None:
-        disk = evolve(history.points[1].disks[0], kind=DiskKind.INCREMENT, parent=pid(7), images=())
-        newest = evolve(history.points[1], disks=(disk,))
-        history = evolve(history, points=(history.points[0], newest))
+    disk = evolve(history.points[1].disks[0], kind=DiskKind.INCREMENT, parent=pid(7), images=())
+    newest = evolve(history.points[1], disks=(disk,))
+    history = evolve(history, points=(history.points[0], newest))
     found = plan_prune(history, LAST, now=NOW)
-    assert [v.kept for v in found.verdicts] == [parent is not None, True]
+    assert [verdict.kept for verdict in found.verdicts] == [True, True]
+    assert found.verdicts[0].reasons == ("the newest point that is whole",)
 
 
 def test_a_chain_that_ends_in_nothing_is_left_as_it_is() -> None:

@@ -229,7 +229,7 @@ def live_points(
     Return the points that the live chain of a disk may sit on.
 
     That is the newest one. A point of a domain that was off is a copy beside the live chain, which
-    sits where it sat before: on its parent.
+    sits where it sat before: on its parent, or, under a full, on the last point of when it ran.
 
     Args:
         forest: The disk.
@@ -238,11 +238,22 @@ def live_points(
     """
     found = [point_id for point_id in kept if point_id in forest.disks][-1:]
     while found and points[found[-1]].consistency is Consistency.OFFLINE:
-        parent = forest.disks[found[-1]].parent
-        if parent not in forest.disks or parent in found:
+        below = forest.disks[found[-1]].parent or _ran_before(forest, points, found[-1])
+        if below not in forest.disks or below in found:
             break
-        found.append(parent)
+        found.append(below)
     return tuple(found)
+
+
+def _ran_before(forest: Forest, points: Mapping[str, RestorePoint], point_id: str) -> str | None:
+    """Return the last point of the disk before this one that was taken of a running domain."""
+    ran = (
+        each
+        for each in reversed(forest.disks)
+        if points[each].sequence < points[point_id].sequence
+        and points[each].consistency is not Consistency.OFFLINE
+    )
+    return next(ran, None)
 
 
 def _forks(forest: Forest, kept: Sequence[str]) -> dict[str, int]:
