@@ -58,8 +58,8 @@ class Night:
 
     def prune(self, uuid: str) -> None:
         """Drop the points that no rule keeps."""
-        history, record = self.store.read_history(uuid), self.store.read_record(uuid)
-        plan = fb.plan_prune(history, KEEP, now=now(), record=record)
+        history, used = self.store.read_history(uuid), self.store.images_in_use(uuid)
+        plan = fb.plan_prune(history, KEEP, now=now(), in_use=used)
         if plan.steps:
             self.run(plan)
 

@@ -230,3 +230,20 @@ def test_the_record_is_read_by_itself(world: World, points: Points) -> None:
     assert record.files
     assert record == world.store.survey(world.uuid).record
     assert world.store.read_record("00000000-0000-4000-8000-00000000dead").files == ()
+
+
+def test_nothing_new_is_laid_on_what_was_found_wrong(world: World, points: Points) -> None:
+    """The history tells of it, so that whoever plans a backup need not ask."""
+    first, second = two_points(world, points)
+    assert world.store.read_history(world.uuid).found_wrong == frozenset()
+    verify(world)
+    assert world.store.read_history(world.uuid).found_wrong == frozenset()
+    world.damage("vda")
+    assert verify(world).faults
+    assert world.store.read_history(world.uuid).found_wrong == {top(second)}
+    world.write("vda", 3, 9)
+    third = points.take().point
+    assert third is not None
+    assert third.disk("vda").parent != second.id
+    assert third.disk("vdb").parent == second.id
+    assert verify(world).whole == (first.id, third.id)

@@ -11,6 +11,7 @@ from fibackup.plan.backup import plan_backup
 from fibackup.plan.continuity import Parent, find_parent
 from fibackup.plan.policy import BackupPolicy
 from fibackup.plan.steps import Plan
+from fibackup.plan.verdict import found_wrong
 from fibackup.testing import CLUSTER_BYTES, FakeHost, FakeStore
 
 OTHER = "5702e000-0000-4000-8000-000000000002"
@@ -257,51 +258,32 @@ def test_a_full_on_request_is_a_full() -> None:
     assert (decision.kind, decision.reason) == (DiskKind.FULL, "a full was asked for")
 
 
-def found_wrong(world: World, number: int, sha256: str = "") -> VerificationRecord:
-    """Return the record of a verification that found a stored image wrong."""
-    image = world.history().points[number].disks[0].images[0]
-    fault = CheckedFile(
-        f"vda/{image.name}", sha256 or image.sha256, world.host.now, 1, "its sha256 is another"
-    )
-    return VerificationRecord(files=(fault,))
-
-
 def test_nothing_new_is_laid_on_an_image_that_was_found_wrong() -> None:
     """An older point that does not need it is the parent; without one, a full begins anew."""
     world = World()
     world.backup()
+    history = world.history()
     kinds: list[tuple[DiskKind | None, bool]] = []
-    for record in (found_wrong(world, 1), found_wrong(world, 0), found_wrong(world, 0, "a" * 64)):
-        plan = plan_backup(world.domain(), world.history(), now=world.host.now, record=record)
-        (decision,) = plan.decisions
+    for number in (1, 0):
+        image = history.points[number].disks[0].images[0]
+        wrong = evolve(history, found_wrong=frozenset({f"vda/{image.name}"}))
+        (decision,) = plan_backup(world.domain(), wrong, now=world.host.now).decisions
         kinds.append((decision.kind, "found wrong by a verification" in decision.reason))
-    assert kinds == [(DiskKind.INCREMENT, True), (DiskKind.FULL, True), (DiskKind.INCREMENT, False)]
+    assert kinds == [(DiskKind.INCREMENT, True), (DiskKind.FULL, True)]
 
 
-def test_a_record_without_faults_changes_nothing() -> None:
-    """Whether nothing was verified yet, or all of it was right."""
-    world = World()
-    plan = plan_backup(
-        world.domain(), world.history(), now=world.host.now, record=VerificationRecord()
-    )
-    assert plan == world.plan()
-
-
-def test_nothing_new_is_laid_on_a_disk_that_did_not_read_as_it_did() -> None:
-    """Each file may be as it was, and the disk is not; of another chain the record says nothing."""
+def test_what_a_record_finds_wrong_is_of_the_files_that_are_there() -> None:
+    """Each file may be as it was, and the disk is not; of other files it says nothing."""
     world = World()
     history = world.history()
     (image,) = history.points[0].disks[0].images
-    prints = ImageTree(history, "vda").fingerprints()
-    for print_, kind in ((prints[image.name], DiskKind.FULL), ("b" * 64, DiskKind.INCREMENT)):
-        entry = CheckedContent(
-            file=f"vda/{image.name}",
-            chain=print_,
-            sha256="c" * 64,
-            time=world.host.now,
-            run=1,
-            fault="the disk reads otherwise",
-        )
-        record = VerificationRecord(contents=(entry,))
-        plan = plan_backup(world.domain(), history, now=world.host.now, record=record)
-        assert plan.decisions[0].kind is kind
+    file, now = f"vda/{image.name}", world.host.now
+    chain = ImageTree(history, "vda").fingerprints()[image.name]
+
+    def found(*, sha256: str = image.sha256, chain: str = "", fault: str = "") -> frozenset[str]:
+        read = CheckedFile(file, sha256, now, 1, "" if chain else fault)
+        disk = CheckedContent(file, chain or "b" * 64, now, 1, "c" * 64, fault if chain else "")
+        return found_wrong(history, VerificationRecord((read,), (disk,)))
+
+    assert found(fault="its sha256 is another") == found(fault="it", chain=chain) == {file}
+    assert found() == found(fault="x", sha256="a" * 64) == found(fault="x", chain="d" * 64) == set()

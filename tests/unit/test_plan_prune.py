@@ -562,6 +562,9 @@ def test_images_of_different_sizes_or_with_damage_are_not_merged() -> None:
     whole.add({"vda": None})
     both = evolve(damaged, points=whole.history().points)
     assert merges(plan_prune(both, keep(4), now=NOW)) == []
+    wrong = evolve(both, damaged=frozenset(), found_wrong=damaged.damaged)
+    assert merges(plan_prune(wrong, keep(4), now=NOW)) == []
+    assert merges(plan_prune(evolve(wrong, found_wrong=frozenset()), keep(4), now=NOW)) != []
 
 
 def test_a_merge_counts_once_its_image_has_its_place() -> None:

@@ -19,6 +19,7 @@ from fibackup.model.point import (
 from fibackup.model.verification import CheckedContent, CheckedFile, VerificationRecord
 from fibackup.plan.prune import plan_prune
 from fibackup.plan.retention import PointVerdict, RetentionPolicy, choose_points
+from fibackup.plan.verdict import found_wrong
 from hypervisor import histories
 from hypervisor.histories import image, point_at
 
@@ -258,18 +259,20 @@ def test_a_point_that_was_found_wrong_is_not_whole(what: str) -> None:
         ),
     }
     policy, record = RetentionPolicy(keep_last=1), entries[what]
-    found = choose_points(some, policy, now=NOW, record=record)
+    told = evolve(some, found_wrong=found_wrong(some, record))
+    found = choose_points(told, policy, now=NOW)
     assert kept(found) == [first.id, last.id]
     assert found[0].reasons == ("the newest point that is whole",)
-    plan = plan_prune(some, policy, now=NOW, record=record)
+    plan = plan_prune(told, policy, now=NOW)
     assert (plan.verdicts, plan.steps) == (found, ())
     other = evolve(
         record,
         files=tuple(evolve(each, sha256="0" * 64) for each in record.files),
         contents=tuple(evolve(each, chain="0" * 64) for each in record.contents),
     )
-    for harmless in (None, VerificationRecord(), other):
-        assert kept(choose_points(some, policy, now=NOW, record=harmless)) == [last.id]
+    for harmless in (VerificationRecord(), other):
+        told = evolve(some, found_wrong=found_wrong(some, harmless))
+        assert kept(choose_points(told, policy, now=NOW)) == [last.id]
 
 
 def test_the_only_whole_point_may_be_from_the_future() -> None:

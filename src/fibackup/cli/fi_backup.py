@@ -198,8 +198,7 @@ def _back_up(
     path = options.backup_dir or ""
     now = datetime.now(UTC)
     with open_store(path, domain, policy, now=now, on_new=log.information) as store:
-        history, record = store.read_history(domain.uuid), store.read_record(domain.uuid)
-        plan = fb.plan_backup(domain, history, now=now, policy=policy, record=record)
+        plan = fb.plan_backup(domain, store.read_history(domain.uuid), now=now, policy=policy)
         report = _execute(fb.Executor(host, store), plan, log, signals)
         if options.state_dir is not None and report.point is not None:
             _keep_state(store, report.point, options.state_dir, log)

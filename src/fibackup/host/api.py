@@ -522,7 +522,7 @@ class PointStore(Protocol):
 
     def read_history(self, uuid: str) -> History:
         """
-        Read every manifest and receipt of a domain.
+        Read every manifest and receipt of a domain, and what verifications have found wrong.
 
         Args:
             uuid: The domain's UUID.

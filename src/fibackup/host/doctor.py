@@ -182,7 +182,6 @@ def read_domain_facts(host: LibvirtHost, name: str, store: Store | None) -> Doma
         at_work=_at_work(domain.uuid),
         store_fault=fault,
         store_remedy=remedy,
-        record=store.read_record(domain.uuid) if store is not None else None,
     )
 
 

@@ -7,6 +7,7 @@ Read what a store has of a domain, without a lock: anew where a writer may have 
     merge.json            the points as they are when the merge is finished
     vda/*.qcow2           named by a point, and of its size?  else damaged; by none: unclaimed
     vda/*.receipt         images that are complete, and in no point yet
+    verified.json         what a verification found wrong
     <id>.protected        what a prune keeps
 """
 
@@ -18,14 +19,18 @@ from contextlib import suppress
 from itertools import chain
 from pathlib import PurePosixPath
 
+from attrs import evolve
+
 from fibackup.errors import ManifestError
 from fibackup.host.files import open_directory
 from fibackup.host.manifests import Manifests, read_manifests
 from fibackup.host.merge_journal import read_merge
+from fibackup.host.record import record_of_faults
 from fibackup.host.store_files import RECEIPT, list_directory, list_entries, read_text
 from fibackup.model.journal import as_merged
 from fibackup.model.point import History, Receipt, RestorePoint, is_point_id
 from fibackup.parse.manifest import parse_receipt
+from fibackup.plan.verdict import found_wrong
 
 __all__ = ["read_history", "read_points"]
 
@@ -55,7 +60,12 @@ def read_history(
         manifests, files = read_points(fd, store=store, uuid=uuid)
         history = _history(fd, path, manifests, files, store, uuid, compress=compress)
         if not history.damaged or reads == _READS:
-            return history, manifests
+            return _with_found_wrong(history, fd), manifests
+
+
+def _with_found_wrong(history: History, fd: int) -> History:
+    wrong = found_wrong(history, record_of_faults(fd))
+    return evolve(history, found_wrong=wrong) if wrong else history
 
 
 def read_points(fd: int, *, store: str, uuid: str) -> tuple[Manifests, Mapping[str, bool]]:

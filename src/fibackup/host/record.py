@@ -16,7 +16,7 @@ from collections.abc import Callable, Collection, Generator
 from contextlib import contextmanager, suppress
 from threading import Lock
 
-from fibackup.errors import ManifestError, StoreError
+from fibackup.errors import FibackupError, ManifestError, StoreError
 from fibackup.host.files import forget_temporary, read_small, replace_file
 from fibackup.host.lock import refuse_strange
 from fibackup.model.verification import (
@@ -34,6 +34,7 @@ __all__ = [
     "Recorder",
     "forget_unwritten",
     "read_record",
+    "record_of_faults",
     "sound_record",
 ]
 
@@ -45,6 +46,7 @@ RECORD_LOCK = "lock.verified"
 
 _log = logging.getLogger("fibackup.store")
 _EVERY_SECONDS = 10.0
+_FAULT, _NO_FAULT = b'"fault":', b'"fault": ""'  # as they are written; else it is parsed
 
 
 def read_record(dir_fd: int) -> VerificationRecord:
@@ -65,6 +67,26 @@ def read_record(dir_fd: int) -> VerificationRecord:
         return parse_record(read_small(RECORD_FILE, dir_fd), path=RECORD_FILE)
     except FileNotFoundError:
         return VerificationRecord()
+
+
+def record_of_faults(dir_fd: int) -> VerificationRecord:
+    """
+    Return the record if it tells of anything that was wrong, else an empty one.
+
+    Most records tell of nothing wrong, and that shows without parsing them. One that cannot be read
+    tells nothing: a backup and a restore go on without it, and `verify` says what is wrong with it.
+
+    Args:
+        dir_fd: The domain's directory.
+
+    Source:
+        docs/store-format.md, ``verified.json``.
+    """
+    with suppress(OSError, FibackupError):
+        data = read_small(RECORD_FILE, dir_fd)
+        if data.count(_FAULT) != data.count(_NO_FAULT):
+            return parse_record(data, path=RECORD_FILE)
+    return VerificationRecord()
 
 
 class Recorder:

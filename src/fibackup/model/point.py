@@ -436,6 +436,8 @@ class History(Drawable):
         taken_ids: Ids that no new point may have, because files carry them.
         damaged: ``"vda/20261124T040407Z.qcow2"``: images that a point names, but whose file is
             missing or has another size.
+        found_wrong: ``"vda/20261124T040407Z.qcow2"`` or ``"20261124T040407Z.xml"``: files that
+            were wrong when a verification last read them, and images through which a disk was.
         unclaimed: ``"vda/20261124T040407Z.qcow2"``: files that no point names, such as a killed run
             leaves.
         directory: Name of the domain's directory in the store, empty when there is none.
@@ -460,6 +462,7 @@ class History(Drawable):
     lost: tuple[str, ...] = ()
     protected: frozenset[str] = frozenset()
     compress: bool = False
+    found_wrong: frozenset[str] = frozenset()
     _by_id: Mapping[str, RestorePoint] = _index()
     _stored: Mapping[str, Mapping[str, StoredImage]] = _index()
 

@@ -23,7 +23,6 @@ from fibackup.model.domain import Disk, Domain, DomainState
 from fibackup.model.ledger import FrozenImage, KnownStore, Ledger, Overlay, Run, RunPhase
 from fibackup.model.point import DiskKind, History
 from fibackup.model.snapshot import NewOverlay, Snapshot
-from fibackup.model.verification import VerificationRecord
 from fibackup.plan.consolidate import rolling
 from fibackup.plan.continuity import find_parent, losses
 from fibackup.plan.layers import free_id, left_by_run, overlay_paths, store_layers
@@ -50,7 +49,6 @@ from fibackup.plan.steps import (
     WhileFrozen,
     WriteLedger,
 )
-from fibackup.plan.verdict import distrust
 
 __all__ = ["DEEP_CHAIN", "plan_backup"]
 
@@ -87,12 +85,7 @@ class _DiskPlan:
 
 
 def plan_backup(
-    domain: Domain,
-    history: History,
-    *,
-    now: datetime,
-    policy: BackupPolicy | None = None,
-    record: VerificationRecord | None = None,
+    domain: Domain, history: History, *, now: datetime, policy: BackupPolicy | None = None
 ) -> Plan:
     """
     Plan the next restore point of a domain, running or off.
@@ -102,8 +95,6 @@ def plan_backup(
         history: What the store holds of it, just read.
         now: The time, aware; it names the point and nothing else.
         policy: What the caller wants; the default is every disk, increments, freeze if possible.
-        record: What has been verified of it: nothing new is laid on what was found wrong. Without
-            it, on what is there and has its size.
 
     Returns:
         For a running domain, a plan with one atomic snapshot over all chosen disks; running it
@@ -121,8 +112,8 @@ def plan_backup(
         libvirt ``virDomainSnapshotCreateXML``; docs/design.md, "Live side".
     """
     wishes = policy if policy is not None else BackupPolicy()
-    if record is not None:
-        history = distrust(history, record)
+    if history.found_wrong:
+        history = evolve(history, damaged=history.damaged | history.found_wrong)
     check_state(domain, wishes)
     if domain.state is DomainState.SHUTOFF:
         return plan_offline(domain, history, now=now, policy=wishes)

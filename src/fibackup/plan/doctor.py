@@ -190,7 +190,6 @@ class DomainFacts:
         at_work: True while a run holds the domain.
         store_fault: Why the store takes no point of it, or nothing.
         store_remedy: What helps against that, where it is known.
-        record: What has been verified of it.
     """
 
     domain: Domain
@@ -201,7 +200,6 @@ class DomainFacts:
     at_work: bool = False
     store_fault: str = ""
     store_remedy: str = ""
-    record: VerificationRecord | None = None
 
 
 # --- the host -----------------------------------------------------------------------------------
@@ -517,10 +515,10 @@ def _recover(facts: DomainFacts) -> str:
 
 
 def _next_backup(facts: DomainFacts, now: datetime) -> Iterator[_Said]:
-    policy, record = BackupPolicy(quiesce=Quiesce.OFF), facts.record
+    policy = BackupPolicy(quiesce=Quiesce.OFF)
     history = facts.history or _NOWHERE
     try:
-        plan = plan_backup(facts.domain, history, now=now, policy=policy, record=record)
+        plan = plan_backup(facts.domain, history, now=now, policy=policy)
     except FibackupError as error:
         yield Level.PROBLEM, f"it cannot be backed up: {_words(error)}", _remedy(error)
         return

@@ -87,7 +87,7 @@ def forests(history: History) -> dict[str, Forest]:
 
 def broken_points(history: History) -> frozenset[str]:
     """
-    Return the points that lack an image of a disk, or have one of another size.
+    Return the points that lack an image, have one of another size, or a file that was found wrong.
 
     Args:
         history: What the store holds of a domain.
@@ -95,11 +95,16 @@ def broken_points(history: History) -> frozenset[str]:
     Source:
         docs/store-format.md, ``images``.
     """
-    broken: set[str] = set()
+    broken = {
+        point.id
+        for point in history.points
+        if any(file.name in history.found_wrong for file in point.files)
+    }
+    wrong = history.damaged | history.found_wrong
     for target, tree in trees_of(history).items():
 
         def sound(image: StoredImage, under: bool | None, at: str = target) -> bool:  # noqa: FBT001
-            return under is not False and f"{at}/{image.name}" not in history.damaged
+            return under is not False and f"{at}/{image.name}" not in wrong
 
         whole = tree.climb(sound)
         broken.update(tree.lost)

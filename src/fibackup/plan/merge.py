@@ -42,7 +42,7 @@ def plan_merges(
     Return the merges that are due.
 
     Args:
-        history: What the store holds; of its points only what is damaged counts.
+        history: What the store holds; of its points only what is damaged or wrong counts.
         points: The points as they are after the drops, by sequence.
         woods: The forest of each disk, of *points*.
         live: Names of images, per disk, that the live chain may sit on: they stay as they are, or
@@ -54,6 +54,7 @@ def plan_merges(
     above = {
         target: forest.above([point.id for point in points]) for target, forest in woods.items()
     }
+    wrong = history.damaged | history.found_wrong
     return tuple(
         MergeImages(
             target=disk.target,
@@ -73,7 +74,7 @@ def plan_merges(
                 image.name for image in disk.images if f"{disk.target}/{image.name}" in in_use
             ),
         )
-        if _can_be_merged(disk.target, run, woods[disk.target], history.damaged)
+        if _can_be_merged(disk.target, run, woods[disk.target], wrong)
     )
 
 
@@ -107,9 +108,9 @@ def _runs(
 
 
 def _can_be_merged(
-    target: str, run: tuple[StoredImage, ...], forest: Forest, damaged: frozenset[str]
+    target: str, run: tuple[StoredImage, ...], forest: Forest, wrong: frozenset[str]
 ) -> bool:
     """Tell whether the files are there, and the end of none shows through."""
     under = forest.images.get(run[-1].backing or "")
     sizes = {image.virtual_size_bytes for image in (*run, *((under,) if under else ()))}
-    return len(sizes) == 1 and not any(f"{target}/{image.name}" in damaged for image in run)
+    return len(sizes) == 1 and not any(f"{target}/{image.name}" in wrong for image in run)

@@ -20,7 +20,6 @@ from attrs import evolve
 
 from fibackup.errors import ManifestError, NoSuchPointError
 from fibackup.model.point import Consistency, DiskKind, History, PointDisk, RestorePoint
-from fibackup.model.verification import VerificationRecord
 from fibackup.plan.forest import Forest, forests
 from fibackup.plan.merge import plan_merges
 from fibackup.plan.prune_steps import READERS_SECONDS, DropPoints, MergeImages
@@ -36,7 +35,6 @@ def plan_prune(
     *,
     now: datetime,
     wait_seconds: float = READERS_SECONDS,
-    record: VerificationRecord | None = None,
     in_use: Collection[str] = (),
 ) -> Plan:
     """
@@ -47,8 +45,6 @@ def plan_prune(
         policy: What is kept.
         now: The time, aware; points from the future are not touched.
         wait_seconds: How long the run waits for those who read the domain's points.
-        record: What verifications have found, as `Store.read_record` has it: a point in which
-            something was wrong is not the whole one that is kept in any case.
         in_use: Images that a process has open, as `Store.images_in_use` has them: a domain may run
             on a linked disk over them. What would delete one of them waits for a later prune.
 
@@ -74,7 +70,7 @@ def plan_prune(
     woods = forests(history)
     reasons = {
         verdict.point: [*verdict.reasons] if verdict.kept else []
-        for verdict in choose_points(history, policy, now=now, record=record)
+        for verdict in choose_points(history, policy, now=now)
     }
     used = frozenset(in_use)
     heirs, gone, waiting = _outcome(history, woods, reasons, used)

@@ -21,9 +21,7 @@ from attrs import field, frozen
 
 from fibackup.errors import ModelError, PolicyError, VerifyError
 from fibackup.model.point import History, RestorePoint
-from fibackup.model.verification import VerificationRecord
 from fibackup.plan.forest import broken_points
-from fibackup.plan.verdict import last_verified
 from fibackup.plan.wishes import names
 from fibackup.units import format_bytes, printable
 
@@ -148,7 +146,6 @@ def choose_points(
     policy: RetentionPolicy,
     *,
     now: datetime,
-    record: VerificationRecord | None = None,
 ) -> tuple[PointVerdict, ...]:
     """
     Say of each point whether the policy keeps it.
@@ -156,13 +153,12 @@ def choose_points(
     Besides what the rules keep, these are kept: protected points; points from the future, which
     do not count for any rule; the newest point by sequence, because the next backup lies on it;
     and, when nothing that is kept is whole, the newest point that is. A point is whole when all of
-    its images are there, with their sizes, and *record* knows of nothing that was wrong with it.
+    its images are there, with their sizes, and no verification has found anything wrong with it.
 
     Args:
         history: What the store holds of the domain.
         policy: The rules.
         now: The time, aware; what is later is from the future.
-        record: What verifications have found; None when that is not known.
 
     Returns:
         One verdict for each point, oldest first by sequence.
@@ -198,7 +194,7 @@ def choose_points(
     newest = history.points[-1].id
     if not reasons[newest]:
         reasons[newest].append("the newest point: the next one lies on it")
-    _keep_a_whole_one(history, record, past, reasons)
+    _keep_a_whole_one(history, past, reasons)
     return tuple(
         PointVerdict(point.id, bool(found), tuple(found) or (NOTHING_KEEPS_IT,))
         for point in history.points
@@ -260,12 +256,11 @@ def _span(span: timedelta) -> str:
 
 def _keep_a_whole_one(
     history: History,
-    record: VerificationRecord | None,
     past: list[RestorePoint],
     reasons: dict[str, list[str]],
 ) -> None:
     """Keep the newest whole point when nothing else that is kept is whole."""
-    broken = broken_points(history) | _found_wrong(history, record)
+    broken = broken_points(history)
     whole = [point.id for point in history.points if point.id not in broken]
     if not whole:
         raise VerifyError(
@@ -277,13 +272,3 @@ def _keep_a_whole_one(
     if not any(reasons[point_id] for point_id in whole):
         newest = next((point.id for point in past if point.id in whole), whole[-1])
         reasons[newest].append("the newest point that is whole")
-
-
-def _found_wrong(history: History, record: VerificationRecord | None) -> frozenset[str]:
-    """Return the points of which something was wrong when it was last read."""
-    if record is None:
-        return frozenset()
-    faults = (*(each.fault for each in record.files), *(each.fault for each in record.contents))
-    if not any(faults):  # as nearly always: nothing is to be worked out
-        return frozenset()
-    return frozenset(point for point, age in last_verified(history, record).items() if age.wrong)

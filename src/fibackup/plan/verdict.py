@@ -17,7 +17,7 @@ from datetime import datetime
 from functools import reduce
 from typing import TypeAlias
 
-from attrs import evolve, frozen
+from attrs import frozen
 
 from fibackup.model.checks import is_target
 from fibackup.model.point import History, StoredImage
@@ -36,7 +36,7 @@ from fibackup.model.verification import (
     VerificationRecord,
 )
 
-__all__ = ["Verified", "ages_in", "distrust", "judge", "last_verified"]
+__all__ = ["Verified", "ages_in", "found_wrong", "judge", "last_verified"]
 
 _OF_THE_STORE = frozenset(
     {
@@ -180,20 +180,23 @@ def ages_in(
     return found
 
 
-def distrust(history: History, record: VerificationRecord) -> History:
+def found_wrong(history: History, record: VerificationRecord) -> frozenset[str]:
     """
-    Return the history with what a verification has found wrong among what is damaged.
+    Return the files that were wrong when they were last read, and images through which a disk was.
 
     Args:
         history: What the store holds.
         record: What has been read of it; what it says of other files than these counts for nothing.
 
+    Returns:
+        Such as ``"vda/20261124T040407Z.qcow2"`` and ``"20261124T040407Z.xml"``.
+
     Source:
         docs/verify.md; docs/store-format.md, ``verified.json``.
     """
     faults = (*(each.fault for each in record.files), *(each.fault for each in record.contents))
-    if not any(faults):
-        return history
+    if not any(faults):  # as nearly always: nothing is to be worked out
+        return frozenset()
     reading, wrong = _Reading(record), set[str]()
     for target, tree in trees_of(history).items():
         prints = tree.fingerprints()
@@ -202,7 +205,9 @@ def distrust(history: History, record: VerificationRecord) -> History:
             own = reading.of_file(file, image.sha256)
             if own.with_(reading.of_content(file, prints.get(name))).wrong:
                 wrong.add(file)
-    return evolve(history, damaged=history.damaged | wrong)
+    others = (file for point in history.points for file in point.files)
+    wrong.update(file.name for file in others if reading.of_file(file.name, file.sha256).wrong)
+    return frozenset(wrong)
 
 
 def judge(

@@ -42,6 +42,7 @@ from fibackup.model.verification import (
 from fibackup.parse.manifest import parse_manifest, render_manifest
 from fibackup.plan.prune_steps import MergeImages
 from fibackup.plan.steps import CopyImage
+from fibackup.plan.verdict import found_wrong
 from fibackup.plan.verify_steps import FileToVerify
 from fibackup.testing.images import CLUSTER_BYTES, Content, read_layers
 from fibackup.testing.law import law
@@ -174,7 +175,7 @@ class Shelf:
             for image in disk.images
         }
         names = [*(name for _, name in self.images), *self.files, *self.manifests]
-        return History(
+        found = History(
             store=store,
             path=path,
             uuid=uuid,
@@ -187,6 +188,7 @@ class Shelf:
             unreadable=unreadable,
             lost=tuple(sorted(self.seals.keys() - self.manifests.keys())),
         )
+        return evolve(found, found_wrong=found_wrong(found, self.record))
 
     def gather(self, step: MergeImages) -> KeptImage:
         """Return the image that a merge makes of several."""

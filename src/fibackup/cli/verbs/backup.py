@@ -175,12 +175,11 @@ def _back_up(
     domain = host.read_domain(uuid)
     whole = not (arguments.disk or arguments.exclude)
     if arguments.dry_run:
-        (history, record), now = _store_for_dry_run(arguments, domain), datetime.now(UTC)
+        history, now = _history_for_dry_run(arguments, domain), datetime.now(UTC)
         first = fb.plan_recovery(domain, history, now=now, finish=whole)
         if first.steps:
             return show_first(arguments, first)
-        plan = fb.plan_backup(domain, history, now=now, policy=policy, record=record)
-        return show_plan(arguments, plan)
+        return show_plan(arguments, fb.plan_backup(domain, history, now=now, policy=policy))
     with existing_store(arguments.store) as found:
         domain, recovery = settle(arguments, host, found, domain, signals, finish=whole)
     now = datetime.now(UTC)
@@ -192,20 +191,17 @@ def _back_up(
         on_new=(lambda _: None) if arguments.quiet else warn,
         existing=arguments.existing_store,
     ) as store:
-        history, record = store.read_history(domain.uuid), store.read_record(domain.uuid)
-        plan = fb.plan_backup(domain, history, now=now, policy=policy, record=record)
+        plan = fb.plan_backup(domain, store.read_history(domain.uuid), now=now, policy=policy)
         done = run_plan(arguments, fb.Executor(host, store), plan, signals, hooks)
         return with_recovery(done, recovery)
 
 
-def _store_for_dry_run(
-    arguments: argparse.Namespace, domain: fb.Domain
-) -> tuple[fb.History, fb.VerificationRecord]:
+def _history_for_dry_run(arguments: argparse.Namespace, domain: fb.Domain) -> fb.History:
     path: str = arguments.store
     with existing_store(path) as store:
         if store is not None:
             fb.Store.require_writable(path, domain.uuid)
-            return store.read_history(domain.uuid), store.read_record(domain.uuid)
+            return store.read_history(domain.uuid)
     if arguments.existing_store:
         fb.Store.open(path).close()
     refuse_lost_store(path, domain)
@@ -214,4 +210,4 @@ def _store_for_dry_run(
             reason="the directory is missing, or neither empty nor a store", path=path
         )
     fb.Store.require_writable(path)
-    return no_history(path, domain), fb.VerificationRecord()
+    return no_history(path, domain)

@@ -165,7 +165,6 @@ def _prune(
         policy,
         now=datetime.now(UTC),
         wait_seconds=max(arguments.wait, 0.0),
-        record=store.read_record(history.uuid),
         in_use=store.images_in_use(history.uuid),
     )
     if arguments.dry_run:
