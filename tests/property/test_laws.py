@@ -23,6 +23,7 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 
 from fibackup.errors import FibackupError, ManifestError, PlanError
+from fibackup.host.events import CopyProgress, Event
 from fibackup.host.executor import Executor
 from fibackup.model.chain import Image
 from fibackup.model.point import History, format_point_id, parse_point_id
@@ -338,6 +339,39 @@ def test_a_consolidation_that_fails_at_any_call_harms_nothing(
     world.finish()
     world.finish(1)
     assert world.host.images()[TEMPLATE] == World().host.images()[TEMPLATE]
+
+
+@pytest.mark.parametrize("number", [None, *range(1, 25)])
+@pytest.mark.parametrize("keep_overlay", [False, True], ids=["full", "rolling"])
+@pytest.mark.parametrize("method", Method)
+def test_a_template_that_changed_is_not_forgotten_with_the_overlays_of_one_disk(
+    *, method: Method, keep_overlay: bool, number: int | None
+) -> None:
+    """Two disks lie on it: what one of them loses by a consolidation, the other must not forget."""
+    world = _two_points()
+    world.host.foreign_write(TEMPLATE, 4, 77)
+    policy = ConsolidationPolicy(method=method, keep_overlay=keep_overlay, disks=("vda",))
+    world.consolidate(policy, Fault(number) if number else None)
+    world.recover()
+    world.finish()
+
+
+@pytest.mark.parametrize("keep_overlay", [False, True], ids=["full", "rolling"])
+@pytest.mark.parametrize("method", Method)
+def test_a_template_that_changes_while_a_block_job_runs_is_not_overlooked(
+    *, method: Method, keep_overlay: bool
+) -> None:
+    """A job writes no template, so what is written down of it stays."""
+    world = _two_points()
+
+    def write(event: Event) -> None:
+        if isinstance(event, CopyProgress):
+            world.host.foreign_write(TEMPLATE, 4, 77)
+
+    policy = ConsolidationPolicy(method=method, keep_overlay=keep_overlay, disks=("vda",))
+    plan = plan_consolidation(world.host.read_domain(DOMAIN), policy=policy)
+    Executor(world.host, None).run(plan, on_event=write)
+    world.finish()
 
 
 @pytest.mark.parametrize("number", range(10, 25))

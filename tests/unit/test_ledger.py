@@ -6,7 +6,7 @@ import pytest
 from attrs import evolve
 
 from fibackup.errors import ModelError
-from fibackup.model.chain import BackingChain, Image
+from fibackup.model.chain import BackingChain, FileIdentity, Image
 from fibackup.model.ledger import (
     FrozenImage,
     KnownStore,
@@ -80,6 +80,24 @@ def test_after_a_commit_the_overlay_lies_on_the_base() -> None:
     after = consolidated(ledger, target="vda", removed=(MIDDLE,), after=chain_of(TOP, BASE))
     assert after.overlays == (evolve(UPPER, below=BASE), evolve(LOWER, freed=True), other)
     assert (after.images, after.run) == ((FrozenImage(BASE, "qcow2"),), None)
+
+
+def test_what_a_job_has_not_written_is_not_written_down_anew() -> None:
+    """Another disk may lie on it, and who has changed it was not the job."""
+    then, now = FileIdentity(1, 1, 1), FileIdentity(1, 1, 2)
+    template = FrozenImage(OTHER, "qcow2", identity=then)
+    own = FrozenImage(BASE, "qcow2", backing=OTHER, identity=then)
+    chain = BackingChain(
+        "vda", tuple(Image(path, "qcow2", identity=now) for path in (TOP, BASE, OTHER))
+    )
+    ledger = Ledger((UPPER, LOWER), (own, template))
+    after = consolidated(ledger, target="vda", removed=(MIDDLE,), after=chain, written=BASE)
+    assert after.images == (evolve(own, identity=now), template)
+    assert consolidated(ledger, target="vda", removed=(), after=chain).images == ledger.images
+    assert consolidated(Ledger((UPPER,)), target="vda", removed=(), after=chain).images == (
+        evolve(own, identity=now),
+        evolve(template, identity=now),
+    )
 
 
 def test_a_proof_that_was_lost_before_stays_lost() -> None:

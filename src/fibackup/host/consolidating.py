@@ -14,6 +14,7 @@ needs.
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 from pathlib import PurePosixPath
 
 from attrs import evolve
@@ -24,7 +25,14 @@ from fibackup.host.cancel import CancelToken
 from fibackup.host.events import OnEvent
 from fibackup.model.ledger import Ledger, Run, RunPhase, consolidated
 from fibackup.plan.continuity import stale_overlays
-from fibackup.plan.steps import CommitOffline, ConsolidateDisk, EachDisk, FinishBlockJob, Plan
+from fibackup.plan.steps import (
+    CommitOffline,
+    ConsolidateDisk,
+    EachDisk,
+    FinishBlockJob,
+    Plan,
+    PullImages,
+)
 
 __all__ = ["Consolidator"]
 
@@ -97,6 +105,8 @@ class Consolidator:
         run = Run(self._plan.point or "-", self._plan.store or "-", RunPhase.CONSOLIDATING)
         self._host.write_ledger(uuid, evolve(ledger, run=run))
         left, self._unsettled = self._unsettled, run
+        written = None if isinstance(disk.job, PullImages) else disk.job.base
+        settled = partial(consolidated, ledger, target=target, written=written, stale=stale)
         try:
             if isinstance(disk.job, CommitOffline):
                 self._host.commit_offline(uuid, disk.job, self._emit, self._cancel)
@@ -106,21 +116,17 @@ class Consolidator:
             # The base may have been written, its overlays still cover that: it is measured anew.
             chain = self._host.read_domain(uuid).disk(target).chain
             if chain is not None and set(disk.overlays) <= set(chain.paths):
-                result = consolidated(ledger, target=target, removed=(), after=chain, stale=stale)
+                result = settled(removed=(), after=chain)
                 self._host.write_ledger(uuid, evolve(result, run=left))
                 self._unsettled = left
             elif chain is not None and isinstance(error, BlockJobError) and error.unsafe:
-                result = consolidated(
-                    ledger, target=target, removed=disk.overlays, after=chain, stale=stale
-                )
+                result = settled(removed=disk.overlays, after=chain)
                 self._let_go(evolve(result, run=left), disk.overlays)
             raise
         chain = self._host.read_domain(uuid).disk(target).chain
         if chain is None or chain.paths != disk.job.leaves:
             raise HostError(target=target, reason="after the block job the chain is another one")
-        result = consolidated(
-            ledger, target=target, removed=disk.overlays, after=chain, stale=stale
-        )
+        result = settled(removed=disk.overlays, after=chain)
         self._free(evolve(result, run=left), disk.overlays)
 
     def _free(self, ledger: Ledger, paths: tuple[PurePosixPath, ...]) -> None:
@@ -173,7 +179,15 @@ class Consolidator:
             if path not in after.paths and ledger.overlay(path) is not None
         )
         stale = stale_overlays(before, ledger)
-        result = consolidated(ledger, target=target, removed=gone, after=after, stale=stale)
+        under = (path for path in before.paths[1:] if ledger.overlay(path) is None)
+        result = consolidated(
+            ledger,
+            target=target,
+            removed=gone,
+            after=after,
+            written=next(under, None),
+            stale=stale,
+        )
         others = any(disk.block_job for disk in domain.disks if disk.target != target)
         result = evolve(result, run=ledger.run if others else None)
         if lost is not None:

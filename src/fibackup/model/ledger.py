@@ -275,20 +275,24 @@ def consolidated(
     target: str,
     removed: tuple[PurePosixPath, ...],
     after: BackingChain,
+    written: PurePosixPath | None = None,
     stale: frozenset[PurePosixPath] = frozenset(),
 ) -> Ledger:
     """
     Return the ledger after images of a disk were committed or pulled away.
 
     The content under an overlay that is still there did not change, only the images that hold it.
-    So the overlay keeps its point, and what lies under it is written down anew. When the disk's
-    own image has left the chain, the overlay is the disk's own image from now on, and not ours.
+    So the overlay keeps its point, and the image that was written is written down anew. Of the
+    others, such as a template on which another disk lies too, what is written down stays: who
+    changed them was not the job, and that must not be forgotten. When the disk's own image has left
+    the chain, the overlay is the disk's own image from now on, and not ours.
 
     Args:
         ledger: The ledger before.
         target: The disk.
         removed: Overlays that are no longer in the chain; they are marked as freed.
         after: The chain as it is now, with the identities of its images.
+        written: The image that was committed into, None for a pull.
         stale: Overlays whose proof did not hold before the job; the new identities of what lies
             under them must not stand in for it.
 
@@ -301,7 +305,14 @@ def consolidated(
     gone = set(removed)
     under = dict(zip(after.paths, (*after.paths[1:], None), strict=True))
     frozen_now = tuple(
-        FrozenImage(image.path, image.format, under[image.path], image.identity)
+        FrozenImage(
+            image.path,
+            image.format,
+            under[image.path],
+            known.identity
+            if (known := ledger.image(image.path)) is not None and image.path != written
+            else image.identity,
+        )
         for image in after.images[1:]
     )
     paths = {*after.paths, *gone}
