@@ -287,18 +287,29 @@ def test_a_point_stays_while_a_process_has_its_image_open() -> None:
     assert plan(history, policy, in_use=(f"vda/{pid(5)}.qcow2",)) == plan(history, policy)
 
 
+def test_a_linked_disk_keeps_its_point_and_those_that_it_lies_on() -> None:
+    """Also where a kept point would take over their images: off, a domain needs the point."""
+    history = chain(5)
+    files = tuple(f"vda/{pid(number)}.qcow2" for number in (2, 1))
+    found = plan(history, in_use=files)
+    assert [verdict.kept for verdict in found.verdicts] == [True, True, False, False, True]
+    assert drop_of(found).points == (pid(3), pid(4))
+    assert f"{files[1]} and 1 more cannot go yet" in found.warnings[0]
+    assert plan(history, keep(1, 2, 5), in_use=files).warnings == ()
+
+
 def test_an_image_is_not_merged_away_while_a_process_has_it_open() -> None:
-    """Its point is dropped all the same; others may be merged into it, as its name stays."""
+    """Its point has several; others may be merged into it, as its name stays."""
+    history = pruned(chain(5), plan(chain(5)))
+    assert images(history, 5) == [pid(5), pid(4), pid(3), pid(2), pid(1)]
 
     def merged(*in_use: int) -> tuple[list[list[str]], list[bool]]:
         files = tuple(f"vda/{pid(number)}.qcow2" for number in in_use)
-        found = plan(history, in_use=files)
-        assert len(drop_of(found).points) == 4
+        found = plan_prune(history, LAST, now=NOW, in_use=files)
         merges = [step.images for step in found.steps if isinstance(step, MergeImages)]
         names = [[image.name.removesuffix(".qcow2") for image in each] for each in merges]
         return names, [files[-1] in warning for warning in found.warnings]
 
-    history = chain(5)
     assert merged() == ([[pid(4), pid(3), pid(2), pid(1)]], [])
     assert merged(2, 1) == ([[pid(4), pid(3)]], [True])
     assert merged(3, 2, 1) == ([], [True])

@@ -46,7 +46,7 @@ def plan_prune(
         now: The time, aware; points from the future are not touched.
         wait_seconds: How long the run waits for those who read the domain's points.
         in_use: Images that a process has open, as `Store.images_in_use` has them: a domain may run
-            on a linked disk over them. What would delete one of them waits for a later prune.
+            on a linked disk over them. Their points are kept, and none of them is merged away.
 
     Returns:
         The plan, with a verdict on every point; without steps when there is nothing to do. Every
@@ -73,7 +73,9 @@ def plan_prune(
         for verdict in choose_points(history, policy, now=now)
     }
     used = frozenset(in_use)
-    heirs, gone, waiting = _outcome(history, woods, reasons, used)
+    waiting = _keep_what_is_open(history, used, reasons)
+    _keep_what_carries(history, woods, reasons)
+    heirs, gone = _outcome(history, woods, reasons)
     steps: tuple[Step, ...] = ()
     if gone:
         before = {point.id: point for point in history.points}
@@ -109,48 +111,44 @@ def plan_prune(
             )
             for point in history.points
         ),
-        warnings=_wait_for(waiting | later),
+        warnings=_say_what_waits(waiting | later),
     )
 
 
 def _outcome(
-    history: History,
-    woods: Mapping[str, Forest],
-    reasons: dict[str, list[str]],
-    used: frozenset[str],
-) -> tuple[tuple[RestorePoint, ...], dict[str, dict[str, int]], frozenset[str]]:
-    """
-    Return the kept points as they are afterwards, what goes with each other, and what waits.
+    history: History, woods: Mapping[str, Forest], reasons: Mapping[str, Sequence[str]]
+) -> tuple[tuple[RestorePoint, ...], dict[str, dict[str, int]]]:
+    """Return the kept points as they are afterwards, and what goes with each of the others."""
+    kept = [point for point in history.points if reasons[point.id]]
+    dropped = [point for point in history.points if not reasons[point.id]]
+    ids = [point.id for point in kept]
+    after = {target: _hand_over(forest, ids) for target, forest in woods.items()}
+    heirs = tuple(_heir(point, after) for point in kept)
+    return heirs, _files(dropped, heirs)
 
-    A point whose files are in use is kept for now, which may leave more to those that are kept.
-    """
+
+def _keep_what_is_open(
+    history: History, used: frozenset[str], reasons: dict[str, list[str]]
+) -> frozenset[str]:
+    """Add reasons to the points whose images a process has open; return those of them that wait."""
     waiting: set[str] = set()
-    while True:
-        _keep_what_carries(history, woods, reasons)
-        kept = [point for point in history.points if reasons[point.id]]
-        dropped = [point for point in history.points if not reasons[point.id]]
-        ids = [point.id for point in kept]
-        after = {target: _hand_over(forest, ids) for target, forest in woods.items()}
-        heirs = tuple(_heir(point, after) for point in kept)
-        gone = _files(dropped, heirs)
-        held = {point: sorted(used & files.keys()) for point, files in gone.items()}
-        if not any(held.values()):
-            return heirs, gone, frozenset(waiting)
-        for point, files in held.items():
-            if files:
-                reasons[point].append(f"a process has {files[0]} open")
-                waiting.update(files)
+    for point in history.points if used else ():
+        own = {f"{disk.target}/{image.name}" for disk in point.disks for image in disk.images}
+        if own & used and not reasons[point.id]:
+            reasons[point.id].append(f"a process has {min(own & used)} open")
+            waiting |= own & used
+    return frozenset(waiting)
 
 
-def _wait_for(files: frozenset[str]) -> tuple[str, ...]:
-    """Return the warning that files which are in use cannot go yet."""
+def _say_what_waits(files: frozenset[str]) -> tuple[str, ...]:
+    """Return the warning that images which are in use cannot go yet."""
     if not files:
         return ()
     more = f" and {len(files) - 1} more" if len(files) > 1 else ""
     warning = (
-        f"{min(files)}{more} cannot go yet: a process has it open, such as a domain that runs on a "
-        "linked disk; once that has a disk of its own (virsh blockpull DOMAIN DISK --wait), the "
-        "next prune takes it away"
+        f"{min(files)}{more} cannot go yet: a process has what lies there open, such as a domain "
+        "that runs on a linked disk. Give that a disk of its own before it is shut down (virsh "
+        "blockpull DOMAIN DISK --wait): of a domain that is off a prune knows nothing"
     )
     return (warning,)
 
