@@ -259,7 +259,7 @@ fdatasync .points.sha256.tmp   renameat points.sha256   fsync .
 fdatasync .2.json.tmp          renameat 2.json          fsync .
 fdatasync .4.json.tmp          renameat 4.json          fsync .
 fdatasync .prune.json.tmp      linkat prune.json        fsync .
-unlinkat 1.json                unlinkat 3.json          fsync .
+unlinkat 3.json                unlinkat 1.json          fsync .
 unlinkat 1.xml                 unlinkat 3.xml           fsync .
 unlinkat prune.json            fsync .
 fdatasync .points.sha256.tmp   renameat points.sha256   fsync .

@@ -84,6 +84,30 @@ def test_a_lost_manifest_is_known_to_be_lost(
     assert capsys.readouterr().err.startswith(f"fibackup: warning: {third}.json: it is gone")
 
 
+@pytest.mark.parametrize("damage", ["junk", "gone"])
+def test_a_lost_manifest_ends_a_prune_also_when_no_seal_tells_of_it(
+    maker: StoreMaker, tmp_path: Path, damage: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Its image is there, and nothing else explains that; what it lies on must stay."""
+    third = ids(maker)[-1]
+    manifest, seals = maker.path(f"{third}.json"), maker.path("points.sha256")
+    manifest.rename(tmp_path / "manifest")
+    seals.write_text("junk")
+    if damage == "gone":
+        seals.unlink()
+    words = ["--store", str(maker.root)]
+    assert main(["list", *words]) == 0
+    assert ("points.sha256: " in capsys.readouterr().err) == (damage == "junk")
+    for more in ([], ["--dry-run"]):
+        assert main(["prune", "--keep-last", "1", *words, *more]) == 12
+        assert f"vda/{third}.qcow2 is of no point" in capsys.readouterr().err
+    assert main(["verify", *words]) == (12 if damage == "junk" else 0)
+    assert "the manifest of its point may be gone" in capsys.readouterr().out
+    (tmp_path / "manifest").rename(manifest)
+    assert main(["prune", "--keep-last", "1", *words]) == 0
+    assert maker.restores(third, tmp_path / "out")
+
+
 def test_a_domain_that_has_lost_every_point_is_said_to_have_none(maker: StoreMaker) -> None:
     """Asked for by UUID or by name: it is not one of several of that name."""
     for point in ids(maker):

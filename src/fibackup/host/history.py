@@ -23,12 +23,12 @@ from attrs import evolve
 
 from fibackup.errors import ManifestError
 from fibackup.host.files import open_directory
+from fibackup.host.journals import read_merge, read_removal
 from fibackup.host.manifests import Manifests, read_manifests
-from fibackup.host.merge_journal import read_merge
 from fibackup.host.record import record_of_faults
 from fibackup.host.store_files import RECEIPT, list_directory, list_entries, read_text
 from fibackup.model.journal import as_merged
-from fibackup.model.point import History, Receipt, RestorePoint, is_point_id
+from fibackup.model.point import History, Receipt, RestorePoint, is_point_id, is_stored_image
 from fibackup.parse.manifest import parse_receipt
 from fibackup.plan.verdict import found_wrong
 
@@ -102,10 +102,15 @@ def _history(
     inside = sorted(each for each, is_directory in files.items() if is_directory)
     sizes = {each: _disk_files(fd, each) for each in inside}
     points = manifests.points
+    leaving: set[str] = set()
     with suppress(ManifestError):  # of a damaged journal nothing is known
         merge = read_merge(fd)
         if merge is not None:
             points = as_merged(points, merge, sizes.get(merge.target, {}))
+            leaving.update(f"{merge.target}/{name}" for name in merge.gone)
+    with suppress(ManifestError):
+        removal = read_removal(fd)
+        leaving.update(removal.files if removal is not None else ())
     there = {f"{target}/{file}" for target, found in sizes.items() for file in found}
     named = {
         f"{disk.target}/{image.name}"
@@ -129,6 +134,12 @@ def _history(
         taken_ids=frozenset(filter(is_point_id, beginnings)),
         damaged=frozenset(_damaged(points, sizes)),
         unclaimed=frozenset(there - named),
+        orphans=frozenset(
+            file
+            for file in there - named - leaving
+            if is_stored_image(file) and file + RECEIPT not in there
+        ),
+        seals_fault=manifests.seals_fault,
         unreadable=manifests.unreadable,
         lost=manifests.lost,
         protected=frozenset(

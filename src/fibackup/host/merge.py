@@ -40,8 +40,8 @@ from fibackup.host.files import (
     temporary_file,
     write_once,
 )
+from fibackup.host.journals import MERGE_FILE, read_merge
 from fibackup.host.lock import refuse_users_of
-from fibackup.host.merge_journal import MERGE_FILE, read_merge
 from fibackup.host.qemu_img import OnPercent
 from fibackup.host.seals import MANIFEST_SUFFIX, seal_points, unseal_points
 from fibackup.host.store_files import directories_in, exists, list_directory

@@ -23,22 +23,18 @@ from fibackup.errors import ManifestError
 from fibackup.host.files import (
     fsync_directory,
     open_directory,
-    read_small,
     replace_file,
     write_once,
 )
+from fibackup.host.journals import REMOVAL_FILE, read_removal
 from fibackup.host.lock import refuse_users_of
 from fibackup.host.seals import MANIFEST_SUFFIX, seal_points, unseal_points
-from fibackup.host.store_files import exists
 from fibackup.model.journal import Removal
 from fibackup.model.point import RestorePoint
-from fibackup.parse.manifest import parse_removal, render_manifest, render_removal
+from fibackup.parse.manifest import render_manifest, render_removal
 from fibackup.plan.prune_steps import DropPoints
 
-__all__ = ["REMOVAL_FILE", "drop_points", "recover_removal"]
-
-REMOVAL_FILE = "prune.json"
-"""Name of the journal of a removal, in the domain's directory."""
+__all__ = ["drop_points", "recover_removal"]
 
 _BLOCK_BYTES = 512
 
@@ -132,12 +128,12 @@ def recover_removal(dir_fd: int, points: Iterable[RestorePoint]) -> None:
         dir_fd: The domain's directory, under both locks.
         points: What is published.
     """
-    if not exists(REMOVAL_FILE, dir_fd):
-        return
     try:
-        removal = parse_removal(read_small(REMOVAL_FILE, dir_fd), path=REMOVAL_FILE)
+        removal = read_removal(dir_fd)
     except ManifestError:
         _abandon(dir_fd)
+        return
+    if removal is None:
         return
     if _is_needed(removal, points):
         _abandon(dir_fd)

@@ -54,13 +54,13 @@ from fibackup.host.files import (
 )
 from fibackup.host.flatten import flatten
 from fibackup.host.history import read_points
+from fibackup.host.journals import MERGE_FILE, REMOVAL_FILE
 from fibackup.host.lock import hold_store_lock
 from fibackup.host.manifests import read_manifests
 from fibackup.host.memory_image import copy_memory, restore_memory
 from fibackup.host.merge import prepare, put_in_place, recover_merge, remove_waiting
-from fibackup.host.merge_journal import MERGE_FILE
 from fibackup.host.nbd import hash_content
-from fibackup.host.prune import REMOVAL_FILE, drop_points, recover_removal
+from fibackup.host.prune import drop_points, recover_removal
 from fibackup.host.publish import publish_point, sweep
 from fibackup.host.qemu_img import find_qemu_img
 from fibackup.host.record import Recorder

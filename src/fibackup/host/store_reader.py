@@ -23,9 +23,9 @@ from typing import Self
 from fibackup.errors import ManifestError, NotAStoreError, ParseError, StoreError
 from fibackup.host.files import open_directory, os_errors
 from fibackup.host.history import read_history
+from fibackup.host.journals import merge_fault
 from fibackup.host.lock import look_at_lock
 from fibackup.host.manifests import Manifests
-from fibackup.host.merge_journal import merge_fault
 from fibackup.host.record import sound_record
 from fibackup.host.store_files import directories_in, exists, list_directory, read_text
 from fibackup.host.survey import list_files, open_images, survey_faults

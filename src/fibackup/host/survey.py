@@ -8,8 +8,8 @@ from collections.abc import Iterator, Sequence
 from contextlib import suppress
 
 from fibackup.host.files import open_directory
+from fibackup.host.journals import MERGE_FILE
 from fibackup.host.lock import has_user
-from fibackup.host.merge_journal import MERGE_FILE
 from fibackup.host.record import RECORD_FILE
 from fibackup.model.point import History
 from fibackup.model.verification import Fault, FaultKind, FoundFile

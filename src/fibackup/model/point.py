@@ -53,10 +53,12 @@ __all__ = [
     "Versions",
     "format_point_id",
     "is_point_id",
+    "is_stored_image",
     "parse_point_id",
 ]
 
 POINT_PATTERN = re.compile(r"[0-9]{8}T[0-9]{6}Z", re.ASCII)
+_IMAGE_PATTERN = re.compile(r"[^/]+/[0-9]{8}T[0-9]{6}Z(-[0-9]+)?\.qcow2", re.ASCII)
 _POINT_FORMAT = "%Y%m%dT%H%M%SZ"
 _WIDEST = 100
 
@@ -96,6 +98,19 @@ def is_point_id(text: str) -> bool:
         ISO 8601 basic format.
     """
     return POINT_PATTERN.fullmatch(text) is not None
+
+
+def is_stored_image(file: str) -> bool:
+    """
+    Tell whether a file of a store has the name of an image.
+
+    Args:
+        file: Such as ``"vda/20261124T040407Z.qcow2"`` or ``"vda/20261124T040407Z-1.qcow2"``.
+
+    Source:
+        docs/store-format.md, "Directories".
+    """
+    return _IMAGE_PATTERN.fullmatch(file) is not None
 
 
 def parse_point_id(text: str) -> datetime:
@@ -440,10 +455,14 @@ class History(Drawable):
             were wrong when a verification last read them, and images through which a disk was.
         unclaimed: ``"vda/20261124T040407Z.qcow2"``: files that no point names, such as a killed run
             leaves.
+        orphans: Those of them that are images without a receipt, and not on their way out: the
+            manifest of their point may be gone.
         directory: Name of the domain's directory in the store, empty when there is none.
         unreadable: ``(file, reason)`` of manifests that are damaged: their points are not in
             *points*, and nothing is known of them.
         lost: Ids of points that were published, and whose manifests are gone.
+        seals_fault: What is wrong with the seals, or None: while they are damaged it cannot be told
+            whether a point is *lost*.
         protected: Ids of points that no retention drops: each has a file ``<id>.protected``.
         compress: True: new points are compressed unless the caller says otherwise, because the
             store has a file ``compress``.
@@ -463,6 +482,8 @@ class History(Drawable):
     protected: frozenset[str] = frozenset()
     compress: bool = False
     found_wrong: frozenset[str] = frozenset()
+    orphans: frozenset[str] = frozenset()
+    seals_fault: str | None = None
     _by_id: Mapping[str, RestorePoint] = _index()
     _stored: Mapping[str, Mapping[str, StoredImage]] = _index()
 

@@ -25,7 +25,7 @@ from fibackup.model.chain import BackingChain, Image
 from fibackup.model.ledger import Ledger, Overlay
 from fibackup.model.point import History, PointDisk, RestorePoint, StoredImage
 
-__all__ = ["Parent", "find_parent", "losses", "stale_overlays"]
+__all__ = ["Parent", "damaged_seals", "find_parent", "losses", "stale_overlays"]
 
 
 @frozen
@@ -177,6 +177,28 @@ def _changed_below(images: tuple[Image, ...], overlay: Overlay, ledger: Ledger) 
     return None
 
 
+def damaged_seals(history: History) -> Iterator[str]:
+    """
+    Say that the seals are damaged, which the run that is planned writes anew.
+
+    Args:
+        history: What the store holds of the domain.
+
+    Yields:
+        A sentence without a final stop, or nothing.
+
+    Source:
+        docs/store-format.md, ``points.sha256``.
+    """
+    if history.seals_fault is not None:
+        files = ", ".join(sorted(history.orphans))
+        sign = f", and of no point there is: {files}" if files else ""
+        yield (
+            f"points.sha256 is damaged ({history.seals_fault}), so it cannot be told whether a "
+            f"point was lost{sign}; it is written anew"
+        )
+
+
 def losses(ledger: Ledger, history: History) -> Iterator[str]:
     """
     Say what the store has lost of a domain: manifests, or the newest point that it ever got.
@@ -208,3 +230,4 @@ def losses(ledger: Ledger, history: History) -> Iterator[str]:
                 f"the store lacks point {known.point}, the newest that it got of this domain: "
                 "points were removed, or it is an older copy of the store"
             )
+    yield from damaged_seals(history)

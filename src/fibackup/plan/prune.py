@@ -20,6 +20,7 @@ from attrs import evolve
 
 from fibackup.errors import ManifestError, NoSuchPointError
 from fibackup.model.point import Consistency, DiskKind, History, PointDisk, RestorePoint
+from fibackup.plan.continuity import damaged_seals
 from fibackup.plan.forest import Forest, forests
 from fibackup.plan.merge import plan_merges
 from fibackup.plan.prune_steps import READERS_SECONDS, DropPoints, MergeImages
@@ -54,8 +55,8 @@ def plan_prune(
 
     Raises:
         NoSuchPointError: The store has no point of the domain, or not one that is protected.
-        ManifestError: A manifest is damaged or gone, so it cannot be told what it needs. Nothing
-            was touched.
+        ManifestError: A manifest is damaged or gone, or seems to be, so it cannot be told what it
+            needs. Nothing was touched.
         VerifyError: No point is whole. Nothing was touched.
         ModelError: *now* is naive. Nothing was touched.
 
@@ -111,7 +112,7 @@ def plan_prune(
             )
             for point in history.points
         ),
-        warnings=_say_what_waits(waiting | later),
+        warnings=(*damaged_seals(history), *_say_what_waits(waiting | later)),
     )
 
 
@@ -190,6 +191,14 @@ def _refuse_unknown(history: History) -> None:
             reason=f"{unknown[0]} is damaged or gone, and it cannot be told which images its point "
             "needs: nothing is dropped until it is back, or taken away together with its line in "
             "points.sha256",
+            domain=history.points[-1].domain,
+            path=str(history.path),
+        )
+    if history.orphans:
+        raise ManifestError(
+            reason=f"{min(history.orphans)} is of no point, and no run has left it: the manifest "
+            "of its point may be gone, and it cannot be told what that needs. Nothing is dropped "
+            "until the manifest is back, or the image moved away",
             domain=history.points[-1].domain,
             path=str(history.path),
         )

@@ -379,13 +379,12 @@ def _lying_about(
     }
     gone = {file.removesuffix(_MANIFEST) for file, _ in history.unreadable} | set(history.lost)
     complete = {f"{each.target}/{each.image.name}" for each in history.receipts}
-    sealed = all(fault.kind is not FaultKind.SEALS for fault in survey.faults)
     leftovers: list[tuple[str, str]] = []
     strangers: list[tuple[str, str]] = []
     for file in survey.files:
         if file.name in named:
             continue
-        why = _why_left(file, gone, complete, sealed=sealed)
+        why = _why_left(file, gone, complete, history.orphans)
         if why is None:
             strangers.append((file.name, "no fibackup writes such a file"))
         elif why and not survey.busy:
@@ -393,7 +392,9 @@ def _lying_about(
     return tuple(leftovers), tuple(strangers)
 
 
-def _why_left(file: FoundFile, gone: set[str], complete: set[str], *, sealed: bool) -> str | None:
+def _why_left(
+    file: FoundFile, gone: set[str], complete: set[str], orphans: frozenset[str]
+) -> str | None:
     """Return why a file lies there; empty when it should, None when nobody knows."""
     target, _, name = file.name.rpartition("/")
     if not file.regular or (target and not is_target(target)):
@@ -411,9 +412,9 @@ def _why_left(file: FoundFile, gone: set[str], complete: set[str], *, sealed: bo
         return "a receipt; the next backup uses it, or it is of a point that is complete"
     if file.name in complete:
         return "complete, but in no point yet; the next backup takes it over"
-    why = "no point names it: left by a killed run"
-    lost = "or of a point whose manifest is gone; points.sha256 would tell, and is damaged"
-    return why if sealed else f"{why}, {lost}"
+    if file.name in orphans:
+        return "the manifest of its point may be gone; nothing is pruned while it is there"
+    return "no point names it: left by a killed run"
 
 
 def _unsealed(survey: Survey, point: str | None) -> Iterator[str]:

@@ -184,11 +184,20 @@ class Shelf:
             receipts=tuple(self.receipts.values()),
             taken_ids=frozenset(name[:16] for name in names),
             unclaimed=frozenset(there - named),
+            orphans=frozenset(there - named - self._on_their_way()),
             damaged=frozenset(named - there),
             unreadable=unreadable,
             lost=tuple(sorted(self.seals.keys() - self.manifests.keys())),
         )
         return evolve(found, found_wrong=found_wrong(found, self.record))
+
+    def _on_their_way(self) -> set[str]:
+        """Return the images that a receipt or a journal names."""
+        found = {f"{target}/{name}" for target, name in self.receipts}
+        found.update(self.removal.files if self.removal is not None else ())
+        if self.merge is not None:
+            found.update(f"{self.merge[0].target}/{name}" for name in self.merge[0].gone)
+        return found
 
     def gather(self, step: MergeImages) -> KeptImage:
         """Return the image that a merge makes of several."""

@@ -96,6 +96,8 @@ def _list(arguments: argparse.Namespace) -> int:
     for history in histories:
         for file, reason in history.unreadable:
             warn(f"{file}: {reason}")
+        if history.seals_fault is not None:
+            warn(f"points.sha256: {history.seals_fault}; a point may be lost, and none can tell")
         for point in history.lost:
             warn(f"{point}.json: it is gone, and so is its point; fibackup verify tells more")
     if arguments.json:
