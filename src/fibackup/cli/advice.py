@@ -145,8 +145,11 @@ def _damaged(error: fb.FibackupError, arguments: argparse.Namespace) -> str:
     if arguments.verb != "verify":
         return f"fibackup verify{_store(arguments)}"
     domain = f" {shlex.quote(error.domain)}" if error.domain else " DOMAIN"
-    full = f"fibackup backup --full{_store(arguments)}{domain}"
-    return f"take the files from another copy of the store; without one, a new full: {full}"
+    again = f"fibackup backup{_store(arguments)}{domain}"
+    return (
+        "take what spoils a point from another copy of the store; without one, the next backup "
+        f"lies on what is right, and writes seals anew: {again}"
+    )
 
 
 def _locked(error: fb.FibackupError, _: argparse.Namespace) -> str:

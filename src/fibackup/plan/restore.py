@@ -11,7 +11,7 @@ Plan a restore: which stored images make up each disk, and where they are writte
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from enum import StrEnum
 from os import PathLike
 from pathlib import PurePosixPath
@@ -163,7 +163,7 @@ def plan_restore(
             for step in steps
         ),
         steps=(*passage, *_side_by_side(steps), *resuming, *domain.after),
-        warnings=(*_warnings(history, form), *domain.warnings),
+        warnings=(*_warnings(history, form), *_unchecked(history, steps), *domain.warnings),
     )
 
 
@@ -221,6 +221,15 @@ def _warnings(history: History, form: RestoreForm) -> tuple[str, ...]:
         return ()
     words = f"the disks need the store at {history.path} until they are pulled local"
     return (f"{words}; remove none of its images before",)
+
+
+def _unchecked(history: History, steps: tuple[DiskRestore, ...]) -> Iterator[str]:
+    """Say what is known to be wrong, where nobody is going to find out."""
+    for step in steps:
+        if isinstance(step, CreateLinked) and not step.verify:
+            files = (f"{step.target}/{image.name}" for image in step.images)
+            for file in filter(history.found_wrong.__contains__, files):
+                yield f"{file} was wrong when it was verified, and is not checked now"
 
 
 def _refuse_damage(history: History, point: str, target: str) -> None:

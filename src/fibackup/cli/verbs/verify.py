@@ -234,6 +234,8 @@ def _show(arguments: argparse.Namespace, found: fb.Verification) -> None:
         return
     lines = [str(fault) for fault in found.faults] if arguments.quiet else str(found).splitlines()
     with aside(arguments):
+        for warning in found.warnings if arguments.quiet and arguments.strict else ():
+            warn(f"{found.domain}: {warning}")  # they are why it ends with 4
         if lines and not arguments.quiet:
             print(f"{fb.printable(found.domain)}  {found.uuid}")
         for line in lines:
