@@ -42,7 +42,7 @@ def read_history(
     fd: int, path: PurePosixPath, *, store: str, uuid: str, compress: bool
 ) -> tuple[History, Manifests]:
     """
-    Read the history; anew when images may have been put in place in between.
+    Read the history; anew when images may have come or gone in between.
 
     Args:
         fd: The domain's directory.
@@ -59,7 +59,7 @@ def read_history(
         reads += 1
         manifests, files = read_points(fd, store=store, uuid=uuid)
         history = _history(fd, path, manifests, files, store, uuid, compress=compress)
-        if not history.damaged or reads == _READS:
+        if not (history.damaged or history.orphans) or reads == _READS:
             return _with_found_wrong(history, fd), manifests
 
 
