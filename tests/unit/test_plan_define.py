@@ -166,9 +166,11 @@ def test_an_xml_that_is_not_the_points_is_refused() -> None:
         plan_restore(world.history(), "latest", into=INTO, define=wish)
 
 
-@pytest.mark.parametrize(("name", "uuid"), [("", NEW), ("x", "no-uuid")])
+@pytest.mark.parametrize(
+    ("name", "uuid"), [("", NEW), (" ", NEW), ("a/b", NEW), ("a\nb", NEW), ("x", "no-uuid")]
+)
 def test_a_domain_needs_a_name_and_a_uuid(name: str, uuid: str) -> None:
-    """Neither may be empty or malformed."""
+    """Neither may be empty, or such as libvirt would refuse when the disks are restored."""
     with pytest.raises(ModelError):
         NewDomain(name, "<domain/>", HostFacts(), uuid)
 

@@ -10,13 +10,14 @@ Plan the domain that a restore defines: another one, or the original again.
 
 from __future__ import annotations
 
+import re
 from pathlib import PurePosixPath
 from types import MappingProxyType
 
 from attrs import field, frozen
 
 from fibackup.errors import DomainExistsError, ForeignConfigError, PolicyError, VerifyError
-from fibackup.model.checks import UUID_PATTERN, matches, not_empty
+from fibackup.model.checks import UUID_PATTERN, matches
 from fibackup.model.host_facts import HostFacts
 from fibackup.model.point import FileRole, History, RestorePoint, StoredFile
 from fibackup.parse.definition import Foreign, NewDefinition, Redefined, redefine
@@ -35,6 +36,7 @@ from fibackup.plan.wishes import flag, member
 __all__ = ["Definition", "NewDomain", "plan_definition"]
 
 _NVRAM = "nvram.fd"
+_NAME = re.compile(r"[^/\n]*[^/\s][^/\n]*")  # virDomainDefPostParse, virXMLCheckIllegalChars
 
 
 @frozen
@@ -51,7 +53,7 @@ class NewDomain:
         start: True: it is started in the end.
     """
 
-    name: str = field(validator=not_empty)
+    name: str = field(validator=matches(_NAME, "is no name that libvirt takes"))
     config: str
     host: HostFacts
     uuid: str = field(validator=matches(UUID_PATTERN, "is not a UUID"))

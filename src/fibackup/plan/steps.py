@@ -762,7 +762,7 @@ class Plan(Drawable):
         lines = [f"{self.verb} of {printable(self.domain)}{where}"]
         lines.extend(f"  {decision}" for decision in self.decisions)
         lines.extend(f"  {verdict}" for verdict in self.verdicts)
-        lines.append("steps")
+        lines.append("steps" if self.steps else "no steps: there is nothing to do")
         for number, step in enumerate(self.steps, 1):
             first, *rest = describe(step)
             lines.append(f"  {number}. {first}")
