@@ -22,7 +22,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 
-from fibackup.errors import FibackupError, ManifestError, PlanError
+from fibackup.errors import FibackupError, ManifestError, PlanError, VerifyError
 from fibackup.host.events import CopyProgress, Event
 from fibackup.host.executor import Executor
 from fibackup.model.chain import Image
@@ -31,8 +31,10 @@ from fibackup.plan.backup import plan_backup
 from fibackup.plan.consolidate import ConsolidationPolicy, Method, plan_consolidation
 from fibackup.plan.outlook import foresee
 from fibackup.plan.policy import BackupPolicy, Quiesce
+from fibackup.plan.prune import plan_prune
 from fibackup.plan.recover import plan_recovery
 from fibackup.plan.report import Report
+from fibackup.plan.retention import RetentionPolicy
 from fibackup.plan.steps import CopyImage, DeleteOverlays, EachDisk, FinishBlockJob, Plan
 from fibackup.testing import CLUSTER_BYTES, AgentState, FakeHost, FakeStore
 
@@ -168,6 +170,34 @@ class World:
         with self._only_a_commit_writes(plan):
             Executor(self.host, self.stores[store]).run(plan)
         assert {target: self.host.guest_sees(DOMAIN, target) for target in TARGETS} == seen
+
+    def prune(self, store: int, keep_last: int, protected: int, fault: Fault | None = None) -> None:
+        """Prune, unless the store has lost too much; what is kept was whole, and is."""
+        shelf = self.stores[store]
+        with shelf.locked(self.uuid, DOMAIN, exclusive=True):  # finishes what was left
+            history = shelf.read_history(self.uuid)
+        if not history.points:
+            return
+        protect = (history.points[protected % len(history.points)].id,)
+        try:
+            policy = RetentionPolicy(keep_last=keep_last, protect=protect)
+            plan = plan_prune(history, policy, now=self.host.now + timedelta(days=1))
+        except (ManifestError, VerifyError):  # refused
+            return
+        if fault is not None:
+            self.host.fail_at(fault.at, fault.error, after=fault.after, lasting=fault.lasting)
+        try:
+            Executor(None, shelf).run(plan)
+        except (FibackupError, KeyboardInterrupt):
+            if fault is None:
+                raise
+        finally:
+            self.host.heal()
+        after = shelf.read_history(self.uuid)
+        for point in after.points:
+            for disk in point.disks:
+                was = _is_whole(history, point.id, disk.target)
+                assert _is_whole(after, point.id, disk.target) == was, (point.id, disk.target)
 
     def finish(self, store: int = 0) -> None:
         """Recover from whatever there was: plan again, finish, and need one copy for each disk."""
@@ -478,6 +508,11 @@ class Histories(RuleBasedStateMachine):
     def recover(self, store: int, fault: Fault | None) -> None:
         """A recovery runs, or fails somewhere."""
         self.world.recover(store, fault)
+
+    @rule(store=stores, keep_last=st.integers(1, 3), protected=st.integers(0, 9), fault=faults)
+    def prune(self, store: int, keep_last: int, protected: int, fault: Fault | None) -> None:
+        """Points go and images are merged, or something fails."""
+        self.world.prune(store, keep_last, protected, fault)
 
     @precondition(lambda self: not self.thawed())
     @rule()
