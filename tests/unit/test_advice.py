@@ -75,10 +75,10 @@ def test_what_keeps_us_out_says_what_lets_us_in() -> None:
 
 
 def test_a_verification_that_finds_damage_does_not_lead_to_itself() -> None:
-    """It says what helps: another copy, or a new full."""
+    """It says what helps: another copy, or the next backup."""
     found = next_command(fb.VerifyError(reason="no", domain="web 1"), parsed("verify", store="/s"))
     assert "another copy" in found
-    assert found.endswith("fibackup backup --full --store /s 'web 1'")
+    assert found.endswith("fibackup backup --store /s 'web 1'")
     assert found.count("fibackup verify") == 0
 
 
