@@ -26,9 +26,15 @@ from fibackup.host.files import open_directory
 from fibackup.host.journals import read_merge, read_removal
 from fibackup.host.manifests import Manifests, read_manifests
 from fibackup.host.record import record_of_faults
-from fibackup.host.store_files import RECEIPT, list_directory, list_entries, read_text
+from fibackup.host.store_files import (
+    RECEIPT,
+    is_stored_image,
+    list_directory,
+    list_entries,
+    read_text,
+)
 from fibackup.model.journal import as_merged
-from fibackup.model.point import History, Receipt, RestorePoint, is_point_id, is_stored_image
+from fibackup.model.point import History, Receipt, RestorePoint, is_point_id
 from fibackup.parse.manifest import parse_receipt
 from fibackup.plan.verdict import found_wrong
 

@@ -10,6 +10,7 @@ What the files of a store are called, and how its small ones are read.
 from __future__ import annotations
 
 import os
+import re
 
 from fibackup.errors import ManifestError
 from fibackup.host.files import TEMP_SUFFIX, open_directory, read_small
@@ -18,6 +19,7 @@ __all__ = [
     "RECEIPT",
     "directories_in",
     "exists",
+    "is_stored_image",
     "is_temporary",
     "list_directory",
     "list_entries",
@@ -26,6 +28,8 @@ __all__ = [
 
 RECEIPT = ".receipt"
 """How the name of a receipt ends, after the name of its image."""
+
+_IMAGE = re.compile(r"[^/]+/[0-9]{8}T[0-9]{6}Z(-[0-9]+)?\.qcow2", re.ASCII)
 
 
 def list_directory(fd: int) -> list[str]:
@@ -43,6 +47,11 @@ def list_entries(fd: int) -> dict[str, bool]:
     """Return the names in a directory, and of each whether it is a directory; links are none."""
     with open_directory(".", fd) as own, os.scandir(own) as entries:
         return {each.name: each.is_dir(follow_symlinks=False) for each in entries}
+
+
+def is_stored_image(file: str) -> bool:
+    """Tell whether a file has the name of an image, such as ``vda/20261124T040407Z-1.qcow2``."""
+    return _IMAGE.fullmatch(file) is not None
 
 
 def directories_in(fd: int) -> frozenset[str]:

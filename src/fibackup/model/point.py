@@ -53,12 +53,10 @@ __all__ = [
     "Versions",
     "format_point_id",
     "is_point_id",
-    "is_stored_image",
     "parse_point_id",
 ]
 
 POINT_PATTERN = re.compile(r"[0-9]{8}T[0-9]{6}Z", re.ASCII)
-_IMAGE_PATTERN = re.compile(r"[^/]+/[0-9]{8}T[0-9]{6}Z(-[0-9]+)?\.qcow2", re.ASCII)
 _POINT_FORMAT = "%Y%m%dT%H%M%SZ"
 _WIDEST = 100
 
@@ -98,19 +96,6 @@ def is_point_id(text: str) -> bool:
         ISO 8601 basic format.
     """
     return POINT_PATTERN.fullmatch(text) is not None
-
-
-def is_stored_image(file: str) -> bool:
-    """
-    Tell whether a file of a store has the name of an image.
-
-    Args:
-        file: Such as ``"vda/20261124T040407Z.qcow2"`` or ``"vda/20261124T040407Z-1.qcow2"``.
-
-    Source:
-        docs/store-format.md, "Directories".
-    """
-    return _IMAGE_PATTERN.fullmatch(file) is not None
 
 
 def parse_point_id(text: str) -> datetime:
