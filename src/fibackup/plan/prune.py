@@ -198,7 +198,7 @@ def _refuse_unknown(history: History) -> None:
         raise ManifestError(
             reason=f"{min(history.orphans)} is of no point, and no run has left it: the manifest "
             "of its point may be gone, and it cannot be told what that needs. Nothing is dropped "
-            "until the manifest is back, or the image moved away",
+            "until the manifest is back, or the image moved away, if no other lies on it",
             domain=history.points[-1].domain,
             path=str(history.path),
         )
