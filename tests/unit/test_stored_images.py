@@ -6,7 +6,6 @@ import os
 import time
 from collections.abc import Callable
 from pathlib import PurePosixPath
-from threading import Event
 from threading import enumerate as enumerate_threads
 
 import pytest
@@ -135,32 +134,3 @@ def test_who_hashes_stands_back_and_the_caller_does_not(monkeypatch: pytest.Monk
     monkeypatch.setattr(os, "setpriority", forbidden)
     while_verified(files, AT, lambda _: None, CancelToken(), threads=1)
     assert seen[2:] == [before] * 2
-
-
-@pytest.mark.parametrize("ends_first", ["the first hash", "the act"])
-def test_the_other_images_wait_for_the_first_or_for_the_act(
-    monkeypatch: pytest.MonkeyPatch, ends_first: str
-) -> None:
-    """Until then they would only be in the way of what takes longest."""
-    started: list[int] = []
-    go_on = Event()
-
-    def hash_file(fd: int, *_: object, **__: object) -> str:
-        started.append(fd)
-        if fd == 4:
-            go_on.set()
-        if fd == 3:
-            assert go_on.wait(60)
-        return RIGHT
-
-    def act(_: CancelToken) -> None:
-        time.sleep(0.1)
-        assert started == [3]
-        if ends_first == "the first hash":
-            go_on.set()
-            while started == [3]:
-                time.sleep(0.01)
-
-    monkeypatch.setattr(stored_images, "hash_file", hash_file)
-    while_verified([(IMAGE, 3), (IMAGE, 4)], AT, act, CancelToken(), threads=2)
-    assert started == [3, 4]

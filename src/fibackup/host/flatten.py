@@ -35,7 +35,6 @@ from fibackup.plan.steps import FlattenImage
 __all__ = ["flatten"]
 
 _DROPPED_AT_ONCE = 64 << 20
-_ALL_READ = 100.0
 
 
 def flatten(
@@ -111,20 +110,10 @@ def _convert_and_verify(
     def act(linked: CancelToken) -> None:
         top = disk_path / step.images[0].name
         temp = step.destination.with_name(f".{step.destination.name}{TEMP_SUFFIX}")
-        with ThreadPoolExecutor(1, "fibackup-cache") as beside:
-
-            def passed(percent: float) -> None:
-                progress(percent)
-                if percent >= _ALL_READ:
-                    beside.submit(drop_hashed)  # while qemu-img waits for the disk
-
-            with written_as_it_comes(temp_fd, linked):
-                convert(top, "qcow2", temp, step.format, on_percent=passed, cancel=linked)
-            os.fdatasync(temp_fd)
-            drop(temp_fd)
-        drop_hashed()
-
-    def drop_hashed() -> None:
+        with written_as_it_comes(temp_fd, linked):
+            convert(top, "qcow2", temp, step.format, on_percent=progress, cancel=linked)
+        os.fdatasync(temp_fd)
+        drop(temp_fd)
         _drop_cache((fd, hashed.get(image.name, 0)) for image, fd in files)
 
     largest, fd = max(files, key=lambda each: each[0].size_bytes)

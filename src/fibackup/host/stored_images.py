@@ -19,7 +19,6 @@ from concurrent.futures import Future, ThreadPoolExecutor, wait
 from contextlib import ExitStack, contextmanager
 from functools import partial
 from pathlib import PurePosixPath
-from threading import Event
 from typing import TypeAlias
 
 from fibackup.errors import CancelledError, ParseError, VerifyError
@@ -142,8 +141,8 @@ def while_verified(
     """
     Do something with stored images, and hash them at the same time; a wrong one stops it.
 
-    The largest image is hashed first, and the others once that or *act* is over: these two are what
-    takes longest. Whoever hashes the others stands back.
+    The threads that hash stand back, but for that of the largest image, which is hashed first:
+    *act* and that one are what takes longest.
 
     Args:
         files: The images, open.
@@ -161,12 +160,8 @@ def while_verified(
     linked = ChildToken(cancel)
     by_size = sorted(files, key=lambda each: each[0].size_bytes, reverse=True)
 
-    others = Event()
-
     def verify(image: StoredImage, fd: int) -> None:
-        first = fd == by_size[0][1]
-        if not first:
-            others.wait()
+        if fd != by_size[0][1]:
             stand_back()
         try:
             passed = _unheard if on_bytes is None else partial(on_bytes, image.name)
@@ -174,19 +169,13 @@ def while_verified(
         except BaseException:
             linked.cancel()
             raise
-        finally:
-            if first:
-                others.set()
 
     checks: list[Future[None]] = []
     failures: list[BaseException] = []
     with ThreadPoolExecutor(threads, "fibackup-verify") as pool:
         try:
             checks += [pool.submit(verify, image, fd) for image, fd in by_size]
-            try:
-                act(linked)
-            finally:
-                others.set()
+            act(linked)
             wait(checks)
         except Exception as failure:  # noqa: BLE001 - raised below, after the hashes
             linked.cancel()
