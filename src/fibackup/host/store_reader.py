@@ -8,7 +8,7 @@ A backup directory, for those who only look: domains, points, what was verified,
         |
       Store        takes points, restores, verifies, prunes: see `fibackup.host.store`
 
-It imports no plan and no tool, so a list starts in half the time.
+It imports no step of a plan and no tool, so a list starts in half the time.
 """
 
 from __future__ import annotations
