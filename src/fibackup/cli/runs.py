@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+from collections.abc import Sequence
 from typing import Protocol, TypeAlias
 
 import fibackup as fb
@@ -18,6 +19,7 @@ __all__ = [
     "settle",
     "show_first",
     "show_plan",
+    "warn_if_strict",
     "with_recovery",
 ]
 
@@ -103,10 +105,25 @@ def run_plan(
         with aside(arguments):
             if not arguments.quiet:
                 print(report)
-            elif getattr(arguments, "strict", False):  # then they are why it fails
-                for warning in report.warnings:
-                    warn(f"{plan.domain}: {warning}")
+            warn_if_strict(arguments, plan.domain, report.warnings)
     return {"report": fb.encode(report)}, bool(report.warnings)
+
+
+def warn_if_strict(arguments: argparse.Namespace, domain: str, warnings: Sequence[str]) -> None:
+    """
+    Print the warnings of a quiet run that they make fail.
+
+    Args:
+        arguments: Parsed; not every verb has ``--strict``.
+        domain: Its name.
+        warnings: What its report has, which is not printed.
+
+    Source:
+        docs/cli.md.
+    """
+    if arguments.quiet and getattr(arguments, "strict", False):
+        for warning in warnings:
+            warn(f"{domain}: {warning}")
 
 
 def _watched(

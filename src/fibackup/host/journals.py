@@ -36,10 +36,8 @@ def read_merge(dir_fd: int) -> Merge | None:
     Raises:
         ManifestError: The journal is damaged.
     """
-    try:
-        return parse_merge(read_small(MERGE_FILE, dir_fd), path=MERGE_FILE)
-    except FileNotFoundError:
-        return None
+    data = _read(MERGE_FILE, dir_fd)
+    return None if data is None else parse_merge(data, path=MERGE_FILE)
 
 
 def merge_fault(dir_fd: int) -> str | None:
@@ -66,7 +64,12 @@ def read_removal(dir_fd: int) -> Removal | None:
     Raises:
         ManifestError: The journal is damaged.
     """
+    data = _read(REMOVAL_FILE, dir_fd)
+    return None if data is None else parse_removal(data, path=REMOVAL_FILE)
+
+
+def _read(name: str, dir_fd: int) -> bytes | None:
     try:
-        return parse_removal(read_small(REMOVAL_FILE, dir_fd), path=REMOVAL_FILE)
+        return read_small(name, dir_fd)
     except FileNotFoundError:
         return None

@@ -37,6 +37,7 @@ __all__ = [
     "has_writer",
     "hold_image_lock",
     "hold_store_lock",
+    "is_in_use",
     "look_at_lock",
     "refuse_strange",
     "refuse_users",
@@ -51,6 +52,7 @@ _LOOK_SECONDS = 0.5
 _FLOCK = struct.Struct("hhqqi4x")
 _RECORD_BYTES = 4096
 _COMMAND_CHARACTERS = 200
+_OPEN = "a process has the image open"
 _DISK_OF_ITS_OWN = (
     "a domain that runs on it needs a disk of its own: virsh blockpull DOMAIN DISK --wait; "
     "then run the same command again"
@@ -138,14 +140,13 @@ def has_user(fd: int) -> bool:
     )
 
 
-def refuse_users(fd: int, path: str, remedy: str = "") -> None:
+def refuse_users(fd: int, path: str) -> None:
     """
     Raise when any QEMU process has the image open.
 
     Args:
         fd: The image, open.
         path: Its path, for errors.
-        remedy: What the user can do, for errors.
 
     Raises:
         DomainBusyError: Somebody holds one of QEMU's lock bytes.
@@ -154,7 +155,30 @@ def refuse_users(fd: int, path: str, remedy: str = "") -> None:
         QEMU block/file-posix.c: 100 to 163 and 200 to 263.
     """
     if has_user(fd):
-        raise DomainBusyError(reason="a process has the image open", path=path, remedy=remedy)
+        raise DomainBusyError(reason=_OPEN, path=path)
+
+
+def is_in_use(file: str, dir_fd: int) -> bool:
+    """
+    Tell whether any QEMU process has an image open, such as one under a restored overlay.
+
+    Args:
+        file: Its path in the directory; one that is not there is nobody's.
+        dir_fd: The directory.
+
+    Source:
+        QEMU block/file-posix.c; a file system without such locks cannot tell.
+    """
+    with suppress(FileNotFoundError):
+        fd = os.open(
+            file, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC | os.O_NONBLOCK, dir_fd=dir_fd
+        )
+        try:
+            with suppress(OSError):
+                return has_user(fd)
+        finally:
+            os.close(fd)
+    return False
 
 
 def refuse_users_of(file: str, dir_fd: int) -> None:
@@ -171,15 +195,8 @@ def refuse_users_of(file: str, dir_fd: int) -> None:
     Source:
         QEMU block/file-posix.c; a file system without such locks cannot tell.
     """
-    with suppress(FileNotFoundError):
-        fd = os.open(
-            file, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC | os.O_NONBLOCK, dir_fd=dir_fd
-        )
-        try:
-            with suppress(OSError):
-                refuse_users(fd, file, _DISK_OF_ITS_OWN)
-        finally:
-            os.close(fd)
+    if is_in_use(file, dir_fd):
+        raise DomainBusyError(reason=_OPEN, path=file, remedy=_DISK_OF_ITS_OWN)
 
 
 @contextmanager

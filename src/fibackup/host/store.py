@@ -133,12 +133,6 @@ class Store(StoreReader):
 
     reader_wait_seconds: float = 600.0
 
-    def __init__(self, path: PurePosixPath, uuid: str, fd: int) -> None:
-        """Keep an open directory; callers use the class methods."""
-        self.path = path
-        self._uuid = uuid
-        self._fd = fd
-
     @classmethod
     def create(cls, path: str | os.PathLike[str]) -> Self:
         """

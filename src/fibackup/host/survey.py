@@ -9,7 +9,7 @@ from contextlib import suppress
 
 from fibackup.host.files import open_directory
 from fibackup.host.journals import MERGE_FILE
-from fibackup.host.lock import has_user
+from fibackup.host.lock import is_in_use
 from fibackup.host.record import RECORD_FILE
 from fibackup.model.point import History
 from fibackup.model.verification import Fault, FaultKind, FoundFile
@@ -18,7 +18,6 @@ from fibackup.parse.seals import SEALS_FILE
 __all__ = ["list_files", "named_files", "open_images", "survey_faults"]
 
 _IMAGE = ".qcow2"
-_READ = os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC | os.O_NONBLOCK
 
 
 def list_files(dir_fd: int) -> tuple[FoundFile, ...]:
@@ -69,12 +68,8 @@ def open_images(dir_fd: int) -> frozenset[str]:
 
 
 def _is_open(file: str, dir_fd: int) -> bool:
-    with suppress(OSError):  # a writer has just taken it away; or no locks here
-        fd = os.open(file, _READ, dir_fd=dir_fd)
-        try:
-            return has_user(fd)
-        finally:
-            os.close(fd)
+    with suppress(OSError):  # nothing can be told of what cannot be read
+        return is_in_use(file, dir_fd)
     return False
 
 

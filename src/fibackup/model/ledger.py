@@ -304,14 +304,10 @@ def consolidated(
     """
     gone = set(removed)
     under = dict(zip(after.paths, (*after.paths[1:], None), strict=True))
+    known = {entry.path: entry.identity for entry in ledger.images if entry.path != written}
     frozen_now = tuple(
         FrozenImage(
-            image.path,
-            image.format,
-            under[image.path],
-            known.identity
-            if (known := ledger.image(image.path)) is not None and image.path != written
-            else image.identity,
+            image.path, image.format, under[image.path], known.get(image.path, image.identity)
         )
         for image in after.images[1:]
     )

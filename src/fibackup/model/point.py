@@ -501,6 +501,11 @@ class History(Drawable):
         """The newest point, or None."""
         return self.points[-1] if self.points else None
 
+    @property
+    def distrusted(self) -> frozenset[str]:
+        """What is damaged or was found wrong: nothing new is made of it, or laid on it."""
+        return self.damaged | self.found_wrong
+
     def point(self, point_id: str) -> RestorePoint:
         """
         Return the point with this id.

@@ -113,7 +113,7 @@ def plan_backup(
     """
     wishes = policy if policy is not None else BackupPolicy()
     if history.found_wrong:
-        history = evolve(history, damaged=history.damaged | history.found_wrong)
+        history = evolve(history, damaged=history.distrusted)
     check_state(domain, wishes)
     if domain.state is DomainState.SHUTOFF:
         return plan_offline(domain, history, now=now, policy=wishes)

@@ -100,7 +100,7 @@ def broken_points(history: History) -> frozenset[str]:
         for point in history.points
         if any(file.name in history.found_wrong for file in point.files)
     }
-    wrong = history.damaged | history.found_wrong
+    wrong = history.distrusted
     for target, tree in trees_of(history).items():
 
         def sound(image: StoredImage, under: bool | None, at: str = target) -> bool:  # noqa: FBT001

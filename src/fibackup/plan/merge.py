@@ -54,7 +54,7 @@ def plan_merges(
     above = {
         target: forest.above([point.id for point in points]) for target, forest in woods.items()
     }
-    wrong = history.damaged | history.found_wrong
+    wrong = history.distrusted
     return tuple(
         MergeImages(
             target=disk.target,

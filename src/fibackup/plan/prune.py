@@ -187,21 +187,20 @@ def _refuse_unknown(history: History) -> None:
     """Refuse to judge what is needed while a point's needs are unknown."""
     unknown = (*(file for file, _ in history.unreadable), *(f"{p}.json" for p in history.lost))
     if unknown:
-        raise ManifestError(
-            reason=f"{unknown[0]} is damaged or gone, and it cannot be told which images its point "
+        reason = (
+            f"{unknown[0]} is damaged or gone, and it cannot be told which images its point "
             "needs: nothing is dropped until it is back, or taken away together with its line in "
-            "points.sha256",
-            domain=history.points[-1].domain,
-            path=str(history.path),
+            "points.sha256"
         )
-    if history.orphans:
-        raise ManifestError(
-            reason=f"{min(history.orphans)} is of no point, and no run has left it: the manifest "
-            "of its point may be gone, and it cannot be told what that needs. Nothing is dropped "
-            "until the manifest is back, or the image moved away, if no other lies on it",
-            domain=history.points[-1].domain,
-            path=str(history.path),
+    elif history.orphans:
+        reason = (
+            f"{min(history.orphans)} is of no point, and no run has left it: the manifest of its "
+            "point may be gone, and it cannot be told what that needs. Nothing is dropped until "
+            "the manifest is back, or the image moved away, if no other lies on it"
         )
+    else:
+        return
+    raise ManifestError(reason=reason, domain=history.points[-1].domain, path=str(history.path))
 
 
 # --- points that are kept for what lies on them -------------------------------------------------

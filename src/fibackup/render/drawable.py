@@ -15,7 +15,6 @@ from __future__ import annotations
 
 from functools import singledispatch
 from importlib import import_module
-from importlib.util import find_spec
 
 from attrs import frozen
 
@@ -161,5 +160,9 @@ def picture_of(value: object) -> Picture:
 def _import_pictures(package: str) -> None:
     """Import what registers the pictures of the values of a package of ours, if anything does."""
     pictures = f"{package}.pictures"
-    if package.startswith(_OURS) and find_spec(pictures) is not None:
-        import_module(pictures)
+    if package.startswith(_OURS):
+        try:
+            import_module(pictures)
+        except ModuleNotFoundError as error:
+            if error.name != pictures:  # it is there, and something else is missing
+                raise

@@ -14,7 +14,7 @@ from fibackup.cli.metrics import metrics_option, note_verified
 from fibackup.cli.options import byte_count, dry_run_option, store_option, strict_option
 from fibackup.cli.output import Failure, complain, print_json, print_line
 from fibackup.cli.progress import aside, progress
-from fibackup.cli.runs import show_plan
+from fibackup.cli.runs import show_plan, warn_if_strict
 from fibackup.cli.say import ERROR, say, warn
 from fibackup.cli.signals import Signals
 from fibackup.cli.stores import the_one
@@ -234,8 +234,7 @@ def _show(arguments: argparse.Namespace, found: fb.Verification) -> None:
         return
     lines = [str(fault) for fault in found.faults] if arguments.quiet else str(found).splitlines()
     with aside(arguments):
-        for warning in found.warnings if arguments.quiet and arguments.strict else ():
-            warn(f"{found.domain}: {warning}")  # they are why it ends with 4
+        warn_if_strict(arguments, found.domain, found.warnings)
         if lines and not arguments.quiet:
             print(f"{fb.printable(found.domain)}  {found.uuid}")
         for line in lines:
