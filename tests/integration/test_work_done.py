@@ -39,6 +39,7 @@ from fibackup import (
     plan_backup,
     plan_restore,
 )
+from fibackup.host.child import bound_to_us
 from hypervisor import (
     MIB,
     BlockDomain,
@@ -142,12 +143,13 @@ def processes(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Processes:
     wrapper.chmod(0o755)
     monkeypatch.setenv("FIBACKUP_QEMU_IMG", str(wrapper))
     found = Processes(wrapper, log)
+    before = bound_to_us([])  # it becomes what comes after it
 
     class Popen(subprocess.Popen[Any]):
         """A process that is counted."""
 
         def __init__(self, argv: list[str], *args: Any, **options: Any) -> None:  # noqa: ANN401
-            found.started.append(argv[0])
+            found.started.append(argv[len(before) if argv[: len(before)] == before else 0])
             super().__init__(argv, *args, **options)
 
     monkeypatch.setattr(subprocess, "Popen", Popen)

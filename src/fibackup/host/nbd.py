@@ -28,6 +28,7 @@ from struct import Struct
 
 from fibackup.errors import CancelledError, HostError, QemuImgError
 from fibackup.host.cancel import CancelToken
+from fibackup.host.child import bound_to_us
 from fibackup.host.qemu_img import find_program
 
 __all__ = ["NbdClient", "find_qemu_nbd", "hash_content", "served"]
@@ -152,7 +153,7 @@ def served(path: PurePosixPath, image_format: str, cancel: CancelToken) -> Gener
     try:
         with tempfile.TemporaryFile() as said:
             child = subprocess.Popen(
-                argv,
+                bound_to_us(argv),
                 stdin=subprocess.DEVNULL,
                 stdout=subprocess.DEVNULL,
                 stderr=said,

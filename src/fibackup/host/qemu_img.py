@@ -26,6 +26,7 @@ from fibackup.errors import (
     RequirementError,
 )
 from fibackup.host.cancel import CancelToken
+from fibackup.host.child import bound_to_us
 from fibackup.parse.qemu_img_json import CheckResult, Extent, parse_check, parse_map
 
 __all__ = [
@@ -457,7 +458,7 @@ def _run(
     """Run a child; with *said*, its standard output goes there, and is no progress."""
     cancel.check()
     child = subprocess.Popen(
-        argv,
+        bound_to_us(argv),
         stdin=subprocess.DEVNULL,
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
@@ -549,7 +550,8 @@ def _read_tail(stream: object, said: list[bytes]) -> None:
 
 def _failure(argv: Sequence[str], returncode: int, stderr: str) -> Exception:
     if "No space left on device" in stderr:
-        return NoSpaceError(reason="the file system is full", path=argv[-1])
+        written = next((word for word in reversed(argv) if word.startswith("/")), None)
+        return NoSpaceError(reason="the file system is full", path=written)
     if "Permission denied" in stderr:
         return PermissionDeniedError(reason=stderr.strip().splitlines()[-1], path=argv[-2])
     return QemuImgError(
