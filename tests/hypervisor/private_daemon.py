@@ -45,6 +45,7 @@ _PRIVATE: Final = {
     "etc": "/etc/libvirt",
     "log": "/var/log/libvirt",
     "cache": "/var/cache/libvirt",
+    "swtpm": "/var/log/swtpm",
 }
 _PATIENCE_SECONDS: Final = 20.0
 

@@ -176,7 +176,7 @@ _NEXT: dict[str, Callable[[fb.FibackupError, argparse.Namespace], str]] = {
     "BlockJobError": _again,
     "CancelledError": _again,
     "ChainError": _doctor,
-    "DestinationExistsError": lambda _, __: "choose another directory",
+    "DestinationExistsError": lambda _, __: "choose another directory, or move away what is there",
     "DomainBusyError": _busy,
     "DomainExistsError": lambda _, __: "choose another name, or undefine the domain first",
     "DomainStateError": _remedy,

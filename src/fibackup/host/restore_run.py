@@ -217,7 +217,7 @@ class RestoreRun:
         if tpm is not None:
             raise DestinationExistsError(
                 domain=step.name,
-                reason="the host has a state of its TPM; nothing is ever overwritten",
+                reason="the host has a state of its TPM, which no restore overwrites: move it away",
                 path=str(tpm),
             )
         uses = self._host.image_uses(step.uuid, step.kept_files)
