@@ -71,8 +71,8 @@ class World(Protocol):
         """Move the time of an image."""
         ...
 
-    def damage(self, target: str) -> None:
-        """Flip a bit in the newest stored image of a disk."""
+    def damage(self, target: str, name: str = "") -> None:
+        """Flip a bit in a stored image of a disk, the newest by default."""
         ...
 
     def open_images(self, *files: str) -> AbstractContextManager[None]:
@@ -125,9 +125,10 @@ class FakeWorld:
         """Move the time of an image."""
         self.host.touch(path)
 
-    def damage(self, target: str) -> None:
+    def damage(self, target: str, name: str = "") -> None:
         """Flip a bit in the newest stored image of a disk."""
-        self.store.damage(self.uuid, target, _newest(self.store.read_history(self.uuid), target))
+        name = name or _newest(self.store.read_history(self.uuid), target)
+        self.store.damage(self.uuid, target, name)
 
     @contextmanager
     def open_images(self, *files: str) -> Iterator[None]:
@@ -214,9 +215,9 @@ class RealWorld:
         """Move the time of an image."""
         Path(path).touch()
 
-    def damage(self, target: str) -> None:
-        """Flip a bit in the newest stored image of a disk."""
-        name = _newest(self.store.read_history(self.uuid), target)
+    def damage(self, target: str, name: str = "") -> None:
+        """Flip a bit in a stored image of a disk, the newest by default."""
+        name = name or _newest(self.store.read_history(self.uuid), target)
         [image] = Path(self.store.path).glob(f"*/{target}/{name}")
         data = bytearray(image.read_bytes())
         data[-1] ^= 1

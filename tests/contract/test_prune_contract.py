@@ -3,16 +3,24 @@
 from __future__ import annotations
 
 from datetime import UTC, datetime, timedelta
+from pathlib import PurePosixPath
 from typing import TYPE_CHECKING
 
 import pytest
 
-from fibackup.errors import DomainBusyError, NoSuchPointError, StalePlanError, StepError
+from fibackup.errors import (
+    DomainBusyError,
+    NoSuchPointError,
+    StalePlanError,
+    StepError,
+    VerifyError,
+)
 from fibackup.host.executor import Executor
 from fibackup.model.point import DiskKind
 from fibackup.plan.prune import plan_prune
 from fibackup.plan.prune_steps import MergeImages
 from fibackup.plan.report import Report
+from fibackup.plan.restore import RestoreForm, plan_restore
 from fibackup.plan.retention import RetentionPolicy
 from fibackup.plan.steps import Plan
 
@@ -105,11 +113,13 @@ def test_what_a_process_has_open_goes_with_a_later_prune(world: World, points: P
     ids = list(had)
     names = [world.store.read_history(world.uuid).top(point, "vda").name for point in ids]
     images = [f"vda/{name}" for name in names[:2]]
-    assert world.store.images_in_use(world.uuid) == frozenset()
+    assert world.store.images_in_use(world.uuid) == {}
     with world.open_images(*images):
-        assert world.store.images_in_use(world.uuid) == frozenset(images)
+        used = dict.fromkeys(images, "a process has it open")
+        assert world.store.images_in_use(world.uuid) == used
         report = prune(world, RetentionPolicy(keep_last=1))
-        assert [f"{images[0]} and 1 more" in warning for warning in report.plan.warnings] == [True]
+        [warning] = report.plan.warnings
+        assert f"{images[0]} cannot go yet, nor 1 more" in warning
         history = world.store.read_history(world.uuid)
         assert [point.id for point in history.points] == [*ids[:2], ids[3]]
         assert [image.name for image in history.images(ids[1], "vda")] == names[1::-1]
@@ -117,6 +127,79 @@ def test_what_a_process_has_open_goes_with_a_later_prune(world: World, points: P
     history = world.store.read_history(world.uuid)
     assert [point.id for point in history.points] == ids[3:]
     assert world.restore_content(ids[3], "vda") == had[ids[3]]
+
+
+def test_no_point_goes_when_what_takes_its_place_is_wrong(world: World, points: Points) -> None:
+    """Nobody has verified it: the prune finds it first, and the next one keeps what is whole."""
+    had = take(world, points, 5)
+    ids = list(had)
+    world.damage("vda", world.store.read_history(world.uuid).top(ids[2], "vda").name)
+    with pytest.raises(StepError) as caught:
+        prune(world, RetentionPolicy(keep_last=1))
+    assert isinstance(caught.value.__cause__, VerifyError)
+    assert "points that need the wrong file are spoiled" in str(caught.value)
+    assert f"{ids[2]}.qcow2" in str(caught.value)
+    history = world.store.read_history(world.uuid)
+    assert [point.id for point in history.points] == ids
+    assert len(history.found_wrong) == 1
+    kept = [v for v in prune(world, RetentionPolicy(keep_last=1)).plan.verdicts if v.kept]
+    assert [verdict.point for verdict in kept] == [ids[1], ids[4]]
+    assert world.restore_content(ids[1], "vda") == had[ids[1]]
+
+
+def linked(world: World, point: str) -> PurePosixPath:
+    """Restore a disk as an overlay on the store."""
+    history = world.store.read_history(world.uuid)
+    into = history.path.parent / "linked"
+    plan = plan_restore(history, point, into=into, disks=("vda",), form=RestoreForm.LINKED)
+    report = Executor(None, world.store).run(plan)
+    assert report.warnings == plan.warnings
+    [image] = report.restored
+    return image.path
+
+
+def test_what_a_linked_disk_lies_on_stays_until_that_is_gone(world: World, points: Points) -> None:
+    """Nobody has anything open: the domain on it is off."""
+    had = take(world, points, 4)
+    ids = list(had)
+    overlay = linked(world, ids[1])
+    names = [image.name for image in world.store.read_history(world.uuid).images(ids[1], "vda")]
+    used = {f"vda/{name}": f"the linked disk {overlay} lies on it" for name in names}
+    assert world.store.images_in_use(world.uuid) == used
+    report = prune(world, RetentionPolicy(keep_last=1))
+    history = world.store.read_history(world.uuid)
+    assert [point.id for point in history.points] == [*ids[:2], ids[3]]
+    assert [image.name for image in history.images(ids[1], "vda")] == names
+    [warning] = report.plan.warnings
+    assert str(overlay) in warning
+    world.store.discard(overlay, *world.store.inodes((overlay,)))
+    assert world.store.images_in_use(world.uuid) == {}
+    assert prune(world, RetentionPolicy(keep_last=1)).plan.warnings == ()
+    history = world.store.read_history(world.uuid)
+    assert [point.id for point in history.points] == ids[3:]
+    assert world.restore_content(ids[3], "vda") == had[ids[3]]
+
+
+def test_what_a_disk_was_linked_to_meanwhile_is_not_taken_away(
+    world: World, points: Points
+) -> None:
+    """A plan that did not know of it ends where it would."""
+    ids = list(take(world, points, 4))
+    late = plan(world, RetentionPolicy(keep_last=1))
+    overlay = linked(world, ids[1])
+    with pytest.raises(StepError) as caught:
+        Executor(None, world.store).run(late)
+    assert isinstance(caught.value.__cause__, DomainBusyError)
+    assert str(overlay) in str(caught.value)
+    history = world.store.read_history(world.uuid)
+    used = world.store.images_in_use(world.uuid)
+    assert used.keys() <= {
+        f"vda/{image.name}"
+        for point in history.points
+        for disk in point.disks
+        for image in disk.images
+    }
+    assert history.damaged == frozenset()
 
 
 def test_what_a_process_has_opened_meanwhile_is_not_taken_away(

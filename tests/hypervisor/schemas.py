@@ -26,7 +26,7 @@ def validator(name: str) -> Draft202012Validator:
 def every_document_fits() -> Generator[None]:
     """Compare each document that is written in this process with its schema."""
     kinds = {"point": "manifest"}
-    names = ("merge", "point", "receipt", "record", "removal")
+    names = ("linked", "merge", "point", "receipt", "record", "removal")
     known = {name: validator(kinds.get(name, name)) for name in names}
     render = manifest._render
 

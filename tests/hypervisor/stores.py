@@ -269,5 +269,5 @@ def nothing_is_left_over(root: Path, uuid: str) -> None:
     found = {str(path.relative_to(home)) for path in home.rglob("*") if path.is_file()}
     with fb.Store.open(root) as store:
         history = store.read_history(uuid)
-    other = {"lock", "lock.readers", "points.sha256"}
+    other = {"lock", "lock.readers", "lock.verified", "points.sha256", "verified.json"}
     assert found - other == named(history)

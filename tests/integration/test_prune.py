@@ -52,9 +52,9 @@ def prune(maker: StoreMaker, policy: fb.RetentionPolicy, wait_seconds: float = 5
 
 
 def files(maker: StoreMaker) -> set[str]:
-    """Return the files of the domain, but for locks and seals."""
+    """Return the files of the domain, but for locks, seals and what was verified."""
     found = {str(path.relative_to(maker.home)) for path in maker.home.rglob("*") if path.is_file()}
-    return found - {"lock", "lock.readers", "points.sha256"}
+    return found - {"lock", "lock.readers", "lock.verified", "points.sha256", "verified.json"}
 
 
 def check(maker: StoreMaker, into: Path) -> None:
@@ -179,7 +179,8 @@ def test_a_merge_writes_as_much_for_a_disk_four_times_the_size(tmp_path: Path) -
             full = maker.path(f"vda/{points[0]}.qcow2")
             before = full.stat().st_mtime_ns
             report = prune(maker, fb.RetentionPolicy(keep_last=1, protect=(points[0], points[3])))
-            assert [type(step) for step in report.plan.steps] == [fb.DropPoints, fb.MergeImages]
+            steps = [type(step) for step in report.plan.steps]
+            assert steps == [fb.VerifyFiles, fb.DropPoints, fb.MergeImages]
             assert full.stat().st_mtime_ns == before
             wrote[size_mib] = report.copied_bytes
             had = maker.references[points[3]]["vda"].read_bytes()
@@ -269,7 +270,7 @@ def test_what_is_merged_is_only_read(tmp_path: Path) -> None:
 
 
 def test_a_wrong_byte_is_not_merged(tmp_path: Path) -> None:
-    """It would get a right hash; the images stay as they are, and the others are merged later."""
+    """It would get a right hash; nothing goes, and the next one knows of it."""
     with StoreMaker(tmp_path) as maker:
         for number in range(4):
             maker.point({"vda": {number: number + 1}})
@@ -281,8 +282,32 @@ def test_a_wrong_byte_is_not_merged(tmp_path: Path) -> None:
         with pytest.raises(fb.StepError, match="sha256 is") as caught:
             prune(maker, fb.RetentionPolicy(keep_last=1, protect=(points[2],)))
         assert isinstance(caught.value.__cause__, fb.VerifyError)
-        assert ids(maker) == points[2:]
+        assert ids(maker) == points
+        assert maker.history().found_wrong == {f"vda/{points[1]}.qcow2"}
+        prune(maker, fb.RetentionPolicy(keep_last=1, protect=(points[2],)))
+        assert ids(maker) == [points[0], *points[2:]]  # the first is the newest that is whole
         assert path.read_bytes() == data
+        nothing_is_left_over(maker.root, maker.uuid)
+
+
+def test_a_byte_that_goes_wrong_between_reading_and_merging_is_not_merged(tmp_path: Path) -> None:
+    """The merge reads for itself; what was kept is as it was."""
+    with StoreMaker(tmp_path) as maker:
+        for number in range(4):
+            maker.point({"vda": {number: number + 1}})
+        points = ids(maker)
+        path = maker.path(f"vda/{points[1]}.qcow2")
+
+        def spoil(step: fb.Step) -> None:
+            if isinstance(step, fb.MergeImages):
+                path.write_bytes(path.read_bytes()[:-1] + b"!")
+
+        policy = fb.RetentionPolicy(keep_last=1, protect=(points[2],))
+        plan = fb.plan_prune(maker.history(), policy, now=NOW)
+        with pytest.raises(fb.StepError, match="sha256 is") as caught:
+            fb.Executor(None, maker.store).run(plan, gate=spoil)
+        assert "points that need the wrong file are spoiled" in str(caught.value)
+        assert ids(maker) == points[2:]
         nothing_is_left_over(maker.root, maker.uuid)
 
 
@@ -444,9 +469,9 @@ def test_a_plan_of_before_another_merge_is_refused(tmp_path: Path) -> None:
 
 
 def dropping(plan: fb.Plan) -> fb.DropPoints:
-    """Return the first step of a plan, which drops points."""
-    assert isinstance(plan.steps[0], fb.DropPoints)
-    return plan.steps[0]
+    """Return the step of a plan that drops points."""
+    (step,) = (step for step in plan.steps if isinstance(step, fb.DropPoints))
+    return step
 
 
 def merge_plan_again(maker: StoreMaker) -> fb.Plan:
@@ -454,7 +479,7 @@ def merge_plan_again(maker: StoreMaker) -> fb.Plan:
     plan = fb.plan_prune(
         maker.history(), fb.RetentionPolicy(keep_last=9), now=NOW, wait_seconds=0.1
     )
-    assert [type(step) for step in plan.steps] == [fb.MergeImages]
+    assert [type(step) for step in plan.steps] == [fb.VerifyFiles, fb.MergeImages]
     return plan
 
 
@@ -645,10 +670,11 @@ def test_a_dry_run_prints_points_with_reasons_and_what_is_freed(tmp_path: Path) 
         ]
         assert "freed at once" in lines[1]
         for number, start in (
-            (6, "1. drop 2 points, delete 2 files ("),
-            (7, f"point {points[1]} takes over 2 images of vda"),
-            (8, f"point {points[3]} takes over 2 images of vda"),
-            (9, f"2. vda: merge 2 images of point {points[1]} into one ("),
+            (6, "1. look at 2 files, read and hash 2 of them ("),
+            (7, "2. drop 2 points, delete 2 files ("),
+            (8, f"point {points[1]} takes over 2 images of vda"),
+            (9, f"point {points[3]} takes over 2 images of vda"),
+            (10, f"3. vda: merge 2 images of point {points[1]} into one ("),
         ):
             assert lines[number].startswith(start), lines
         after = {path: path.read_bytes() for path in maker.home.rglob("*") if path.is_file()}

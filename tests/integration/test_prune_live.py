@@ -120,7 +120,7 @@ def test_the_next_backup_after_a_prune_is_an_increment(
     points = made.ids()
     report = made.prune(points[1], points[3])
     steps = [type(step) for step in report.plan.steps]
-    assert steps == [fb.DropPoints] + [fb.MergeImages] * 4
+    assert steps == [fb.VerifyFiles, fb.DropPoints] + [fb.MergeImages] * 4
     assert made.files() == made.named()
     made.increment(5, 20, consolidate=consolidate)
     made.increment(6, consolidate=consolidate)

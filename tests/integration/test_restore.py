@@ -84,10 +84,10 @@ class Taken:
 
 
 def picture(place: Path) -> dict[str, tuple[str, int, int, int]]:
-    """Return hash, mode, owner and mtime of every file below a place, but of locks."""
+    """Return hash, mode, owner and mtime of every file below a place, but of locks and notes."""
     found = {}
     for path in sorted(place.rglob("*")):
-        if path.is_file() and not path.name.startswith("lock"):
+        if path.is_file() and not path.name.startswith(("lock", "linked.json")):
             digest, status = hashlib.sha256(path.read_bytes()).hexdigest(), path.stat()
             found[str(path)] = digest, status.st_mode, status.st_uid, status.st_mtime_ns
     return found

@@ -1090,3 +1090,19 @@ def test_a_filler_needs_room(tmp_path: Path) -> None:
             raise HarnessError("the small file system is not there")
     assert not directory.exists()
     assert list(tmp_path.iterdir()) == []
+
+
+def test_a_store_may_be_told_to_compress_before_it_is_one(tmp_path: Path) -> None:
+    """Its file, or what an empty file system has, is nobody's data."""
+    place = tmp_path / "new"
+    place.mkdir()
+    (place / "compress").touch()
+    (place / "lost+found").mkdir()
+    with fb.Store.open_or_create(place) as store:
+        assert store.read_history("7c3c4f8a-63ca-5da2-bb74-dc6f8fc4553a").compress
+        assert store.strangers() == ()
+    other = tmp_path / "other"
+    other.mkdir()
+    (other / "compressed").touch()
+    with pytest.raises(fb.NotAStoreError, match="neither empty nor a store"):
+        fb.Store.create(other)

@@ -270,6 +270,43 @@ def test_a_damaged_journal_is_named(copy: Copy) -> None:
     copy.verify(code=0)
 
 
+def test_a_record_that_a_killed_run_left_half_written_is_no_hindrance(copy: Copy) -> None:
+    """Whoever holds its lock writes it; nobody is told of what is gone by then."""
+    copy.file(".verified.json.tmp").write_text("{")
+    copy.verify("--strict", code=0)
+    assert not copy.file(".verified.json.tmp").exists()
+    assert copy.file("verified.json").exists()
+
+
+@pytest.mark.parametrize("damage", ['{"x": 1', "", "{}\n"])
+def test_what_was_found_wrong_is_not_forgotten_without_a_word(copy: Copy, damage: str) -> None:
+    """The next verification writes the record anew, and says so; until then all others do."""
+    copy.verify(code=0)
+    copy.file("verified.json").write_text(damage)
+    words = "verified.json is damaged"
+    assert "warning: verified.json: " in run_cli("list", "--store", copy.root).stderr
+    dry = run_cli("prune", "--store", copy.root, "--keep-last", "1", "-n", "--strict", "web1")
+    assert (dry.returncode, words in dry.stdout + dry.stderr) == (4, True)
+    (result,) = copy.verify("--strict", code=4)["results"]
+    assert "this verification writes it anew" in result["verification"]["odd"][0]
+    copy.verify("--strict", code=0)
+    assert run_cli("list", "--store", copy.root).stderr == ""
+
+
+def test_a_quiet_list_does_not_warn(copy: Copy) -> None:
+    """As all verbs; what was asked for is printed."""
+    copy.file("verified.json").write_text("{}")
+    quiet = run_cli("list", "--store", copy.root, "--quiet")
+    assert (quiet.returncode, quiet.stderr) == (0, "")
+    assert copy.points[0] in quiet.stdout
+
+
+def test_an_empty_file_of_the_store_is_named(copy: Copy) -> None:
+    """Whoever reads the message knows what to look at."""
+    copy.file("../fibackup-store.json").write_text("")
+    assert "fibackup-store.json" in run_cli("list", "--store", copy.root).stderr
+
+
 def test_metrics_say_since_when_all_is_good(copy: Copy, tmp_path: Path) -> None:
     """A fault, or a part of the files, does not move it."""
     file = tmp_path / "fibackup.prom"

@@ -31,11 +31,13 @@ from fibackup.plan.prune_steps import DropPoints, MergeImages, misfit
 from fibackup.plan.report import Report
 from fibackup.plan.retention import RetentionPolicy
 from fibackup.plan.steps import Plan, headline
+from fibackup.plan.verify_steps import VerifyFiles
 from hypervisor import histories
 from hypervisor.histories import XML_SIZE, point_at
 
 START = datetime(2026, 11, 1, 4, tzinfo=UTC)
 NOW = START + timedelta(days=1000)
+OPEN = "a process has it open"
 SOURCE = SourceImage("/i/disk.qcow2", "qcow2", FileIdentity(1, 65536, 1))
 MIB = 1 << 20
 LAST = RetentionPolicy(keep_last=1)
@@ -113,10 +115,17 @@ def chain(count: int) -> History:
 
 def plan(history: History, policy: RetentionPolicy = LAST, *, in_use: tuple[str, ...] = ()) -> Plan:
     """Plan, and hold the plan to what every plan of a prune must be."""
-    found = plan_prune(history, policy, now=NOW, in_use=in_use)
-    assert [type(step).__name__ for step in found.steps] == sorted(
-        type(step).__name__ for step in found.steps
-    )  # drops, then merges
+    found = plan_prune(history, policy, now=NOW, in_use=dict.fromkeys(in_use, OPEN))
+    merges = [step for step in found.steps if isinstance(step, MergeImages)]
+    kinds = ["VerifyFiles"] * bool(merges) + ["DropPoints"] * any(
+        isinstance(step, DropPoints) for step in found.steps
+    )
+    assert [type(step).__name__ for step in found.steps] == kinds + ["MergeImages"] * len(merges)
+    if merges:  # what goes into them is read before anything goes
+        assert isinstance(found.steps[0], VerifyFiles)
+        read = [(each.file, each.sha256, each.read) for each in found.steps[0].files]
+        merged = [(f"{s.target}/{i.name}", i.sha256, True) for s in merges for i in s.images]
+        assert read == merged
     assert Plan.from_json(found.to_json()) == found
     after = pruned(history, found)
     for point in after.points:
@@ -279,9 +288,10 @@ def test_a_point_stays_while_a_process_has_its_image_open() -> None:
     found = plan(history, policy, in_use=chain_of_2)
     assert drop_of(found).points == (pid(3),)
     assert [verdict.kept for verdict in found.verdicts] == [True, True, False, True, True]
-    assert found.verdicts[1].reasons == (f"a process has vda/{pid(2)}.qcow2 open",)
+    assert found.verdicts[1].reasons == (f"vda/{pid(2)}.qcow2: a process has it open",)
     assert len(found.warnings) == 1
-    assert found.warnings[0].startswith(f"vda/{pid(1)}.qcow2 and 1 more cannot go yet")
+    words = f"vda/{pid(1)}.qcow2 cannot go yet, nor 1 more: a process has it open. Give"
+    assert found.warnings[0].startswith(words)
     assert "virsh blockpull" in found.warnings[0]
     assert drop_of(plan(history, policy, in_use=chain_of_2[1:])).points == (pid(2), pid(3))
     assert plan(history, policy, in_use=(f"vda/{pid(5)}.qcow2",)) == plan(history, policy)
@@ -294,7 +304,7 @@ def test_a_linked_disk_keeps_its_point_and_those_that_it_lies_on() -> None:
     found = plan(history, in_use=files)
     assert [verdict.kept for verdict in found.verdicts] == [True, True, False, False, True]
     assert drop_of(found).points == (pid(3), pid(4))
-    assert f"{files[1]} and 1 more cannot go yet" in found.warnings[0]
+    assert f"{files[1]} cannot go yet, nor 1 more" in found.warnings[0]
     assert plan(history, keep(1, 2, 5), in_use=files).warnings == ()
 
 
@@ -304,8 +314,8 @@ def test_an_image_is_not_merged_away_while_a_process_has_it_open() -> None:
     assert images(history, 5) == [pid(5), pid(4), pid(3), pid(2), pid(1)]
 
     def merged(*in_use: int) -> tuple[list[list[str]], list[bool]]:
-        files = tuple(f"vda/{pid(number)}.qcow2" for number in in_use)
-        found = plan_prune(history, LAST, now=NOW, in_use=files)
+        files = [f"vda/{pid(number)}.qcow2" for number in in_use]
+        found = plan_prune(history, LAST, now=NOW, in_use=dict.fromkeys(files, OPEN))
         merges = [step.images for step in found.steps if isinstance(step, MergeImages)]
         names = [[image.name.removesuffix(".qcow2") for image in each] for each in merges]
         return names, [files[-1] in warning for warning in found.warnings]
@@ -646,6 +656,14 @@ def test_a_journal_whose_image_is_nowhere_says_nothing() -> None:
     assert as_merged(before, merge, {}) == before
 
 
+def test_a_record_that_is_damaged_is_told() -> None:
+    """What was found wrong is forgotten with it, and the plan builds upon it again."""
+    history = evolve(chain(2), record_fault="not JSON")
+    [warning] = plan(history).warnings
+    assert warning.startswith("verified.json is damaged (not JSON)")
+    assert plan(evolve(history, record_fault=None)).warnings == ()
+
+
 # --- pictures -----------------------------------------------------------------------------------
 
 
@@ -698,9 +716,7 @@ def test_of_many_merges_some_are_drawn() -> None:
 
 def drop(history: History) -> DropPoints:
     """Plan to keep the newest point, and point 2."""
-    (step, *_) = plan(history, RetentionPolicy(keep_last=1, protect=(pid(2),))).steps
-    assert isinstance(step, DropPoints)
-    return step
+    return drop_of(plan(history, RetentionPolicy(keep_last=1, protect=(pid(2),))))
 
 
 def test_a_drop_fits_what_it_was_planned_for() -> None:
@@ -785,7 +801,7 @@ def test_the_report_counts_points_and_bytes() -> None:
 def test_a_step_counts_in_words() -> None:
     """One point, two points."""
     found = plan(chain(3))
-    assert headline(found.steps[0]) == "drop 2 points, delete 2 files (20 B)"
+    assert headline(drop_of(found)) == "drop 2 points, delete 2 files (20 B)"
 
 
 def _calls(history: History) -> int:

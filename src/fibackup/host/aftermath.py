@@ -9,10 +9,11 @@ from __future__ import annotations
 
 import shlex
 
-from fibackup.errors import AgentError, FibackupError, StoreError
+from fibackup.errors import AgentError, FibackupError, StoreError, VerifyError
 from fibackup.host.api import Host
 from fibackup.model.snapshot import NewOverlay, Snapshot
 from fibackup.plan.steps import Plan
+from fibackup.plan.verify_steps import VerifyContents
 
 __all__ = ["command_after", "state_after"]
 
@@ -37,6 +38,8 @@ def state_after(
     """
     if plan.verb == "verify":
         return "the store is unchanged; what was verified before the failure is remembered"
+    if plan.verb == "prune" and isinstance(error, VerifyError):
+        return "what was kept so far is as it was; points that need the wrong file are spoiled"
     if plan.verb == "prune":
         return "every point that the store lists is whole; the next run finishes what is left"
     if host is None:
@@ -108,7 +111,10 @@ def command_after(plan: Plan, error: FibackupError, store_path: str) -> str:
     if plan.verb in {"recover", "consolidate"}:
         return f"fibackup {plan.verb} {plan.uuid}"
     if plan.verb == "verify":
-        return f"fibackup verify --store {store} {plan.uuid} --skip-since 1d"
+        deep = any(isinstance(step, VerifyContents) for step in plan.steps)
+        return f"fibackup verify --store {store} {plan.uuid}{' --deep' * deep} --skip-since 1d"
+    if isinstance(error, VerifyError) and plan.verb == "prune":
+        return f"fibackup verify --store {store} {plan.uuid}"
     if plan.verb in {"restore", "prune"} or isinstance(error, StoreError):
         return f"fibackup list --store {store}"
     return f"fibackup backup --store {store} {plan.uuid}"

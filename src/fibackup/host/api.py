@@ -12,6 +12,7 @@ holds the fakes and the real ones to the same promises.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from contextlib import AbstractContextManager
 from datetime import datetime
 from pathlib import PurePosixPath
@@ -554,19 +555,25 @@ class PointStore(Protocol):
         """
         ...
 
-    def images_in_use(self, uuid: str) -> frozenset[str]:
+    def images_in_use(self, uuid: str) -> Mapping[str, str]:
         """
-        Return the stored images that a process has open, such as a domain on a linked disk.
+        Return the stored images that are needed beside their points, and of each in words by whom.
+
+        A process has them open, such as a domain that runs on a linked disk; or a linked disk lies
+        on them that nobody uses now, as the domain is off.
 
         Args:
             uuid: The domain whose points they are of.
 
         Returns:
-            Such as ``"vda/20261124T040407Z.qcow2"``. A domain that is off has nothing open, and
-            file systems without QEMU's locks tell of nothing.
+            By file, such as ``"vda/20261124T040407Z.qcow2"``. File systems without QEMU's locks
+            tell of no process.
+
+        Raises:
+            ManifestError: The store's list of linked disks is damaged.
 
         Source:
-            QEMU block/file-posix.c, image locking.
+            QEMU block/file-posix.c, image locking; docs/store-format.md, ``linked.json``.
         """
         ...
 

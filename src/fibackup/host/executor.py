@@ -298,6 +298,8 @@ class _Run:
 
     def _emit(self, event: Event) -> None:
         with self._listening:
+            if isinstance(event, Warned):
+                self._warnings.append(event.text)
             try:
                 self._listener(event)
             except Exception:  # noqa: BLE001 - a listener must not end a backup
@@ -406,6 +408,8 @@ class _Run:
                 self._publish(step)
             case VerifyFiles() | VerifyContents():
                 self._verifier.apply(step)
+                if self._plan.verb != "verify":
+                    self._verifier.refuse_wrong()
             case _:  # the rest is a restore's, which mypy and pyright prove
                 self._restore.apply(step)
 
@@ -417,7 +421,6 @@ class _Run:
             self._warn(f"{error.reason}; look at it: virsh domfsthaw {self._plan.uuid}")
 
     def _warn(self, text: str) -> None:
-        self._warnings.append(text)
         self._emit(Warned(text))
 
     def _write_ledger(self, step: WriteLedger) -> None:

@@ -70,8 +70,9 @@ def read_history(
 
 
 def _with_found_wrong(history: History, fd: int) -> History:
-    wrong = found_wrong(history, record_of_faults(fd))
-    return evolve(history, found_wrong=wrong) if wrong else history
+    record, fault = record_of_faults(fd)
+    wrong = found_wrong(history, record)
+    return evolve(history, found_wrong=wrong, record_fault=fault) if wrong or fault else history
 
 
 def read_points(fd: int, *, store: str, uuid: str) -> tuple[Manifests, Mapping[str, bool]]:

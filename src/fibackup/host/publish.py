@@ -32,7 +32,7 @@ from fibackup.host.files import (
     write_all,
 )
 from fibackup.host.manifests import read_manifests
-from fibackup.host.record import RECORD_FILE, forget_unwritten
+from fibackup.host.record import WRITTEN_BY_READERS, forget_unwritten
 from fibackup.host.seals import MANIFEST_SUFFIX, seal_points
 from fibackup.host.store_files import (
     RECEIPT,
@@ -143,8 +143,8 @@ def sweep(fd: int, path: str, *, store: str, uuid: str) -> None:
 
     These are temporary files; the files of a point whose manifest did not get its name; and
     receipts that mean nothing, because a point names the image, or there is none. An image with a
-    receipt stays for the next run. A file that none of these tells of stays, as does the record of
-    a verification that is being written: it has a lock of its own.
+    receipt stays for the next run. A file that none of these tells of stays, as does one that a
+    reader is writing, such as the record of a verification: these have a lock of their own.
 
     Args:
         fd: The domain's directory.
@@ -152,10 +152,10 @@ def sweep(fd: int, path: str, *, store: str, uuid: str) -> None:
         store: UUID of the store.
         uuid: UUID of the domain.
     """
-    record = f".{RECORD_FILE}{TEMP_SUFFIX}"
+    unwritten = {f".{name}{TEMP_SUFFIX}" for name in WRITTEN_BY_READERS}
     files = list_directory(fd)
-    if record in files:
-        files.remove(record)
+    if not unwritten.isdisjoint(files):
+        files = [name for name in files if name not in unwritten]
         forget_unwritten(fd)
     directories = directories_in(fd)
     receipts: set[tuple[str, str]] = set()

@@ -16,8 +16,9 @@ from collections.abc import Callable, Collection, Generator
 from contextlib import contextmanager, suppress
 from threading import Lock
 
-from fibackup.errors import FibackupError, ManifestError, StoreError
+from fibackup.errors import ManifestError, StoreError
 from fibackup.host.files import forget_temporary, read_small, replace_file
+from fibackup.host.journals import LINKED_FILE
 from fibackup.host.lock import refuse_strange
 from fibackup.model.verification import (
     CheckedContent,
@@ -31,10 +32,13 @@ from fibackup.parse.manifest import parse_record, render_record
 __all__ = [
     "RECORD_FILE",
     "RECORD_LOCK",
+    "WRITTEN_BY_READERS",
     "Recorder",
     "forget_unwritten",
+    "hold_record_lock",
     "read_record",
     "record_of_faults",
+    "replace_record",
     "sound_record",
 ]
 
@@ -42,10 +46,14 @@ RECORD_FILE = "verified.json"
 """Name of the record, in a domain's directory of the store."""
 
 RECORD_LOCK = "lock.verified"
-"""Name of the lock that is held while it is written."""
+"""Name of the lock that is held while one of them is written."""
+
+WRITTEN_BY_READERS = (RECORD_FILE, LINKED_FILE)
+"""What is written without the writer's lock; a writer leaves it alone while it is being written."""
 
 _log = logging.getLogger("fibackup.store")
 _EVERY_SECONDS = 10.0
+_CHECKSUM = b'"checksum": "sha256:'
 _FAULT, _NO_FAULT = b'"fault":', b'"fault": ""'  # as they are written; else it is parsed
 
 
@@ -69,24 +77,35 @@ def read_record(dir_fd: int) -> VerificationRecord:
         return VerificationRecord()
 
 
-def record_of_faults(dir_fd: int) -> VerificationRecord:
+def record_of_faults(dir_fd: int) -> tuple[VerificationRecord, str | None]:
     """
     Return the record if it tells of anything that was wrong, else an empty one.
 
-    Most records tell of nothing wrong, and that shows without parsing them. One that cannot be read
-    tells nothing: a backup and a restore go on without it, and `verify` says what is wrong with it.
+    Most records tell of nothing wrong, and that shows without parsing them. One that is damaged
+    tells nothing: a backup and a restore go on without it.
 
     Args:
         dir_fd: The domain's directory.
 
+    Returns:
+        The record, and what is wrong with it, or None; what does not show without parsing, and
+        tells of nothing wrong, counts as sound.
+
     Source:
         docs/store-format.md, ``verified.json``.
     """
-    with suppress(OSError, FibackupError):
+    try:
         data = read_small(RECORD_FILE, dir_fd)
-        if data.count(_FAULT) != data.count(_NO_FAULT):
-            return parse_record(data, path=RECORD_FILE)
-    return VerificationRecord()
+        whole = data.startswith(b"{") and data.endswith(b"}\n") and _CHECKSUM in data
+        if not whole or data.count(_FAULT) != data.count(_NO_FAULT):
+            return parse_record(data, path=RECORD_FILE), None
+    except FileNotFoundError:
+        pass
+    except OSError as error:
+        return VerificationRecord(), error.strerror
+    except StoreError as error:  # damaged, or a newer fibackup's
+        return VerificationRecord(), error.reason
+    return VerificationRecord(), None
 
 
 class Recorder:
@@ -153,11 +172,11 @@ class Recorder:
     def _write(self) -> None:
         self._written = self._clock()
         try:
-            with _locked(self._fd):
+            with hold_record_lock(self._fd):
                 record = sound_record(self._fd)[0].with_entries(
                     self._files, self._contents, keep=self._keep
                 )
-                replace_file(RECORD_FILE, render_record(record).encode(), self._fd)
+                replace_record(RECORD_FILE, render_record(record), self._fd)
         except (OSError, StoreError) as error:
             _log.warning("the verification cannot be recorded: %s", error)
         else:
@@ -174,18 +193,45 @@ def sound_record(dir_fd: int) -> tuple[VerificationRecord, str | None]:
 
 def forget_unwritten(dir_fd: int) -> None:
     """
-    Remove what a killed verification has left of a record, unless another one is at it.
+    Remove what a killed reader has left of a file that readers write, unless another is at it.
 
     Args:
         dir_fd: The domain's directory.
     """
-    with suppress(OSError, StoreError), _locked(dir_fd, wait=False):
-        forget_temporary(RECORD_FILE, dir_fd)
+    with suppress(OSError, StoreError), hold_record_lock(dir_fd, wait=False):
+        for name in WRITTEN_BY_READERS:
+            forget_temporary(name, dir_fd)
+
+
+def replace_record(name: str, text: str, dir_fd: int) -> None:
+    """
+    Write one of the files that readers write, in place of the old one.
+
+    Args:
+        name: Its name.
+        text: Its content.
+        dir_fd: The domain's directory; the caller holds the lock, so what is half-written there is
+            a killed reader's.
+
+    Source:
+        docs/store-format.md, "Locks".
+    """
+    forget_temporary(name, dir_fd)
+    replace_file(name, text.encode(), dir_fd)
 
 
 @contextmanager
-def _locked(dir_fd: int, *, wait: bool = True) -> Generator[None]:
-    """Hold the lock on the record, for as long as it takes to write it."""
+def hold_record_lock(dir_fd: int, *, wait: bool = True) -> Generator[None]:
+    """
+    Hold the lock on the files that readers write, for as long as it takes to write one.
+
+    Args:
+        dir_fd: The domain's directory.
+        wait: False: fail at once when another has it.
+
+    Source:
+        docs/store-format.md, "Locks"; flock(2).
+    """
     flags = os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC
     fd = os.open(RECORD_LOCK, flags, 0o600, dir_fd=dir_fd)
     try:

@@ -15,7 +15,7 @@ from __future__ import annotations
 
 import os
 import stat
-from collections.abc import Generator, Sequence
+from collections.abc import Callable, Generator, Sequence
 from contextlib import ExitStack, contextmanager, suppress
 from pathlib import PurePosixPath
 
@@ -128,6 +128,7 @@ def create_linked(
     disk_path: PurePosixPath,
     on_event: OnEvent,
     cancel: CancelToken,
+    note: Callable[[], None],
 ) -> RestoredImage:
     """
     Make an overlay on the top image of a disk in the store.
@@ -138,6 +139,7 @@ def create_linked(
         disk_path: Its path, which the overlay's header gets.
         on_event: Gets `CopyProgress`, while the stored images are read.
         cancel: Asked while it runs.
+        note: Called right before it is made, so that no prune takes the images from under it.
 
     Returns:
         What was written.
@@ -153,6 +155,7 @@ def create_linked(
             _verify(step, files, disk_path, on_event, cancel)
         directory = stack.enter_context(destination_directory(step.destination))
         temp = stack.enter_context(temporary_destination(name, directory))
+        note()
         create_overlay(
             disk_path / top.name,
             "qcow2",

@@ -41,7 +41,7 @@ from fibackup.host.cancel import CancelToken
 from fibackup.host.compress_image import require_compression
 from fibackup.host.copy_image import copy_image
 from fibackup.host.destination import destination_directory
-from fibackup.host.events import CopyProgress, OnEvent
+from fibackup.host.events import CopyProgress, OnEvent, Warned
 from fibackup.host.files import (
     fsync_directory,
     make_directory,
@@ -55,6 +55,7 @@ from fibackup.host.files import (
 from fibackup.host.flatten import flatten
 from fibackup.host.history import read_points
 from fibackup.host.journals import MERGE_FILE, REMOVAL_FILE
+from fibackup.host.linked import forget_independent, linked_files, note_linked
 from fibackup.host.lock import hold_store_lock
 from fibackup.host.manifests import read_manifests
 from fibackup.host.memory_image import copy_memory, restore_memory
@@ -77,12 +78,13 @@ from fibackup.host.seals import MANIFEST_SUFFIX
 from fibackup.host.store_files import directories_in, exists, list_directory, read_text
 from fibackup.host.store_reader import (
     BESIDE_A_STORE,
+    COMPRESS_FILE,
     STORE_FILE,
     WRITERS_LOCK,
     StoreReader,
     uuid_of,
 )
-from fibackup.host.survey import named_files
+from fibackup.host.survey import named_files, open_images
 from fibackup.host.verify import verify_files
 from fibackup.host.verify_contents import verify_contents
 from fibackup.model.point import (
@@ -113,6 +115,7 @@ from fibackup.plan.verify_steps import VerifyContents, VerifyFiles
 __all__ = ["Store"]
 
 _READERS_LOCK = "lock.readers"
+_BEFORE_A_STORE = BESIDE_A_STORE | {COMPRESS_FILE}
 _NOT_SLUG = re.compile(r"[^A-Za-z0-9_.-]+")
 
 
@@ -155,7 +158,7 @@ class Store(StoreReader):
         where = PurePosixPath(os.path.abspath(path))
         with os_errors(str(where)):
             try:
-                names = set(os.listdir(where)) - BESIDE_A_STORE
+                names = set(os.listdir(where)) - _BEFORE_A_STORE
             except (FileNotFoundError, NotADirectoryError):
                 raise NotAStoreError(reason="there is no such directory", path=str(where)) from None
             if names:
@@ -187,7 +190,7 @@ class Store(StoreReader):
             docs/store-format.md, ``fibackup-store.json``.
         """
         with suppress(OSError):
-            if not set(os.listdir(path)) - BESIDE_A_STORE:
+            if not set(os.listdir(path)) - _BEFORE_A_STORE:
                 return cls.create(path)
         return cls.open(path)
 
@@ -256,6 +259,15 @@ class Store(StoreReader):
         """See `PointStore.free_bytes`."""
         found = os.fstatvfs(self._fd)
         return found.f_bavail * found.f_frsize
+
+    def images_in_use(self, uuid: str) -> dict[str, str]:
+        """See `PointStore.images_in_use`."""
+        with os_errors(str(self.path)):
+            if self._find(uuid) is None:
+                return {}
+            with self._domain(uuid) as (fd, _):
+                opened = dict.fromkeys(open_images(fd), "a process has it open")
+                return opened | linked_files(fd)
 
     def occupied(self, paths: tuple[PurePosixPath, ...]) -> tuple[PurePosixPath, ...]:
         """See `PointStore.occupied`."""
@@ -365,6 +377,7 @@ class Store(StoreReader):
             self._no_readers(fd, step.wait_seconds),
         ):
             self._recover(fd, uuid)
+            forget_independent(fd)
             fault = misfit(step, self._history(fd, path.name, uuid)[0])
             if fault is not None:
                 raise StalePlanError(reason=f"{fault}; plan again")
@@ -519,8 +532,16 @@ class Store(StoreReader):
         self, uuid: str, step: CreateLinked, on_event: OnEvent, cancel: CancelToken
     ) -> RestoredImage:
         """See `PointStore.create_linked`."""
+
+        def note() -> None:
+            try:
+                with self._domain(uuid) as (fd, _):
+                    note_linked(step, fd)
+            except (OSError, FibackupError) as error:
+                on_event(Warned(_not_noted(step, error)))
+
         with self._disk(uuid, step) as (disk, path):
-            return create_linked(step, disk, path, on_event, cancel)
+            return create_linked(step, disk, path, on_event, cancel, note)
 
     def make_directory(self, path: PurePosixPath) -> None:
         """See `PointStore.make_directory`."""
@@ -570,3 +591,12 @@ class Store(StoreReader):
 def _directory_name(uuid: str, name: str) -> str:
     slug = _NOT_SLUG.sub("_", name).lstrip(".-")[:40]
     return f"{slug}-{uuid}" if slug else uuid
+
+
+def _not_noted(step: CreateLinked, error: OSError | FibackupError) -> str:
+    """Say that a prune will know nothing of a linked disk."""
+    why = error.strerror if isinstance(error, OSError) else error
+    return (
+        f"{step.target}: the store cannot note that {step.destination} lies on it ({why}): no "
+        "prune spares its images while nobody has them open"
+    )

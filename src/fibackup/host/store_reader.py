@@ -23,19 +23,26 @@ from typing import Self
 from fibackup.errors import ManifestError, NotAStoreError, ParseError, StoreError
 from fibackup.host.files import open_directory, os_errors
 from fibackup.host.history import read_history
-from fibackup.host.journals import merge_fault
+from fibackup.host.journals import linked_fault, merge_fault
 from fibackup.host.lock import look_at_lock
 from fibackup.host.manifests import Manifests
 from fibackup.host.record import sound_record
 from fibackup.host.store_files import directories_in, exists, list_directory, read_text
-from fibackup.host.survey import list_files, open_images, survey_faults
+from fibackup.host.survey import list_files, survey_faults
 from fibackup.model.checks import UUID_PATTERN
 from fibackup.model.point import History
 from fibackup.model.verification import Survey, VerificationRecord
 from fibackup.parse.manifest import parse_store_file
 from fibackup.render.drawable import Drawable, Picture
 
-__all__ = ["BESIDE_A_STORE", "STORE_FILE", "WRITERS_LOCK", "StoreReader", "uuid_of"]
+__all__ = [
+    "BESIDE_A_STORE",
+    "COMPRESS_FILE",
+    "STORE_FILE",
+    "WRITERS_LOCK",
+    "StoreReader",
+    "uuid_of",
+]
 
 STORE_FILE = "fibackup-store.json"
 """Name of the file that makes a directory a store."""
@@ -46,7 +53,8 @@ WRITERS_LOCK = "lock"
 BESIDE_A_STORE = frozenset({"lost+found"})
 """What an empty file system has, and a store's directory may have."""
 
-_COMPRESS = "compress"
+COMPRESS_FILE = "compress"
+"""Name of the file that makes new points compressed; it may lie there before the store does."""
 
 
 class StoreReader(Drawable):
@@ -172,7 +180,7 @@ class StoreReader(Drawable):
         )
 
     def _compresses(self) -> bool:
-        return exists(_COMPRESS, self._fd)
+        return exists(COMPRESS_FILE, self._fd)
 
     def read_record(self, uuid: str) -> VerificationRecord:
         """See `PointStore.read_record`."""
@@ -182,15 +190,6 @@ class StoreReader(Drawable):
                 return VerificationRecord()
             with open_directory(name, self._fd) as fd:
                 return sound_record(fd)[0]
-
-    def images_in_use(self, uuid: str) -> frozenset[str]:
-        """See `PointStore.images_in_use`."""
-        with os_errors(str(self.path)):
-            name = self._find(uuid)
-            if name is None:
-                return frozenset()
-            with open_directory(name, self._fd) as fd:
-                return open_images(fd)
 
     def survey(self, uuid: str) -> Survey:
         """See `PointStore.survey`."""
@@ -204,7 +203,7 @@ class StoreReader(Drawable):
             files = list_files(fd)
             history, manifests = self._history(fd, name, uuid)
             record, fault = sound_record(fd)
-            journal = merge_fault(fd)
+            journal, linked = merge_fault(fd), linked_fault(fd)
             busy = before.held or look_at_lock(WRITERS_LOCK, fd) != before
         return Survey(
             history=history,
@@ -212,7 +211,7 @@ class StoreReader(Drawable):
             record=record,
             digests=tuple(sorted(manifests.digests.items())),
             unsealed=tuple(sorted(manifests.unsealed & {point.id for point in history.points})),
-            faults=survey_faults(directories, manifests.seals_fault, fault, journal),
+            faults=survey_faults(directories, manifests.seals_fault, fault, journal, linked),
             busy=busy,
         )
 
@@ -224,7 +223,9 @@ class StoreReader(Drawable):
             docs/store-format.md, "Directories".
         """
         with os_errors(str(self.path)):
-            names = sorted(set(list_directory(self._fd)) - BESIDE_A_STORE - {STORE_FILE, _COMPRESS})
+            names = sorted(
+                set(list_directory(self._fd)) - BESIDE_A_STORE - {STORE_FILE, COMPRESS_FILE}
+            )
             inside = directories_in(self._fd)
             return tuple(name for name in names if uuid_of(name) is None or name not in inside)
 
@@ -258,7 +259,7 @@ def _read_store_file(fd: int, path: PurePosixPath) -> str:
             path=str(path),
         ) from None
     try:
-        return parse_store_file(text).uuid
+        return parse_store_file(text, path=where).uuid
     except ParseError as error:
         raise ManifestError(reason=str(error), path=where) from error
 

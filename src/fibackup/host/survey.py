@@ -8,7 +8,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import suppress
 
 from fibackup.host.files import open_directory
-from fibackup.host.journals import MERGE_FILE
+from fibackup.host.journals import LINKED_FILE, MERGE_FILE
 from fibackup.host.lock import is_in_use
 from fibackup.host.record import RECORD_FILE
 from fibackup.model.point import History
@@ -96,7 +96,11 @@ def _named(history: History) -> Iterator[str]:
 
 
 def survey_faults(
-    directories: Sequence[str], seals: str | None, record: str | None, journal: str | None
+    directories: Sequence[str],
+    seals: str | None,
+    record: str | None,
+    journal: str | None,
+    linked: str | None,
 ) -> tuple[Fault, ...]:
     """
     Return what is wrong beside the points' own files.
@@ -106,6 +110,7 @@ def survey_faults(
         seals: What is wrong with the seals, or None.
         record: What is wrong with the record, or None.
         journal: What is wrong with the journal of a merge, or None.
+        linked: What is wrong with the list of linked disks, or None.
 
     Source:
         docs/verify.md, "What is found".
@@ -119,6 +124,12 @@ def survey_faults(
     if record is not None:
         words = f"{record}; everything is read again, and this verification writes it anew"
         found.append(Fault(FaultKind.RECORD, RECORD_FILE, words))
+    if linked is not None:
+        words = (
+            f"{linked}; nothing is pruned while it is there: when no linked disk is needed any "
+            "more, or each has been made independent, remove it"
+        )
+        found.append(Fault(FaultKind.RECORD, LINKED_FILE, words))
     if journal is not None:
         words = (
             f"{journal}; nothing is pruned while it is there: when every point is whole, remove it"

@@ -6,10 +6,12 @@ from typing import assert_never
 
 from attrs import evolve
 
+from fibackup.errors import StalePlanError, VerifyError
 from fibackup.host.api import PointStore
 from fibackup.host.cancel import CancelToken
 from fibackup.host.events import OnEvent
 from fibackup.host.survey import named_files
+from fibackup.model.point import History
 from fibackup.model.verification import ContentCheck, FileCheck, Survey, Verification
 from fibackup.plan.steps import Plan
 from fibackup.plan.verdict import judge
@@ -55,7 +57,8 @@ class Verifier:
         Source:
             docs/verify.md.
         """
-        self._run = step.run
+        self._run = step.run or self._store.read_record(self._plan.uuid).next_run
+        step = evolve(step, run=self._run)
         match step:
             case VerifyFiles():
                 self._files += self._store.verify_files(
@@ -65,6 +68,28 @@ class Verifier:
                 self._read_disks(step)
             case _:
                 assert_never(step)
+
+    def refuse_wrong(self) -> None:
+        """
+        Refuse to go on when something that was verified is wrong.
+
+        Raises:
+            VerifyError: It is; the record says so from now on.
+            StalePlanError: The plan is of before another run replaced it.
+
+        Source:
+            docs/prune.md.
+        """
+        wrong = [check for check in self._files if check.kind is not None]
+        if not wrong:
+            return
+        named = _images(self._store.read_history(self._plan.uuid))
+        for check in wrong:
+            if (check.file, check.sha256) not in named:
+                raise StalePlanError(reason=f"{check.file} is another one by now; plan again")
+        first = wrong[0]
+        reason = f"{first.file}: {first.reason}"
+        raise VerifyError(domain=self._plan.domain, reason=reason, path=first.file)
 
     def _read_disks(self, step: VerifyContents) -> None:
         """Read the disks whose files are right; the others are spoiled already."""
@@ -94,9 +119,14 @@ class Verifier:
             self._files,
             self._contents,
             point=self._plan.point or None,
-            odd=self._odd,
+            odd=(*self._rewritten(survey), *self._odd),
             notes=self._notes,
         )
+
+    def _rewritten(self, survey: Survey) -> tuple[str, ...]:
+        """Return what was wrong with a record before this verification wrote it anew."""
+        still = {str(fault) for fault in survey.faults}
+        return tuple(each for each in self._plan.warnings if each not in still)
 
     def _remembered(self, survey: Survey) -> Survey:
         """Return the survey with what was found just now, also when that could not be recorded."""
@@ -110,3 +140,13 @@ class Verifier:
         if merged != record:
             self._odd.append("the store cannot be written: this verification is not remembered")
         return evolve(survey, record=merged)
+
+
+def _images(history: History) -> frozenset[tuple[str, str]]:
+    """Return every image that a point names, with its sha256."""
+    return frozenset(
+        (f"{disk.target}/{image.name}", image.sha256)
+        for point in history.points
+        for disk in point.disks
+        for image in disk.images
+    )

@@ -448,6 +448,8 @@ class History(Drawable):
         lost: Ids of points that were published, and whose manifests are gone.
         seals_fault: What is wrong with the seals, or None: while they are damaged it cannot be told
             whether a point is *lost*.
+        record_fault: What is wrong with the record of verifications, or None: what was
+            *found_wrong* is forgotten.
         protected: Ids of points that no retention drops: each has a file ``<id>.protected``.
         compress: True: new points are compressed unless the caller says otherwise, because the
             store has a file ``compress``.
@@ -469,6 +471,7 @@ class History(Drawable):
     found_wrong: frozenset[str] = frozenset()
     orphans: frozenset[str] = frozenset()
     seals_fault: str | None = None
+    record_fault: str | None = None
     _by_id: Mapping[str, RestorePoint] = _index()
     _stored: Mapping[str, Mapping[str, StoredImage]] = _index()
 

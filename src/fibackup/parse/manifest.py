@@ -1,5 +1,5 @@
 """
-The JSON files of a store: manifests, receipts, the record of verifications, the store's own file.
+The JSON files of a store: manifests, receipts, journals, records, the store's own file.
 
 All but the last are an envelope with a checksum around one value::
 
@@ -29,18 +29,21 @@ from fibackup.codec import JsonValue, decode, encode
 from fibackup.errors import FormatTooNewError, ManifestError, ParseError
 from fibackup.model.checks import UUID_PATTERN, matches
 from fibackup.model.journal import Merge, Removal
+from fibackup.model.linked import LinkedDisks
 from fibackup.model.point import Receipt, RestorePoint
 from fibackup.model.verification import VerificationRecord
 
 __all__ = [
     "MANIFEST_FORMAT",
     "StoreFile",
+    "parse_linked",
     "parse_manifest",
     "parse_merge",
     "parse_receipt",
     "parse_record",
     "parse_removal",
     "parse_store_file",
+    "render_linked",
     "render_manifest",
     "render_merge",
     "render_receipt",
@@ -185,6 +188,43 @@ def parse_record(text: str | bytes, *, path: str | None = None) -> VerificationR
         docs/schema/record.schema.json.
     """
     return _parse(VerificationRecord, "record", text, path)
+
+
+def render_linked(linked: LinkedDisks) -> str:
+    """
+    Return the list of the linked disks of a domain's points.
+
+    Args:
+        linked: The disks.
+
+    Returns:
+        JSON in ASCII, indented, with a newline at the end.
+
+    Source:
+        docs/schema/linked.schema.json.
+    """
+    return _render("linked", encode(linked))
+
+
+def parse_linked(text: str | bytes, *, path: str | None = None) -> LinkedDisks:
+    """
+    Return the linked disks of a domain's points.
+
+    Args:
+        text: The file, whole.
+        path: Where it was read, for errors.
+
+    Returns:
+        The disks, equal to those that were rendered.
+
+    Raises:
+        FormatTooNewError: Written by a newer fibackup. Nothing was touched.
+        ManifestError: Damaged. Nothing was touched.
+
+    Source:
+        docs/schema/linked.schema.json.
+    """
+    return _parse(LinkedDisks, "linked", text, path)
 
 
 def render_removal(removal: Removal) -> str:

@@ -13,19 +13,21 @@ the kept point above takes them over, and they are merged when that costs no mor
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from datetime import datetime
+from types import MappingProxyType
 
 from attrs import evolve
 
 from fibackup.errors import ManifestError, NoSuchPointError
 from fibackup.model.point import Consistency, DiskKind, History, PointDisk, RestorePoint
-from fibackup.plan.continuity import damaged_seals
+from fibackup.plan.continuity import damaged_records
 from fibackup.plan.forest import Forest, forests
 from fibackup.plan.merge import plan_merges
 from fibackup.plan.prune_steps import READERS_SECONDS, DropPoints, MergeImages
 from fibackup.plan.retention import NOTHING_KEEPS_IT, PointVerdict, RetentionPolicy, choose_points
 from fibackup.plan.steps import Expectation, Plan, Step
+from fibackup.plan.verify_steps import ExpectedHeader, FileToVerify, VerifyFiles
 
 __all__ = ["plan_prune"]
 
@@ -36,7 +38,7 @@ def plan_prune(
     *,
     now: datetime,
     wait_seconds: float = READERS_SECONDS,
-    in_use: Collection[str] = (),
+    in_use: Mapping[str, str] = MappingProxyType({}),
 ) -> Plan:
     """
     Plan to drop the points that a policy does not keep.
@@ -46,8 +48,8 @@ def plan_prune(
         policy: What is kept.
         now: The time, aware; points from the future are not touched.
         wait_seconds: How long the run waits for those who read the domain's points.
-        in_use: Images that a process has open, as `Store.images_in_use` has them: a domain may run
-            on a linked disk over them. Their points are kept, and none of them is merged away.
+        in_use: Images that a process has open or a linked disk lies on, and why, as
+            `Store.images_in_use` has them. Their points are kept, and none of them is merged away.
 
     Returns:
         The plan, with a verdict on every point; without steps when there is nothing to do. Every
@@ -73,8 +75,7 @@ def plan_prune(
         verdict.point: [*verdict.reasons] if verdict.kept else []
         for verdict in choose_points(history, policy, now=now)
     }
-    used = frozenset(in_use)
-    waiting = _keep_what_is_open(history, used, reasons)
+    waiting = _keep_what_is_used(history, in_use, reasons)
     _keep_what_carries(history, woods, reasons)
     heirs, gone = _outcome(history, woods, reasons)
     steps: tuple[Step, ...] = ()
@@ -89,8 +90,9 @@ def plan_prune(
                 wait_seconds=wait_seconds,
             ),
         )
-    merges, later = _merges(history, heirs, used, wait_seconds)
-    steps += merges
+    merges, later = _merges(history, heirs, frozenset(in_use), wait_seconds)
+    if merges:  # what is wrong shows before anything goes
+        steps = (VerifyFiles(tuple(_inputs(merges)), run=0), *steps, *merges)
     newest = history.points[-1]
     return Plan(
         verb="prune",
@@ -112,7 +114,7 @@ def plan_prune(
             )
             for point in history.points
         ),
-        warnings=(*damaged_seals(history), *_say_what_waits(waiting | later)),
+        warnings=(*damaged_records(history), *_say_what_waits(waiting | later, in_use)),
     )
 
 
@@ -128,28 +130,29 @@ def _outcome(
     return heirs, _files(dropped, heirs)
 
 
-def _keep_what_is_open(
-    history: History, used: frozenset[str], reasons: dict[str, list[str]]
+def _keep_what_is_used(
+    history: History, used: Mapping[str, str], reasons: dict[str, list[str]]
 ) -> frozenset[str]:
-    """Add reasons to the points whose images a process has open; return those of them that wait."""
+    """Add reasons to the points whose images are in use; return those of them that wait."""
     waiting: set[str] = set()
     for point in history.points if used else ():
         own = {f"{disk.target}/{image.name}" for disk in point.disks for image in disk.images}
-        if own & used and not reasons[point.id]:
-            reasons[point.id].append(f"a process has {min(own & used)} open")
-            waiting |= own & used
+        if own & used.keys() and not reasons[point.id]:
+            file = min(own & used.keys())
+            reasons[point.id].append(f"{file}: {used[file]}")
+            waiting |= own & used.keys()
     return frozenset(waiting)
 
 
-def _say_what_waits(files: frozenset[str]) -> tuple[str, ...]:
+def _say_what_waits(files: frozenset[str], used: Mapping[str, str]) -> tuple[str, ...]:
     """Return the warning that images which are in use cannot go yet."""
     if not files:
         return ()
-    more = f" and {len(files) - 1} more" if len(files) > 1 else ""
+    first = min(files)
+    more = f", nor {len(files) - 1} more" if len(files) > 1 else ""
     warning = (
-        f"{min(files)}{more} cannot go yet: a process has what lies there open, such as a domain "
-        "that runs on a linked disk. Give that a disk of its own before it is shut down (virsh "
-        "blockpull DOMAIN DISK --wait): of a domain that is off a prune knows nothing"
+        f"{first} cannot go yet{more}: {used[first]}. Give the domain on it a disk of its own: "
+        'virsh blockpull DOMAIN DISK --wait while it runs, qemu-img rebase -b "" while it is off'
     )
     return (warning,)
 
@@ -174,6 +177,15 @@ def _merges(
         return due, frozenset()
     possible = plan_merges(history, heirs, woods, live, in_use=used, wait_seconds=wait_seconds)
     return possible, (_taken(due) - _taken(possible)) & used
+
+
+def _inputs(merges: Iterable[MergeImages]) -> Iterator[FileToVerify]:
+    """Return the images that are going to be merged, to be read before."""
+    for merge in merges:
+        for image in merge.images:
+            header = ExpectedHeader(image.backing, image.virtual_size_bytes)
+            file = f"{merge.target}/{image.name}"
+            yield FileToVerify(file, image.size_bytes, image.sha256, header, read=True)
 
 
 def _taken(merges: Iterable[MergeImages]) -> frozenset[str]:

@@ -101,7 +101,7 @@ class CopyStored:
 @frozen
 class CreateLinked:
     """
-    Make an overlay on the store's own image of a disk; the store stays as it is.
+    Make an overlay on the store's own image of a disk; that stays as it is.
 
     Attributes:
         target: The disk.

@@ -40,6 +40,7 @@ __all__ = ["Verified", "ages_in", "found_wrong", "judge", "last_verified"]
 
 _OF_THE_STORE = frozenset(
     {
+        "linked.json",
         "lock",
         "lock.readers",
         "lock.verified",

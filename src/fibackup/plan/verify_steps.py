@@ -54,7 +54,8 @@ class VerifyFiles:
 
     Attributes:
         files: The files; they are begun in this order.
-        run: Number of the verification, for the record.
+        run: Number of the verification, for the record; 0: the next one, where it is no
+            verification that is planned.
         rate_bytes: Bytes in a second that are read at most, 0 without a limit.
     """
 

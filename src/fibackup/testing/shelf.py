@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Iterable
+from collections.abc import Container, Iterable
 from datetime import datetime
 from pathlib import PurePosixPath
 
@@ -79,6 +79,9 @@ class Shelf:
     merge: tuple[Merge, KeptImage] | None = None
     written: bool = False
     in_use: frozenset[str] = frozenset()
+    linked: dict[PurePosixPath, tuple[str, ...]] = field(
+        factory=dict[PurePosixPath, tuple[str, ...]]
+    )
 
     def read(self, target: str, name: str | None) -> dict[int, int]:
         """Return what an image reads as, by the backing names in the images alone."""
@@ -113,11 +116,20 @@ class Shelf:
         if kept.sha256 != image.sha256:
             raise VerifyError(reason="the image is not what was recorded", path=image.name)
 
-    def refuse_open(self, files: Iterable[str]) -> None:
-        """Refuse to take away what a process has open."""
+    def used(self, there: Container[PurePosixPath]) -> dict[str, str]:
+        """Return the images that are in use, and why; of the overlays, those that are *there*."""
+        found = dict.fromkeys(self.in_use, "a process has it open")
+        for path, files in self.linked.items():
+            if path in there:
+                found |= dict.fromkeys(files, f"the linked disk {path} lies on it")
+        return found
+
+    def refuse_used(self, files: Iterable[str], there: Container[PurePosixPath]) -> None:
+        """Refuse to take away what is in use."""
+        used = self.used(there)
         for file in files:
-            if file in self.in_use:
-                raise DomainBusyError(reason="a process has the image open", path=file)
+            if file in used:
+                raise DomainBusyError(reason=used[file], path=file)
 
     # --- points ---------------------------------------------------------------------------------
 

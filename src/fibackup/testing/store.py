@@ -293,10 +293,10 @@ class FakeStore(Drawable):
         with self._host.call("read_record"):
             return self._shelf(uuid).record
 
-    def images_in_use(self, uuid: str) -> frozenset[str]:
+    def images_in_use(self, uuid: str) -> dict[str, str]:
         """See `PointStore.images_in_use`."""
         with self._host.call("images_in_use"):
-            return self._shelf(uuid).in_use
+            return self._shelf(uuid).used(self.restored)
 
     def survey(self, uuid: str) -> Survey:
         """See `PointStore.survey`."""
@@ -514,7 +514,7 @@ class FakeStore(Drawable):
         fault = misfit(step, self.read_history(uuid))
         if fault is not None:
             raise StalePlanError(reason=f"{fault}; plan again")
-        shelf.refuse_open(step.files)
+        shelf.refuse_used(step.files, self.restored)
         for point in step.heirs:
             with self._host.call("drop.heir"):
                 shelf.put_manifest(point)
@@ -556,7 +556,8 @@ class FakeStore(Drawable):
                 shelf.verify(step.target, image)
             new = shelf.gather(step)
             on_event(ImageCopied(step.target, new.record.name, new.record.size_bytes, "0" * 64))
-        shelf.refuse_open([f"{step.target}/{image.name}" for image in step.images[1:]])
+        goes = [f"{step.target}/{image.name}" for image in step.images[1:]]
+        shelf.refuse_used(goes, self.restored)
         with self._host.call("merge.intent"):
             images = (*own[:start], new.record, *own[start + len(step.images) :])
             merged = evolve(
@@ -615,8 +616,10 @@ class FakeStore(Drawable):
         with self._host.call("create_linked"):
             self._check_restore(uuid, step)
             cancel.check()
-            content = self._shelf(uuid).read(step.target, step.images[0].name)
-            self.restored[step.destination] = content
+            shelf = self._shelf(uuid)
+            self.restored[step.destination] = shelf.read(step.target, step.images[0].name)
+            files = tuple(f"{step.target}/{image.name}" for image in step.images)
+            shelf.linked[step.destination] = files
             return self._made(step, on_event, CLUSTER_BYTES)
 
     def _check_restore(self, uuid: str, step: DiskRestore) -> None:

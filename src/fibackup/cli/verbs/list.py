@@ -93,11 +93,14 @@ def _list(arguments: argparse.Namespace) -> int:
         else:
             histories = [find_history(store, arguments.domain)]
         listed = [fb.list_points(each, store.read_record(each.uuid)) for each in histories]
-    for history in histories:
+    for history in histories if not arguments.quiet else ():
         for file, reason in history.unreadable:
             warn(f"{file}: {reason}")
         if history.seals_fault is not None:
             warn(f"points.sha256: {history.seals_fault}; a point may be lost, and none can tell")
+        if history.record_fault is not None:
+            reason = f"verified.json: {history.record_fault}"
+            warn(f"{reason}; what was found wrong is forgotten: fibackup verify reads it again")
         for point in history.lost:
             warn(f"{point}.json: it is gone, and so is its point; fibackup verify tells more")
     if arguments.json:

@@ -1,0 +1,165 @@
+"""
+``linked.json``: the disks that restores have put on the images of a domain's points.
+
+::
+
+    restore --as linked    notes the overlay, then makes it
+    prune                  asks: is it still there, and does it lie on anything?
+                             yes, or of another machine, or it cannot be told    images stay
+                             no: removed, pulled local, replaced                 forgotten
+
+A domain that is off has nothing open, so that no lock tells of its disk.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Collection
+from contextlib import suppress
+from datetime import UTC, datetime
+from pathlib import PurePosixPath
+
+from attrs import evolve
+
+from fibackup.errors import DomainBusyError, FibackupError, ManifestError, ParseError
+from fibackup.host.copy_image import read_qcow2_head
+from fibackup.host.journals import LINKED_FILE, read_linked
+from fibackup.host.record import hold_record_lock, replace_record
+from fibackup.model.linked import LinkedDisk, LinkedDisks
+from fibackup.parse.manifest import render_linked
+from fibackup.plan.steps import CreateLinked
+
+__all__ = ["forget_independent", "linked_files", "note_linked", "refuse_linked"]
+
+_MACHINE_ID = "/etc/machine-id"
+
+
+def note_linked(step: CreateLinked, dir_fd: int) -> None:
+    """
+    Note, durably, that an overlay is about to be made.
+
+    Args:
+        step: The overlay, and the images under it.
+        dir_fd: The domain's directory.
+
+    Raises:
+        OSError: It cannot be written, as on a store that is mounted read-only.
+        ManifestError: What stands there already is damaged.
+    """
+    disk = LinkedDisk(
+        overlay=step.destination,
+        machine=_machine(),
+        device=_device_at(step.destination.parent) or 0,
+        target=step.target,
+        images=tuple(image.name for image in step.images),
+        time=datetime.now(UTC).replace(microsecond=0),
+    )
+    with hold_record_lock(dir_fd):
+        _write(read_linked(dir_fd).with_disk(disk), dir_fd)
+
+
+def linked_files(dir_fd: int) -> dict[str, str]:
+    """
+    Return the stored images that linked disks lie on, and of each in words which one.
+
+    Args:
+        dir_fd: The domain's directory.
+
+    Raises:
+        ManifestError: The list is damaged, so nobody can tell.
+    """
+    machine = _machine()
+    return {
+        file: _in_words(disk, machine)
+        for disk in read_linked(dir_fd).disks
+        if _is_linked(disk, machine)
+        for file in disk.files
+    }
+
+
+def refuse_linked(files: Collection[str], dir_fd: int) -> None:
+    """
+    Refuse to take away what a linked disk lies on.
+
+    Args:
+        files: The images that would go, such as ``"vda/20261124T040407Z.qcow2"``.
+        dir_fd: The domain's directory, whose readers are kept away.
+
+    Raises:
+        DomainBusyError: One lies on one of them.
+        ManifestError: The list is damaged, so nobody can tell.
+    """
+    for file, why in linked_files(dir_fd).items():
+        if file in files:
+            raise DomainBusyError(reason=why, path=file, remedy="plan again: its points stay")
+
+
+def forget_independent(dir_fd: int) -> None:
+    """
+    Forget the disks that are gone, or lie on nothing any more; a damaged list stays as it is.
+
+    Args:
+        dir_fd: The domain's directory, under the writer's lock, and without readers: one of them
+            may have noted what it is about to make.
+    """
+    with suppress(ManifestError):
+        found = read_linked(dir_fd)
+        machine = _machine()
+        gone = {disk for disk in found.disks if not _is_linked(disk, machine)}
+        if not gone:
+            return
+        with hold_record_lock(dir_fd):
+            left = tuple(disk for disk in read_linked(dir_fd).disks if disk not in gone)
+            if left:
+                _write(evolve(found, disks=left), dir_fd)
+            else:
+                os.unlink(LINKED_FILE, dir_fd=dir_fd)
+
+
+def _write(linked: LinkedDisks, dir_fd: int) -> None:
+    replace_record(LINKED_FILE, render_linked(linked), dir_fd)
+
+
+def _in_words(disk: LinkedDisk, machine: str) -> str:
+    where = "" if disk.machine == machine else ", made on another machine,"
+    return f"the linked disk {disk.overlay}{where} lies on it"
+
+
+def _is_linked(disk: LinkedDisk, machine: str) -> bool:
+    """Tell whether a disk may still lie on the store; a doubt counts as yes."""
+    if disk.machine != machine:
+        return True
+    try:
+        fd = os.open(disk.overlay, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
+    except (FileNotFoundError, NotADirectoryError):
+        return _device_at(disk.overlay.parent) != disk.device  # it is not mounted, perhaps
+    except OSError:
+        return True
+    try:
+        return read_qcow2_head(fd, str(disk.overlay))[0].backing_name is not None
+    except ParseError:  # something else has its name now
+        return False
+    except (OSError, FibackupError):
+        return True
+    finally:
+        os.close(fd)
+
+
+def _device_at(path: PurePosixPath) -> int | None:
+    """Return the file system of a directory, or of the nearest one above it that exists."""
+    for each in (path, *path.parents):
+        try:
+            return os.stat(each).st_dev
+        except (FileNotFoundError, NotADirectoryError):
+            continue
+        except OSError:
+            return None
+    return None
+
+
+def _machine() -> str:
+    """Return what tells this machine from others, as machine-id(5) says."""
+    with suppress(OSError, UnicodeDecodeError), open(_MACHINE_ID, encoding="ascii") as file:
+        if found := file.read(64).strip():
+            return found
+    return os.uname().nodename or "unknown"

@@ -1,0 +1,81 @@
+"""
+Which restored disks lie on the images of a store.
+
+::
+
+    /images/now/vda.qcow2 --backing file--> STORE/web1-UUID/vda/20261124T040407Z.qcow2 <- ...
+             |                                                     ^
+             `------ LinkedDisk: a prune asks for it --------------'  and leaves these images
+"""
+
+from __future__ import annotations
+
+from datetime import datetime
+from pathlib import PurePosixPath
+
+from attrs import evolve, field, frozen
+
+from fibackup.errors import ModelError
+from fibackup.model.checks import absolute, non_negative, one_line, target_name
+from fibackup.model.point import is_point_id
+
+__all__ = ["LinkedDisk", "LinkedDisks"]
+
+
+@frozen
+class LinkedDisk:
+    """
+    An overlay that a restore has made on stored images.
+
+    Attributes:
+        overlay: Its path on the machine that made it.
+        machine: That machine, ``/etc/machine-id``, or its node name when there is none.
+        device: Number of the file system of its directory, ``st_dev``.
+        target: The disk, such as ``"vda"``.
+        images: Names of all stored images under it, the one that it lies on first.
+        time: When it was made, aware.
+    """
+
+    overlay: PurePosixPath = field(validator=absolute)
+    machine: str = field(validator=one_line)
+    device: int = field(validator=non_negative)
+    target: str = field(validator=target_name)
+    images: tuple[str, ...]
+    time: datetime
+
+    def __attrs_post_init__(self) -> None:
+        """Refuse names that are not those of images of points."""
+        for name in self.images:
+            if "/" in name or not is_point_id(name[:16]):
+                raise ModelError(reason=f"{name!r} is not an image of a restore point")
+
+    @property
+    def files(self) -> tuple[str, ...]:
+        """The images, in the domain's directory: ``"vda/20261124T040407Z.qcow2"``."""
+        return tuple(f"{self.target}/{name}" for name in self.images)
+
+
+@frozen
+class LinkedDisks:
+    """
+    All that is known of a domain's linked disks, those that are gone by now among them.
+
+    Attributes:
+        disks: In the order in which they were made.
+    """
+
+    disks: tuple[LinkedDisk, ...] = ()
+
+    def with_disk(self, disk: LinkedDisk) -> LinkedDisks:
+        """
+        Return them with one more, in place of an older one of the same path and machine.
+
+        Args:
+            disk: The new one.
+
+        Source:
+            docs/store-format.md, ``linked.json``.
+        """
+        place = (disk.machine, disk.overlay)
+        others = (each for each in self.disks if (each.machine, each.overlay) != place)
+        return evolve(self, disks=(*others, disk))

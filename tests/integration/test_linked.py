@@ -1,0 +1,174 @@
+"""Disks that lie on the images of a store, while nobody has them open."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from datetime import UTC, datetime, timedelta
+from pathlib import Path, PurePosixPath
+from typing import Any
+
+import pytest
+from attrs import evolve
+from jsonschema import Draft202012Validator
+
+from fibackup import (
+    BackupPolicy,
+    Executor,
+    LibvirtHost,
+    ManifestError,
+    Report,
+    RestoreForm,
+    RetentionPolicy,
+    Store,
+    plan_backup,
+    plan_prune,
+    plan_restore,
+    plan_verify,
+)
+from fibackup.host.files import open_directory
+from fibackup.host.linked import forget_independent
+from fibackup.model.linked import LinkedDisks
+from fibackup.parse.manifest import parse_linked, render_linked
+from hypervisor import MIB, BlockDomain, MakeBlockDomain, differences
+from hypervisor.host import run
+
+pytestmark = pytest.mark.libvirt
+
+SCHEMA = Path(__file__).parents[2] / "docs" / "schema" / "linked.schema.json"
+
+
+class Rig:
+    """Four points of a disk, and an overlay on the second."""
+
+    def __init__(self, domain: BlockDomain, host: LibvirtHost, store: Store, place: Path) -> None:
+        """Take the points, and bring one back."""
+        self.uuid, self.store, self.host = domain.uuid, store, host
+        self.ids: list[str] = []
+        for number in range(4):
+            domain.write("vda", number * MIB, MIB, number + 1)
+            if number == 1:
+                self.reference = domain.reference("vda", "second")
+            self.take()
+        [self.directory] = Path(store.path).glob(f"*{self.uuid}")
+        self.list = self.directory / "linked.json"
+        self.report = self.link(place / "linked")
+        self.overlay = Path(self.report.restored[0].path)
+
+    def take(self) -> None:
+        """Take a point."""
+        plan = plan_backup(
+            self.host.read_domain(self.uuid),
+            self.store.read_history(self.uuid),
+            now=datetime.now(UTC),
+            policy=BackupPolicy(allow_paused=True),
+        )
+        Executor(self.host, self.store).run(plan)
+        self.ids.append(plan.point)
+
+    def link(self, into: Path) -> Report:
+        """Restore the second point."""
+        history = self.store.read_history(self.uuid)
+        where = PurePosixPath(into)
+        plan = plan_restore(history, self.ids[1], into=where, form=RestoreForm.LINKED)
+        return Executor(None, self.store).run(plan)
+
+    def prune(self) -> list[str]:
+        """Keep the newest point, and what is in use; return what is left."""
+        history, used = self.store.read_history(self.uuid), self.store.images_in_use(self.uuid)
+        tomorrow = datetime.now(UTC) + timedelta(days=1)
+        plan = plan_prune(history, RetentionPolicy(keep_last=1), now=tomorrow, in_use=used)
+        Executor(None, self.store).run(plan)
+        return [point.id for point in self.store.read_history(self.uuid).points]
+
+    def note(self) -> LinkedDisks:
+        """Return what is noted."""
+        return parse_linked(self.list.read_bytes())
+
+    def faults(self) -> list[str]:
+        """Verify; return the files that are wrong, and those that nobody knows."""
+        survey = self.store.survey(self.uuid)
+        plan = plan_verify(survey, now=datetime.now(UTC))
+        found = Executor(None, self.store).run(plan).verification
+        assert found is not None
+        return [*(fault.file for fault in found.faults), *(file for file, _ in found.strangers)]
+
+
+@pytest.fixture
+def rig(block_domain: MakeBlockDomain, host: LibvirtHost, store: Store, tmp_path: Path) -> Rig:
+    """Give points and an overlay."""
+    return Rig(block_domain(), host, store, tmp_path)
+
+
+def test_its_images_stay_and_it_reads_as_before(rig: Rig) -> None:
+    """The list of linked disks is as its schema says, and nothing that a verification minds."""
+    assert rig.report.warnings == rig.report.plan.warnings
+    validator: Any = Draft202012Validator(json.loads(SCHEMA.read_text()))
+    assert list(validator.iter_errors(json.loads(rig.list.read_bytes()))) == []
+    assert rig.list.stat().st_mode & 0o777 == 0o600
+    assert rig.faults() == []
+    assert rig.prune() == [rig.ids[0], rig.ids[1], rig.ids[3]]
+    assert differences(rig.overlay, "qcow2", rig.reference) == ""
+    run("qemu-img", "check", "-q", rig.overlay)
+
+
+def _rebase(rig: Rig) -> None:
+    run("qemu-img", "rebase", "-f", "qcow2", "-b", "", rig.overlay)
+
+
+def _put_raw(rig: Rig) -> None:
+    rig.overlay.write_bytes(bytes(MIB))
+
+
+def _remove_directory(rig: Rig) -> None:
+    rig.overlay.unlink()
+    rig.overlay.parent.rmdir()
+
+
+@pytest.mark.parametrize("act", [_rebase, _put_raw, _remove_directory])
+def test_its_images_go_when_it_needs_them_no_more(rig: Rig, act: Callable[[Rig], None]) -> None:
+    """Pulled local, replaced or removed; then it is forgotten."""
+    act(rig)
+    assert rig.store.images_in_use(rig.uuid) == {}
+    assert rig.list.exists()
+    assert rig.prune() == rig.ids[3:]
+    assert not rig.list.exists()
+
+
+@pytest.mark.parametrize("change", [{"machine": "another"}, {"device": 1}])
+def test_its_images_stay_while_nobody_can_tell(rig: Rig, change: dict[str, Any]) -> None:
+    """It was made elsewhere, or its file system may not be mounted."""
+    [disk] = rig.note().disks
+    rig.list.write_text(render_linked(LinkedDisks((evolve(disk, **change),))))
+    rig.overlay.unlink()
+    assert rig.prune() == [rig.ids[0], rig.ids[1], rig.ids[3]]
+    assert [str(rig.overlay) in why for why in rig.store.images_in_use(rig.uuid).values()]
+    assert rig.note().disks
+
+
+def test_others_are_remembered_when_one_is_forgotten(rig: Rig, tmp_path: Path) -> None:
+    """And one that is made again under its old name stands there once."""
+    other = Path(rig.link(tmp_path / "other").restored[0].path)
+    rig.overlay.unlink()
+    assert [disk.overlay.parent.name for disk in rig.note().disks] == ["linked", "other"]
+    with open_directory(str(rig.directory)) as fd:
+        forget_independent(fd)
+    assert [str(disk.overlay) for disk in rig.note().disks] == [str(other)]
+    other.unlink()
+    rig.link(other.parent)
+    assert [str(disk.overlay) for disk in rig.note().disks] == [str(other)]
+
+
+def test_a_damaged_list_ends_a_prune_and_nothing_else(rig: Rig, tmp_path: Path) -> None:
+    """Nobody can tell what lies on the store; a verification names it."""
+    rig.list.write_text(rig.list.read_text().replace("linked/vda", "linked/vdb"))
+    with pytest.raises(ManifestError, match="checksum"):
+        rig.prune()
+    assert rig.faults() == ["linked.json"]
+    rig.take()
+    report = rig.link(tmp_path / "another")
+    [warning] = set(report.warnings) - set(report.plan.warnings)
+    assert "cannot note that" in warning
+    assert differences(Path(report.restored[0].path), "qcow2", rig.reference) == ""
+    rig.list.unlink()
+    assert rig.prune() == rig.ids[4:]
