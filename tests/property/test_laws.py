@@ -11,7 +11,7 @@ The laws of a backup, over histories that nobody would write by hand.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from datetime import UTC, datetime, timedelta
 from pathlib import PurePosixPath
@@ -27,6 +27,7 @@ from fibackup.host.events import CopyProgress, Event
 from fibackup.host.executor import Executor
 from fibackup.model.chain import Image
 from fibackup.model.point import History, format_point_id, parse_point_id
+from fibackup.model.verification import FaultKind
 from fibackup.plan.backup import plan_backup
 from fibackup.plan.consolidate import ConsolidationPolicy, Method, plan_consolidation
 from fibackup.plan.outlook import foresee
@@ -34,9 +35,11 @@ from fibackup.plan.policy import BackupPolicy, Quiesce
 from fibackup.plan.prune import plan_prune
 from fibackup.plan.recover import plan_recovery
 from fibackup.plan.report import Report
+from fibackup.plan.restore import RestoreForm, plan_restore
 from fibackup.plan.retention import RetentionPolicy
 from fibackup.plan.steps import CopyImage, DeleteOverlays, EachDisk, FinishBlockJob, Plan
-from fibackup.testing import CLUSTER_BYTES, AgentState, FakeHost, FakeStore
+from fibackup.plan.verify import VerifyPolicy, plan_verify
+from fibackup.testing import CLUSTER_BYTES, AgentState, Content, FakeHost, FakeStore
 
 pytestmark = pytest.mark.property
 
@@ -71,6 +74,12 @@ class World:
             FakeStore(self.host, uuid=uuid, path=f"/backup{number}")
             for number, uuid in enumerate(STORES)
         )
+        self.had: dict[tuple[int, str], Mapping[str, Content]] = {}
+        self.off_images: set[tuple[PurePosixPath, str, str]] = set()
+        self.links: dict[PurePosixPath, tuple[int, str, tuple[str, ...]]] = {}
+        self.lost: tuple[set[tuple[str, str]], ...] = (set(), set())
+        self.rotten: set[tuple[int, str, str]] = set()
+        self.known_rotten: set[tuple[int, str, str]] = set()
         for store in self.stores:
             store.while_copying = lambda step, store=store: self._not_copied_before(store, step)
 
@@ -94,24 +103,32 @@ class World:
         history = self.stores[store].read_history(self.uuid)
         for disk in history.point(plan.point).disks:
             assert _is_whole(history, plan.point, disk.target)
+            found = self._rotten_under(store, history, plan.point, disk.target)
+            assert not found & self.known_rotten, (plan.point, disk.target)
         return report
 
     def backup(
         self, store: int = 0, policy: BackupPolicy | None = None, fault: Fault | None = None
     ) -> Report | None:
         """Plan and run; None when it failed, as it may only with a fault."""
-        begin = len(self.host.calls)
+        had = {target: self.host.guest_sees(DOMAIN, target) for target in self._targets()}
+        begin, moments = len(self.host.calls), len(self.host.moments)
         frozen_before = self.host.is_frozen(DOMAIN)
+        point = ""
         if fault is not None:
             self.host.fail_at(fault.at, fault.error, after=fault.after, lasting=fault.lasting)
         try:
-            return self.run(self.plan(store, policy), store)
+            plan = self.plan(store, policy)
+            point = plan.point
+            return self.run(plan, store)
         except (FibackupError, KeyboardInterrupt):
             if fault is None:
                 raise
             return None
         finally:
             self.host.heal()
+            taken = self.host.moments[moments:]  # none while the domain is off
+            self.had[store, point] = taken[-1].disks if taken else had
             if not frozen_before:
                 self._no_guest_is_left_frozen(begin, fault)
 
@@ -181,15 +198,17 @@ class World:
         protect = (history.points[protected % len(history.points)].id,)
         try:
             policy = RetentionPolicy(keep_last=keep_last, protect=protect)
-            plan = plan_prune(history, policy, now=self.host.now + timedelta(days=1))
+            used = shelf.images_in_use(self.uuid)
+            tomorrow = self.host.now + timedelta(days=1)
+            plan = plan_prune(history, policy, now=tomorrow, in_use=used)
         except (ManifestError, VerifyError):  # refused
             return
         if fault is not None:
             self.host.fail_at(fault.at, fault.error, after=fault.after, lasting=fault.lasting)
         try:
             Executor(None, shelf).run(plan)
-        except (FibackupError, KeyboardInterrupt):
-            if fault is None:
+        except (FibackupError, KeyboardInterrupt) as error:
+            if fault is None and not (self.rotten and "not what was recorded" in str(error)):
                 raise
         finally:
             self.host.heal()
@@ -198,6 +217,86 @@ class World:
             for disk in point.disks:
                 was = _is_whole(history, point.id, disk.target)
                 assert _is_whole(after, point.id, disk.target) == was, (point.id, disk.target)
+
+    def link(self, store: int, which: int, target: str) -> None:
+        """Bring a disk of a point back as an overlay, whose domain is off from now on."""
+        shelf = self.stores[store]
+        history = shelf.read_history(self.uuid)
+        if not history.points:
+            return
+        point = history.points[which % len(history.points)].id
+        into = PurePosixPath(f"/linked/{len(self.links)}")
+        try:
+            plan = plan_restore(history, point, into=into, disks=(target,), form=RestoreForm.LINKED)
+            [image] = Executor(None, shelf).run(plan).restored
+        except FibackupError:  # no such disk, or what it needs is damaged
+            return
+        names = tuple(image.name for image in history.images(point, target))
+        self.links[image.path] = store, target, names
+
+    def unlink(self, which: int) -> None:
+        """Remove an overlay, or pull it local."""
+        if self.links:
+            path = sorted(self.links)[which % len(self.links)]
+            store, _, _ = self.links.pop(path)
+            self.stores[store].discard(path, 1)
+
+    def every_linked_disk_has_its_images(self) -> None:
+        """Law (j): under their names, what nobody has damaged or taken away by hand."""
+        for path, (store, target, names) in self.links.items():
+            there = {name for each, name in self.stores[store].image_names(self.uuid)}
+            by_hand = {name for each, name in self.lost[store] if each == target}
+            rotten = {name for each, of, name in self.rotten if (each, of) == (store, target)}
+            assert set(names) <= there | by_hand, path
+            if not (by_hand | rotten) & set(names):
+                found = self.stores[store]._shelf(self.uuid).read(target, names[0])
+                assert found == self.stores[store].restored[path], path
+
+    def rot(self, store: int, which: int) -> None:
+        """Flip bits of a stored image; nobody knows of it."""
+        names = self.stores[store].image_names(self.uuid)
+        if names:
+            target, name = names[which % len(names)]
+            self.stores[store].damage(self.uuid, target, name)
+            self.rotten.add((store, target, name))
+
+    def verify(self, store: int, *, deep: bool, fault: Fault | None = None) -> None:
+        """Verify; what is rotten is found, and nothing else is called so."""
+        if fault is not None:
+            self.host.fail_at(fault.at, fault.error, after=fault.after, lasting=fault.lasting)
+        try:
+            survey = self.stores[store].survey(self.uuid)
+            plan = plan_verify(survey, now=self.host.now, policy=VerifyPolicy(deep=deep))
+            report = Executor(None, self.stores[store]).run(plan)
+        except (FibackupError, KeyboardInterrupt):
+            if fault is None:
+                raise
+            return
+        finally:
+            self.host.heal()
+        found = report.verification
+        assert found is not None
+        history = self.stores[store].read_history(self.uuid)
+        rotten = {each for each in self.rotten if each[0] == store}
+        named = {f"{d.target}/{i.name}" for p in history.points for d in p.disks for i in d.images}
+        there = {f"{target}/{name}" for _, target, name in rotten} & named - history.damaged
+        wrong = {each.file for each in found.faults if each.kind is FaultKind.SHA256}
+        assert wrong == there
+        assert history.found_wrong >= there
+        self.known_rotten |= {each for each in rotten if f"{each[1]}/{each[2]}" in there}
+        for point in history.points:
+            whole = all(
+                _is_whole(history, point.id, disk.target)
+                and not self._rotten_under(store, history, point.id, disk.target)
+                for disk in point.disks
+            )
+            assert (point.id in found.whole) == whole, point.id
+
+    def _rotten_under(
+        self, store: int, history: History, point: str, target: str
+    ) -> set[tuple[int, str, str]]:
+        images = history.images(point, target)
+        return {(store, target, image.name) for image in images} & self.rotten
 
     def finish(self, store: int = 0) -> None:
         """Recover from whatever there was: plan again, finish, and need one copy for each disk."""
@@ -211,14 +310,16 @@ class World:
 
     def every_point_reads_as_the_guest_did(self) -> None:
         """Law (d): each disk of each published point holds what it held at the snapshot."""
-        for store in self.stores:
+        for number, store in enumerate(self.stores):
             history = store.read_history(self.uuid)
             for point in history.points:
-                moment = self.host.moment(self.uuid, point.id)
+                had = self.had[number, point.id]
                 for disk in point.disks:
-                    if _is_whole(history, point.id, disk.target):
+                    if not _is_whole(history, point.id, disk.target):
+                        continue
+                    if not self._rotten_under(number, history, point.id, disk.target):
                         found = store.restore(self.uuid, point.id, disk.target)
-                        assert found == moment.disks[disk.target], (point.id, disk)
+                        assert found == had[disk.target], (point.id, disk)
 
     def _every_backing_is_stored(self, plan: Plan, store: int) -> None:
         """Law (a) and (b): at every prefix of the plan, and no name twice."""
@@ -234,6 +335,7 @@ class World:
         for target, name in store.image_names(self.uuid):
             record = store.stored(self.uuid, target, name)
             known = (target, name) in store._shelf(self.uuid).receipts
+            known = known and (store.path, target, name) not in self.off_images
             same = (target, record.source.path) == (step.target, str(step.source))
             same = same and record.source.identity == identity and record.backing == step.backing
             assert not (same and known), f"{step.source} is copied again"
@@ -514,6 +616,37 @@ class Histories(RuleBasedStateMachine):
         """Points go and images are merged, or something fails."""
         self.world.prune(store, keep_last, protected, fault)
 
+    @rule(store=stores, policy=policies, fault=faults)
+    def backup_while_off(self, store: int, policy: BackupPolicy, fault: Fault | None) -> None:
+        """A backup of the domain while it is off runs, or fails somewhere."""
+        self.host.shut_off(DOMAIN)
+        self.world.backup(store, policy, fault)
+        self.host.now += timedelta(seconds=1)
+        self.host.start(DOMAIN)
+        shelf = self.world.stores[store]
+        names = shelf.image_names(self.world.uuid)
+        self.world.off_images.update((shelf.path, target, name) for target, name in names)
+
+    @rule(store=stores, which=st.integers(0, 9), target_=targets)
+    def linked_restore(self, store: int, which: int, target_: str) -> None:
+        """A disk comes back as an overlay on the store."""
+        self.world.link(store, which, target_)
+
+    @rule(which=st.integers(0, 9))
+    def linked_disk_goes(self, which: int) -> None:
+        """Such a disk is removed, or pulled local."""
+        self.world.unlink(which)
+
+    @rule(store=stores, which=st.integers(0, 30))
+    def store_rots(self, store: int, which: int) -> None:
+        """Bits of a stored image flip."""
+        self.world.rot(store, which)
+
+    @rule(store=stores, deep=st.booleans(), fault=faults)
+    def verify(self, store: int, deep: bool, fault: Fault | None) -> None:  # noqa: FBT001
+        """A verification runs, or fails somewhere."""
+        self.world.verify(store, deep=deep, fault=fault)
+
     @precondition(lambda self: not self.thawed())
     @rule()
     def thaw(self) -> None:
@@ -584,9 +717,10 @@ class Histories(RuleBasedStateMachine):
         """A store loses the image of a disk in its newest point."""
         history = self.world.stores[store].read_history(self.world.uuid)
         for disk in history.latest.disks if history.latest else ():
-            name = f"{disk.target}/{disk.images[0].name}"
-            if disk.target == target_ and name not in history.damaged:
-                self.world.stores[store].lose(self.world.uuid, target_, disk.images[0].name)
+            for image in disk.images[:1]:  # none, when nothing was written while it was off
+                if disk.target == target_ and f"{target_}/{image.name}" not in history.damaged:
+                    self.world.stores[store].lose(self.world.uuid, target_, image.name)
+                    self.world.lost[store].add((target_, image.name))
 
     @rule(target_=targets)
     def disk_leaves_and_comes_back(self, target_: str) -> None:
@@ -599,6 +733,11 @@ class Histories(RuleBasedStateMachine):
     def points_read_as_the_guest_did(self) -> None:
         """Law (d), after every act."""
         self.world.every_point_reads_as_the_guest_did()
+
+    @invariant()
+    def linked_disks_have_their_images(self) -> None:
+        """Law (j), after every act."""
+        self.world.every_linked_disk_has_its_images()
 
     def teardown(self) -> None:
         """In the end, both stores can be brought up to date."""
