@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
 from pathlib import Path, PurePosixPath
@@ -120,12 +121,17 @@ def _put_raw(rig: Rig) -> None:
     rig.overlay.write_bytes(bytes(MIB))
 
 
+def _put_fifo(rig: Rig) -> None:
+    rig.overlay.unlink()
+    os.mkfifo(rig.overlay)
+
+
 def _remove_directory(rig: Rig) -> None:
     rig.overlay.unlink()
     rig.overlay.parent.rmdir()
 
 
-@pytest.mark.parametrize("act", [_rebase, _put_raw, _remove_directory])
+@pytest.mark.parametrize("act", [_rebase, _put_raw, _put_fifo, _remove_directory])
 def test_its_images_go_when_it_needs_them_no_more(rig: Rig, act: Callable[[Rig], None]) -> None:
     """Pulled local, replaced or removed; then it is forgotten."""
     act(rig)

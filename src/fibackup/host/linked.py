@@ -14,6 +14,7 @@ A domain that is off has nothing open, so that no lock tells of its disk.
 from __future__ import annotations
 
 import os
+import stat
 from collections.abc import Collection
 from contextlib import suppress
 from datetime import UTC, datetime
@@ -130,6 +131,8 @@ def _is_linked(disk: LinkedDisk, machine: str) -> bool:
     if disk.machine != machine:
         return True
     try:
+        if not stat.S_ISREG(os.stat(disk.overlay).st_mode):  # to open a device may do something
+            return False
         fd = os.open(disk.overlay, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
     except (FileNotFoundError, NotADirectoryError):
         return _device_at(disk.overlay.parent) != disk.device  # it is not mounted, perhaps
