@@ -53,6 +53,10 @@ web1 runs, with vda (qcow2) and vdb (raw), and writes all the time. In another t
   {fibackup} restore --store {place}/store web1 --define web2 --into {place}/web2 --foreign drop
   {fibackup} doctor --store {place}/store
 
+What libvirt keeps for itself, such as NVRAM and the state of a TPM, only its own mounts show:
+
+  nsenter -t $(cat {root}/libvirtd.pid) -m {fibackup} backup --store {place}/store web1
+
 Ctrl-C ends the guest and the daemon, and removes {root} with all that is in it."""
 
 

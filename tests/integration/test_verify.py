@@ -265,7 +265,9 @@ def test_a_damaged_journal_is_named(copy: Copy) -> None:
     (fault,) = result["verification"]["faults"]
     assert (fault["kind"], fault["file"], fault["points"]) == ("journal", "merge.json", [])
     assert "nothing is pruned while it is there" in fault["reason"]
-    assert run_cli("prune", "--store", copy.root, "--keep-last", "1", "web1").returncode == 12
+    for words in (("web1",), ("-n", "web1")):
+        assert run_cli("prune", "--store", copy.root, "--keep-last", "1", *words).returncode == 12
+    assert "warning: merge.json: " in run_cli("list", "--store", copy.root).stderr
     copy.file("merge.json").unlink()
     copy.verify(code=0)
 

@@ -656,6 +656,12 @@ def test_a_journal_whose_image_is_nowhere_says_nothing() -> None:
     assert as_merged(before, merge, {}) == before
 
 
+def test_nothing_is_planned_while_a_journal_is_damaged() -> None:
+    """Nobody can tell what was about to be merged."""
+    with pytest.raises(ManifestError, match=r"merge\.json is damaged"):
+        plan(evolve(chain(2), journal_fault="not JSON"))
+
+
 def test_a_record_that_is_damaged_is_told() -> None:
     """What was found wrong is forgotten with it, and the plan builds upon it again."""
     history = evolve(chain(2), record_fault="not JSON")

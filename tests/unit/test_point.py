@@ -333,6 +333,8 @@ def test_the_next_place_in_the_order_leaves_room_for_damaged_points() -> None:
     damaged = evolve(history(point(FIRST)), unreadable=(("x.json", "damaged"),))
     assert damaged.next_sequence == 3
     assert evolve(damaged, lost=("20261125T040407Z",)).next_sequence == 4
+    orphans = frozenset({"vda/20261126T040407Z.qcow2", "vdb/20261126T040407Z-1.qcow2"})
+    assert evolve(damaged, orphans=orphans).next_sequence == 4
 
 
 def test_a_point_whose_manifest_is_gone_is_told_from_one_that_never_was() -> None:

@@ -110,8 +110,12 @@ def _history(
     sizes = {each: _disk_files(fd, each) for each in inside}
     points = manifests.points
     leaving: set[str] = set()
-    with suppress(ManifestError):  # of a damaged journal nothing is known
+    journal_fault = None
+    try:
         merge = read_merge(fd)
+    except ManifestError as error:
+        journal_fault = error.reason
+    else:
         if merge is not None:
             points = as_merged(points, merge, sizes.get(merge.target, {}))
             leaving.update(f"{merge.target}/{name}" for name in merge.gone)
@@ -147,6 +151,7 @@ def _history(
             if is_stored_image(file) and file + RECEIPT not in there
         ),
         seals_fault=manifests.seals_fault,
+        journal_fault=journal_fault,
         unreadable=manifests.unreadable,
         lost=manifests.lost,
         protected=frozenset(

@@ -165,6 +165,7 @@ def served(path: PurePosixPath, image_format: str, cancel: CancelToken) -> Gener
                     resource.prlimit(child.pid, resource.RLIMIT_NOFILE, (_NOFILE, _NOFILE))
                     resource.prlimit(child.pid, resource.RLIMIT_CORE, (0, 0))
                 with _connected(name, child, cancel) as stream:
+                    shutil.rmtree(directory, ignore_errors=True)  # nobody else is to come
                     yield NbdClient(stream)
             except CancelledError:
                 raise

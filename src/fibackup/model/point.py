@@ -450,6 +450,8 @@ class History(Drawable):
             whether a point is *lost*.
         record_fault: What is wrong with the record of verifications, or None: what was
             *found_wrong* is forgotten.
+        journal_fault: What is wrong with the journal of a merge that was interrupted, or None:
+            nothing is pruned until it is gone.
         protected: Ids of points that no retention drops: each has a file ``<id>.protected``.
         compress: True: new points are compressed unless the caller says otherwise, because the
             store has a file ``compress``.
@@ -472,6 +474,7 @@ class History(Drawable):
     orphans: frozenset[str] = frozenset()
     seals_fault: str | None = None
     record_fault: str | None = None
+    journal_fault: str | None = None
     _by_id: Mapping[str, RestorePoint] = _index()
     _stored: Mapping[str, Mapping[str, StoredImage]] = _index()
 
@@ -495,9 +498,11 @@ class History(Drawable):
 
     @property
     def next_sequence(self) -> int:
-        """The next point's place in the order; damaged and lost manifests keep theirs."""
+        """The next point's place in the order; those whose manifests may come back keep theirs."""
         last = self.points[-1].sequence if self.points else 0
-        return last + 1 + len(self.unreadable) + len(self.lost)
+        unknown = {*(file[:16] for file, _ in self.unreadable), *self.lost}
+        unknown.update(file.rpartition("/")[2][:16] for file in self.orphans)
+        return last + 1 + len(unknown)
 
     @property
     def latest(self) -> RestorePoint | None:

@@ -204,6 +204,11 @@ def _refuse_unknown(history: History) -> None:
             "needs: nothing is dropped until it is back, or taken away together with its line in "
             "points.sha256"
         )
+    elif history.journal_fault is not None:
+        reason = (
+            f"merge.json is damaged ({history.journal_fault}), and it cannot be told what a prune "
+            "was about to do: when fibackup verify says that every point is whole, remove it"
+        )
     elif history.orphans:
         reason = (
             f"{min(history.orphans)} is of no point, and no run has left it: the manifest of its "

@@ -98,6 +98,8 @@ def _list(arguments: argparse.Namespace) -> int:
             warn(f"{file}: {reason}")
         if history.seals_fault is not None:
             warn(f"points.sha256: {history.seals_fault}; a point may be lost, and none can tell")
+        if history.journal_fault is not None:
+            warn(f"merge.json: {history.journal_fault}; nothing is pruned: see fibackup verify")
         if history.record_fault is not None:
             reason = f"verified.json: {history.record_fault}"
             warn(f"{reason}; what was found wrong is forgotten: fibackup verify reads it again")
