@@ -122,7 +122,7 @@ def _write(linked: LinkedDisks, dir_fd: int) -> None:
 
 
 def _in_words(disk: LinkedDisk, machine: str) -> str:
-    where = "" if disk.machine == machine else ", made on another machine,"
+    where = "" if disk.machine == machine else f", made on {disk.machine.partition(' ')[0]},"
     return f"the linked disk {disk.overlay}{where} lies on it"
 
 
@@ -161,8 +161,8 @@ def _device_at(path: PurePosixPath) -> int | None:
 
 
 def _machine() -> str:
-    """Return what tells this machine from others, as machine-id(5) says."""
+    """Return what tells this machine from others: copies of one have the same machine-id(5)."""
+    found = ""
     with suppress(OSError, UnicodeDecodeError), open(_MACHINE_ID, encoding="ascii") as file:
-        if found := file.read(64).strip():
-            return found
-    return os.uname().nodename or "unknown"
+        found = file.read(64).strip()
+    return f"{os.uname().nodename or 'localhost'} {found}".strip()

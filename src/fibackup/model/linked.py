@@ -29,7 +29,7 @@ class LinkedDisk:
 
     Attributes:
         overlay: Its path on the machine that made it.
-        machine: That machine, ``/etc/machine-id``, or its node name when there is none.
+        machine: That machine: its node name, and ``/etc/machine-id`` when there is one.
         device: Number of the file system of its directory, ``st_dev``.
         target: The disk, such as ``"vda"``.
         images: Names of all stored images under it, the one that it lies on first.
