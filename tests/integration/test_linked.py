@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Callable
+from contextlib import ExitStack
 from datetime import UTC, datetime, timedelta
 from pathlib import Path, PurePosixPath
 from typing import Any
@@ -17,6 +18,7 @@ from fibackup import (
     BackupPolicy,
     Executor,
     LibvirtHost,
+    LockedError,
     ManifestError,
     Report,
     RestoreForm,
@@ -29,6 +31,7 @@ from fibackup import (
 )
 from fibackup.host.files import open_directory
 from fibackup.host.linked import forget_independent
+from fibackup.host.lock import hold_image_lock
 from fibackup.model.linked import LinkedDisks
 from fibackup.parse.manifest import parse_linked, render_linked
 from hypervisor import MIB, BlockDomain, MakeBlockDomain, differences
@@ -141,7 +144,7 @@ def test_its_images_go_when_it_needs_them_no_more(rig: Rig, act: Callable[[Rig],
     assert not rig.list.exists()
 
 
-@pytest.mark.parametrize("change", [{"machine": "web-host 0b2c"}, {"device": 1}])
+@pytest.mark.parametrize("change", [{"machine": "web-host 0b2c"}, {"places": ("1:2",)}])
 def test_its_images_stay_while_nobody_can_tell(rig: Rig, change: dict[str, Any]) -> None:
     """It was made elsewhere, or its file system may not be mounted."""
     [disk] = rig.note().disks
@@ -152,6 +155,29 @@ def test_its_images_stay_while_nobody_can_tell(rig: Rig, change: dict[str, Any])
     where = ", made on web-host," if "machine" in change else ""
     assert words == {f"the linked disk {rig.overlay}{where} lies on it"}
     assert rig.note().disks
+
+
+def test_a_prune_that_sees_another_mount_in_its_place_leaves_its_images(rig: Rig) -> None:
+    """As a service with a /tmp of its own, whose files have the same number of a file system."""
+    away = rig.overlay.parent.rename(rig.overlay.parent.with_name("away"))
+    rig.overlay.parent.mkdir()
+    assert rig.prune() == [rig.ids[0], rig.ids[1], rig.ids[3]]
+    rig.overlay.parent.rmdir()
+    away.rename(rig.overlay.parent)
+    assert differences(rig.overlay, "qcow2", rig.reference) == ""
+
+
+def test_who_reads_is_waited_for_and_not_taken_for_a_domain(rig: Rig) -> None:
+    """A verification has the images open too; a dry run can only say so."""
+    rig.overlay.unlink()
+    with rig.store.locked(rig.uuid, "web1", exclusive=False), ExitStack() as held:
+        for path in rig.directory.glob("vda/*.qcow2"):
+            hold_image_lock(held.enter_context(path.open("rb")).fileno(), str(path))
+        words = set(rig.store.images_in_use(rig.uuid).values())
+        assert words == {"a restore or a verification reads it, or a process has it open"}
+        with pytest.raises(LockedError):
+            rig.store.images_in_use(rig.uuid, wait_seconds=0.1)
+    assert rig.store.images_in_use(rig.uuid, wait_seconds=0.1) == {}
 
 
 def test_others_are_remembered_when_one_is_forgotten(rig: Rig, tmp_path: Path) -> None:
@@ -170,8 +196,10 @@ def test_others_are_remembered_when_one_is_forgotten(rig: Rig, tmp_path: Path) -
 def test_a_damaged_list_ends_a_prune_and_nothing_else(rig: Rig, tmp_path: Path) -> None:
     """Nobody can tell what lies on the store; a verification names it."""
     rig.list.write_text(rig.list.read_text().replace("linked/vda", "linked/vdb"))
-    with pytest.raises(ManifestError, match="checksum"):
+    with pytest.raises(ManifestError, match="checksum") as caught:
         rig.prune()
+    assert caught.value.path == str(rig.list)
+    assert "remove it" in caught.value.reason
     assert rig.faults() == ["linked.json"]
     rig.take()
     report = rig.link(tmp_path / "another")

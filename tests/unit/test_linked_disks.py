@@ -18,7 +18,7 @@ IMAGES = ("20261125T040407Z.qcow2", "20261124T040407Z-1.qcow2")
 DISK = LinkedDisk(
     overlay=PurePosixPath("/images/now/vda.qcow2"),
     machine="0b2c",
-    device=65024,
+    places=("65024:12", "65024:2"),
     target="vda",
     images=IMAGES,
     time=datetime(2026, 11, 25, 9, tzinfo=UTC),
@@ -57,7 +57,6 @@ def test_one_of_the_same_place_takes_the_place() -> None:
         {"images": ("passwd",)},
         {"target": "../vda"},
         {"machine": ""},
-        {"device": -1},
     ],
 )
 def test_what_no_restore_writes_is_refused(change: dict[str, object]) -> None:

@@ -290,7 +290,7 @@ def test_a_point_stays_while_a_process_has_its_image_open() -> None:
     assert [verdict.kept for verdict in found.verdicts] == [True, True, False, True, True]
     assert found.verdicts[1].reasons == (f"vda/{pid(2)}.qcow2: a process has it open",)
     assert len(found.warnings) == 1
-    words = f"vda/{pid(1)}.qcow2 cannot go yet, nor 1 more: a process has it open. Give"
+    words = f"vda/{pid(1)}.qcow2 cannot go yet, nor 1 more: a process has it open. A domain"
     assert found.warnings[0].startswith(words)
     assert "virsh blockpull" in found.warnings[0]
     assert drop_of(plan(history, policy, in_use=chain_of_2[1:])).points == (pid(2), pid(3))

@@ -555,7 +555,7 @@ class PointStore(Protocol):
         """
         ...
 
-    def images_in_use(self, uuid: str) -> Mapping[str, str]:
+    def images_in_use(self, uuid: str, *, wait_seconds: float = 0.0) -> Mapping[str, str]:
         """
         Return the stored images that are needed beside their points, and of each in words by whom.
 
@@ -564,12 +564,15 @@ class PointStore(Protocol):
 
         Args:
             uuid: The domain whose points they are of.
+            wait_seconds: How long to wait for those who read the domain's points, as they have
+                images open too; 0: they are not told from others.
 
         Returns:
             By file, such as ``"vda/20261124T040407Z.qcow2"``. File systems without QEMU's locks
             tell of no process.
 
         Raises:
+            LockedError: Somebody still reads after *wait_seconds*, which are more than 0.
             ManifestError: The store's list of linked disks is damaged.
 
         Source:

@@ -50,7 +50,7 @@ def note_linked(step: CreateLinked, dir_fd: int) -> None:
     disk = LinkedDisk(
         overlay=step.destination,
         machine=_machine(),
-        device=_device_at(step.destination.parent) or 0,
+        places=tuple(map(_place, step.destination.parents)),
         target=step.target,
         images=tuple(image.name for image in step.images),
         time=datetime.now(UTC).replace(microsecond=0),
@@ -135,7 +135,7 @@ def _is_linked(disk: LinkedDisk, machine: str) -> bool:
             return False
         fd = os.open(disk.overlay, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
     except (FileNotFoundError, NotADirectoryError):
-        return _device_at(disk.overlay.parent) != disk.device  # it is not mounted, perhaps
+        return not _is_the_place(disk)  # it is not mounted here, perhaps
     except OSError:
         return True
     try:
@@ -148,16 +148,18 @@ def _is_linked(disk: LinkedDisk, machine: str) -> bool:
         os.close(fd)
 
 
-def _device_at(path: PurePosixPath) -> int | None:
-    """Return the file system of a directory, or of the nearest one above it that exists."""
-    for each in (path, *path.parents):
-        try:
-            return os.stat(each).st_dev
-        except (FileNotFoundError, NotADirectoryError):
-            continue
-        except OSError:
-            return None
-    return None
+def _is_the_place(disk: LinkedDisk) -> bool:
+    """Tell whether the nearest directory that is left of an overlay's path is the one it was."""
+    for directory, was in zip(disk.overlay.parents, disk.places, strict=False):
+        with suppress(FileNotFoundError, NotADirectoryError):
+            return _place(directory) == was
+    return False
+
+
+def _place(directory: PurePosixPath) -> str:
+    """Return what tells a directory from others of its path: of other mounts, or of later times."""
+    found = os.stat(directory)
+    return f"{found.st_dev}:{found.st_ino}"
 
 
 def _machine() -> str:

@@ -54,7 +54,7 @@ from fibackup.host.files import (
 )
 from fibackup.host.flatten import flatten
 from fibackup.host.history import read_points
-from fibackup.host.journals import MERGE_FILE, REMOVAL_FILE
+from fibackup.host.journals import LINKED_FILE, MERGE_FILE, REMOVAL_FILE
 from fibackup.host.linked import forget_independent, linked_files, note_linked
 from fibackup.host.lock import hold_store_lock
 from fibackup.host.manifests import read_manifests
@@ -260,14 +260,36 @@ class Store(StoreReader):
         found = os.fstatvfs(self._fd)
         return found.f_bavail * found.f_frsize
 
-    def images_in_use(self, uuid: str) -> dict[str, str]:
+    def images_in_use(self, uuid: str, *, wait_seconds: float = 0.0) -> dict[str, str]:
         """See `PointStore.images_in_use`."""
         with os_errors(str(self.path)):
             if self._find(uuid) is None:
                 return {}
-            with self._domain(uuid) as (fd, _):
-                opened = dict.fromkeys(open_images(fd), "a process has it open")
-                return opened | linked_files(fd)
+            with self._domain(uuid) as (fd, path):
+                opened = self._opened(fd, wait_seconds)
+                try:
+                    return opened | linked_files(fd)
+                except ManifestError as error:
+                    reason = (
+                        f"{error.reason}, so nobody can tell which linked disks lie on the store: "
+                        "when none is needed any more, or each has been made independent, remove it"
+                    )
+                    raise ManifestError(reason=reason, path=str(path / LINKED_FILE)) from error
+
+    def _opened(self, fd: int, wait_seconds: float) -> dict[str, str]:
+        """Return what processes have open, while nobody reads if that can be had."""
+        words = "a process has it open"
+        with ExitStack() as held:
+            try:
+                if exists(_READERS_LOCK, fd):
+                    held.enter_context(self._no_readers(fd, wait_seconds))
+            except LockedError:
+                if wait_seconds:
+                    raise
+                words = f"a restore or a verification reads it, or {words}"
+            except OSError:  # read-only media: nothing is going to be taken away
+                pass
+            return dict.fromkeys(open_images(fd), words)
 
     def occupied(self, paths: tuple[PurePosixPath, ...]) -> tuple[PurePosixPath, ...]:
         """See `PointStore.occupied`."""

@@ -16,7 +16,7 @@ from pathlib import PurePosixPath
 from attrs import evolve, field, frozen
 
 from fibackup.errors import ModelError
-from fibackup.model.checks import absolute, non_negative, one_line, target_name
+from fibackup.model.checks import absolute, one_line, target_name
 from fibackup.model.point import is_point_id
 
 __all__ = ["LinkedDisk", "LinkedDisks"]
@@ -30,7 +30,7 @@ class LinkedDisk:
     Attributes:
         overlay: Its path on the machine that made it.
         machine: That machine: its node name, and ``/etc/machine-id`` when there is one.
-        device: Number of the file system of its directory, ``st_dev``.
+        places: Its directory and all above, nearest first: ``"st_dev:st_ino"`` of each.
         target: The disk, such as ``"vda"``.
         images: Names of all stored images under it, the one that it lies on first.
         time: When it was made, aware.
@@ -38,7 +38,7 @@ class LinkedDisk:
 
     overlay: PurePosixPath = field(validator=absolute)
     machine: str = field(validator=one_line)
-    device: int = field(validator=non_negative)
+    places: tuple[str, ...]
     target: str = field(validator=target_name)
     images: tuple[str, ...]
     time: datetime

@@ -151,8 +151,9 @@ def _say_what_waits(files: frozenset[str], used: Mapping[str, str]) -> tuple[str
     first = min(files)
     more = f", nor {len(files) - 1} more" if len(files) > 1 else ""
     warning = (
-        f"{first} cannot go yet{more}: {used[first]}. Give the domain on it a disk of its own: "
-        'virsh blockpull DOMAIN DISK --wait while it runs, qemu-img rebase -b "" while it is off'
+        f"{first} cannot go yet{more}: {used[first]}. A domain gets a disk of its own by virsh "
+        'blockpull DOMAIN DISK --wait while it runs, by qemu-img rebase -f qcow2 -b "" DISK while '
+        "it is off"
     )
     return (warning,)
 

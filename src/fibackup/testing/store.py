@@ -293,9 +293,10 @@ class FakeStore(Drawable):
         with self._host.call("read_record"):
             return self._shelf(uuid).record
 
-    def images_in_use(self, uuid: str) -> dict[str, str]:
-        """See `PointStore.images_in_use`."""
+    def images_in_use(self, uuid: str, *, wait_seconds: float = 0.0) -> dict[str, str]:
+        """See `PointStore.images_in_use`; nobody reads for long here."""
         with self._host.call("images_in_use"):
+            law(wait_seconds >= 0, "a wait of less than no time")
             return self._shelf(uuid).used(self.restored)
 
     def survey(self, uuid: str) -> Survey:

@@ -157,6 +157,7 @@ def _prune(
     policy: fb.RetentionPolicy,
     signals: Signals,
 ) -> Done:
+    wait = max(arguments.wait, 0.0)
     if not arguments.dry_run:
         with store.locked(history.uuid, history.points[-1].domain, exclusive=True):
             history = store.read_history(history.uuid)  # what a killed run had left is done now
@@ -164,8 +165,8 @@ def _prune(
         history,
         policy,
         now=datetime.now(UTC),
-        wait_seconds=max(arguments.wait, 0.0),
-        in_use=store.images_in_use(history.uuid),
+        wait_seconds=wait,
+        in_use=store.images_in_use(history.uuid, wait_seconds=0.0 if arguments.dry_run else wait),
     )
     if arguments.dry_run:
         return show_plan(arguments, plan)
