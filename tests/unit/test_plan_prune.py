@@ -510,7 +510,7 @@ def test_images_of_like_sizes_are_merged_into_the_name_of_the_top() -> None:
     assert (step.point, step.target, step.backing) == (pid(4), "vda", f"{pid(1)}.qcow2")
     assert (step.write_bytes, step.read_bytes) == (60, 120)
     assert f"vda: merge 3 images of point {pid(4)} into one on {pid(1)}.qcow2" in str(found)
-    assert "cost: 60 B to write and 120 B to read, at most" in str(found)
+    assert "cost: 60 B to write and 180 B to read, at most" in str(found)
 
 
 def test_a_large_image_waits_until_enough_lies_on_it() -> None:

@@ -707,7 +707,7 @@ class Plan(Drawable):
 
     @property
     def read_bytes(self) -> int:
-        """Bytes that a verification is expected to read."""
+        """Bytes that are expected to be read to compare files with their hashes."""
         reads = (s for s in self.steps if isinstance(s, (VerifyFiles, VerifyContents)))
         return sum(step.read_bytes for step in reads)
 
@@ -776,7 +776,8 @@ class Plan(Drawable):
         if self.verb == "verify":
             return f"cost: {format_bytes(self.read_bytes)} to read"
         if self.verb == "prune":
-            read = sum(s.read_bytes for s in self.steps if isinstance(s, MergeImages))
+            read = self.read_bytes
+            read += sum(s.read_bytes for s in self.steps if isinstance(s, MergeImages))
             return (
                 f"cost: {format_bytes(self.cost_bytes)} to write and {format_bytes(read)} to read, "
                 f"at most; frees {format_bytes(freed)} at once"
