@@ -254,6 +254,8 @@ def test_r3_the_live_chain_is_shortened_after_the_point_is_published() -> None:
 
 
 PRUNE = """
+flock lock.verified
+fdatasync .verified.json.tmp   renameat verified.json   fsync .
 flock lock.readers
 fdatasync .points.sha256.tmp   renameat points.sha256   fsync .
 fdatasync .2.json.tmp          renameat 2.json          fsync .
