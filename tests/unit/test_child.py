@@ -32,11 +32,20 @@ def _lives(pid: int) -> bool:
     return state != "Z"
 
 
+def _name(pid: int) -> str:
+    """Return the name of the program that a process runs now."""
+    return Path(f"/proc/{pid}/comm").read_text().strip()
+
+
 def test_a_child_is_killed_with_its_parent() -> None:
     """By SIGKILL, which nobody can answer."""
     with subprocess.Popen([sys.executable, "-c", PARENT], stdout=subprocess.PIPE) as parent:
         assert parent.stdout is not None
         pid = int(parent.stdout.readline())
+        deadline = time.monotonic() + 20
+        while _name(pid) != "sleep" and time.monotonic() < deadline:
+            time.sleep(0.01)  # until then it is setpriv, which may not have asked yet
+        assert _name(pid) == "sleep"
         assert _lives(pid)
         parent.send_signal(signal.SIGKILL)
         parent.wait()
