@@ -38,9 +38,9 @@ def state_after(
     """
     if plan.verb == "verify":
         return "the store is unchanged; what was verified before the failure is remembered"
-    if plan.verb == "prune" and isinstance(error, VerifyError):
-        return "what was kept so far is as it was; points that need the wrong file are spoiled"
     if plan.verb == "prune":
+        if isinstance(error, VerifyError):
+            return "what was kept so far is as it was; points that need the wrong file are spoiled"
         return "every point that the store lists is whole; the next run finishes what is left"
     if host is None:
         return "the store is unchanged; files that were finished before the failure stand"

@@ -20,17 +20,16 @@ from contextlib import suppress
 from datetime import UTC, datetime
 from pathlib import PurePosixPath
 
-from attrs import evolve
-
 from fibackup.errors import DomainBusyError, FibackupError, ManifestError, ParseError
 from fibackup.host.copy_image import read_qcow2_head
 from fibackup.host.journals import LINKED_FILE, read_linked
+from fibackup.host.lock import refuse_users_of
 from fibackup.host.record import hold_record_lock, replace_record
 from fibackup.model.linked import LinkedDisk, LinkedDisks
 from fibackup.parse.manifest import render_linked
 from fibackup.plan.steps import CreateLinked
 
-__all__ = ["forget_independent", "linked_files", "note_linked", "refuse_linked"]
+__all__ = ["forget_independent", "linked_files", "note_linked", "refuse_needed"]
 
 _MACHINE_ID = "/etc/machine-id"
 
@@ -78,18 +77,20 @@ def linked_files(dir_fd: int) -> dict[str, str]:
     }
 
 
-def refuse_linked(files: Collection[str], dir_fd: int) -> None:
+def refuse_needed(files: Collection[str], dir_fd: int) -> None:
     """
-    Refuse to take away what a linked disk lies on.
+    Refuse to take away what a process has open, or a linked disk lies on.
 
     Args:
         files: The images that would go, such as ``"vda/20261124T040407Z.qcow2"``.
         dir_fd: The domain's directory, whose readers are kept away.
 
     Raises:
-        DomainBusyError: One lies on one of them.
+        DomainBusyError: One of them is needed.
         ManifestError: The list is damaged, so nobody can tell.
     """
+    for file in files:
+        refuse_users_of(file, dir_fd)
     for file, why in linked_files(dir_fd).items():
         if file in files:
             raise DomainBusyError(reason=why, path=file, remedy="plan again: its points stay")
@@ -104,15 +105,14 @@ def forget_independent(dir_fd: int) -> None:
             may have noted what it is about to make.
     """
     with suppress(ManifestError):
-        found = read_linked(dir_fd)
         machine = _machine()
-        gone = {disk for disk in found.disks if not _is_linked(disk, machine)}
+        gone = {disk for disk in read_linked(dir_fd).disks if not _is_linked(disk, machine)}
         if not gone:
             return
         with hold_record_lock(dir_fd):
             left = tuple(disk for disk in read_linked(dir_fd).disks if disk not in gone)
             if left:
-                _write(evolve(found, disks=left), dir_fd)
+                _write(LinkedDisks(left), dir_fd)
             else:
                 os.unlink(LINKED_FILE, dir_fd=dir_fd)
 

@@ -41,8 +41,7 @@ from fibackup.host.files import (
     write_once,
 )
 from fibackup.host.journals import MERGE_FILE, read_merge
-from fibackup.host.linked import refuse_linked
-from fibackup.host.lock import refuse_users_of
+from fibackup.host.linked import refuse_needed
 from fibackup.host.qemu_img import OnPercent
 from fibackup.host.seals import MANIFEST_SUFFIX, seal_points, unseal_points
 from fibackup.host.store_files import directories_in, exists, list_directory
@@ -273,10 +272,7 @@ def put_in_place(merge: Merge, dir_fd: int) -> None:
         DomainBusyError: A domain runs on an image that would go, or a linked disk lies on it.
             Nothing was touched.
     """
-    gone = [f"{merge.target}/{name}" for name in merge.gone]
-    for file in gone:
-        refuse_users_of(file, dir_fd)
-    refuse_linked(gone, dir_fd)
+    refuse_needed([f"{merge.target}/{name}" for name in merge.gone], dir_fd)
     write_once(MERGE_FILE, render_merge(merge).encode(), dir_fd)
     _finish(merge, dir_fd)
 

@@ -27,8 +27,7 @@ from fibackup.host.files import (
     write_once,
 )
 from fibackup.host.journals import REMOVAL_FILE, read_removal
-from fibackup.host.linked import refuse_linked
-from fibackup.host.lock import refuse_users_of
+from fibackup.host.linked import refuse_needed
 from fibackup.host.seals import MANIFEST_SUFFIX, seal_points, unseal_points
 from fibackup.model.journal import Removal
 from fibackup.model.point import RestorePoint
@@ -56,9 +55,7 @@ def drop_points(step: DropPoints, dir_fd: int) -> int:
             was touched.
     """
     removal = Removal(step.points, step.files)
-    for file in step.files:
-        refuse_users_of(file, dir_fd)
-    refuse_linked(step.files, dir_fd)
+    refuse_needed(step.files, dir_fd)
     unseal_points((*(point.id for point in step.heirs), *step.points), dir_fd)
     for point in step.heirs:
         replace_file(point.id + MANIFEST_SUFFIX, render_manifest(point).encode(), dir_fd)

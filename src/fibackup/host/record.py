@@ -46,7 +46,7 @@ RECORD_FILE = "verified.json"
 """Name of the record, in a domain's directory of the store."""
 
 RECORD_LOCK = "lock.verified"
-"""Name of the lock that is held while one of them is written."""
+"""Name of the lock that is held while one of `WRITTEN_BY_READERS` is written."""
 
 WRITTEN_BY_READERS = (RECORD_FILE, LINKED_FILE)
 """What is written without the writer's lock; a writer leaves it alone while it is being written."""

@@ -263,9 +263,10 @@ class Store(StoreReader):
     def images_in_use(self, uuid: str, *, wait_seconds: float = 0.0) -> dict[str, str]:
         """See `PointStore.images_in_use`."""
         with os_errors(str(self.path)):
-            if self._find(uuid) is None:
+            name = self._find(uuid)
+            if name is None:
                 return {}
-            with self._domain(uuid) as (fd, path):
+            with open_directory(name, self._fd) as fd:
                 opened = self._opened(fd, wait_seconds)
                 try:
                     return opened | linked_files(fd)
@@ -274,7 +275,9 @@ class Store(StoreReader):
                         f"{error.reason}, so nobody can tell which linked disks lie on the store: "
                         "when none is needed any more, or each has been made independent, remove it"
                     )
-                    raise ManifestError(reason=reason, path=str(path / LINKED_FILE)) from error
+                    raise ManifestError(
+                        reason=reason, path=f"{self.path}/{name}/{LINKED_FILE}"
+                    ) from error
 
     def _opened(self, fd: int, wait_seconds: float) -> dict[str, str]:
         """Return what processes have open, while nobody reads if that can be had."""
