@@ -167,6 +167,7 @@ if TYPE_CHECKING:  # for type checkers; at run time __getattr__ below does it
     from fibackup.plan.policy import BackupPolicy, Quiesce
     from fibackup.plan.prune import plan_prune
     from fibackup.plan.prune_steps import DropPoints, MergeImages
+    from fibackup.plan.records import record_warnings
     from fibackup.plan.recover import plan_recovery
     from fibackup.plan.report import Report, RestoredImage, StepOutcome
     from fibackup.plan.restore import ImageFormat, RestoreForm, plan_restore
@@ -355,6 +356,7 @@ __all__ = [
     "last_verified",
     "list_points",
     "ListedPoint",
+    "record_warnings",
     # What is to be seen.
     "picture_chains",
     "picture_of",
@@ -620,6 +622,7 @@ _HOMES: dict[str, tuple[str, ...]] = {
         "DropPoints",
         "MergeImages",
     ),
+    "fibackup.plan.records": ("record_warnings",),
     "fibackup.plan.recover": ("plan_recovery",),
     "fibackup.plan.report": (
         "Report",

@@ -81,7 +81,8 @@ def test_a_lost_manifest_is_known_to_be_lost(
     with pytest.raises(fb.ManifestError, match="is gone"):
         history.point(third)
     assert main(["list", "--store", str(maker.root)]) == 0
-    assert capsys.readouterr().err.startswith(f"fibackup: warning: {third}.json: it is gone")
+    told = f"fibackup: warning: {maker.home.name}/{third}.json: it is gone"
+    assert capsys.readouterr().err.startswith(told)
 
 
 @pytest.mark.parametrize("damage", ["junk", "gone"])
@@ -97,7 +98,7 @@ def test_a_lost_manifest_ends_a_prune_also_when_no_seal_tells_of_it(
         seals.unlink()
     words = ["--store", str(maker.root)]
     assert main(["list", *words]) == 0
-    assert ("points.sha256: " in capsys.readouterr().err) == (damage == "junk")
+    assert ("points.sha256 is damaged" in capsys.readouterr().err) == (damage == "junk")
     for more in ([], ["--dry-run"]):
         assert main(["prune", "--keep-last", "1", *words, *more]) == 12
         assert f"vda/{third}.qcow2 is of no point" in capsys.readouterr().err

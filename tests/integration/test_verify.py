@@ -258,17 +258,38 @@ def test_what_lies_about_is_told_and_is_no_fault(copy: Copy) -> None:
     assert "warning: web1: vda/20200101T000000Z.qcow2: " in quiet.stderr
 
 
-def test_a_damaged_journal_is_named(copy: Copy) -> None:
-    """It spoils no point, and says why nothing is pruned."""
-    copy.file("merge.json").write_text('{"format": 1')
+@pytest.mark.parametrize(("name", "kind"), [("merge.json", "journal"), ("linked.json", "record")])
+def test_what_a_prune_must_know_is_named_when_it_is_damaged(
+    copy: Copy, name: str, kind: str
+) -> None:
+    """It spoils no point; everybody says why nothing is pruned, and what to do."""
+    copy.file(name).write_text('{"format": 1')
     (result,) = copy.verify()["results"]
     (fault,) = result["verification"]["faults"]
-    assert (fault["kind"], fault["file"], fault["points"]) == ("journal", "merge.json", [])
-    assert "nothing is pruned while it is there" in fault["reason"]
-    for words in (("web1",), ("-n", "web1")):
-        assert run_cli("prune", "--store", copy.root, "--keep-last", "1", *words).returncode == 12
-    assert "warning: merge.json: " in run_cli("list", "--store", copy.root).stderr
-    copy.file("merge.json").unlink()
+    assert (fault["kind"], fault["file"], fault["points"]) == (kind, name, [])
+    assert result["verification"]["odd"] == []
+    words = "nothing is pruned while it is there"
+    assert words in fault["reason"]
+    for each in (("web1",), ("-n", "web1")):
+        failed = run_cli("prune", "--store", copy.root, "--keep-last", "1", *each)
+        assert (failed.returncode, words in failed.stderr) == (12, True)
+    told = run_cli("list", "--store", copy.root).stderr
+    assert f"{copy.home.name}: {name} is damaged" in told
+    assert words in told
+    copy.file(name).unlink()
+    copy.verify(code=0)
+
+
+def test_a_damaged_journal_of_a_removal_is_told_before_it_goes(copy: Copy) -> None:
+    """The next prune removes it: until then nobody hides that there was something to finish."""
+    copy.file("prune.json").write_text("x")
+    (result,) = copy.verify()["results"]
+    assert [each["kind"] for each in result["verification"]["faults"]] == ["journal"]
+    words = "prune.json is damaged (not JSON"
+    assert words in run_cli("list", "--store", copy.root).stderr
+    done = run_cli("prune", "--store", copy.root, "--keep-last", "9", "web1", "-v")
+    assert (done.returncode, words in done.stderr) == (0, True)
+    assert not copy.file("prune.json").exists()
     copy.verify(code=0)
 
 
@@ -286,11 +307,11 @@ def test_what_was_found_wrong_is_not_forgotten_without_a_word(copy: Copy, damage
     copy.verify(code=0)
     copy.file("verified.json").write_text(damage)
     words = "verified.json is damaged"
-    assert "warning: verified.json: " in run_cli("list", "--store", copy.root).stderr
+    assert words in run_cli("list", "--store", copy.root).stderr
     dry = run_cli("prune", "--store", copy.root, "--keep-last", "1", "-n", "--strict", "web1")
     assert (dry.returncode, words in dry.stdout + dry.stderr) == (4, True)
     (result,) = copy.verify("--strict", code=4)["results"]
-    assert "this verification writes it anew" in result["verification"]["odd"][0]
+    assert "and writes it anew" in result["verification"]["odd"][0]
     copy.verify("--strict", code=0)
     assert run_cli("list", "--store", copy.root).stderr == ""
 

@@ -446,12 +446,14 @@ def test_damage_in_the_store_is_found() -> None:
         lost=("20261122T040407Z",),
         damaged=frozenset({"vda/20261121T040407Z.qcow2"}),
         unclaimed=frozenset({"vda/20261120T040407Z.qcow2", "vda/x.json"}),
+        damaged_records=(("linked.json", "cut"),),
     )
     empty = fb.History(history.store, history.path, "11111111-2222-3333-4444-555555555555")
     found = bad(fb.diagnose_store(evolve(STORE, histories=(history, empty))))
-    assert [level for level, _ in found] == ["problem", "problem", "problem", "note"]
+    levels = ["problem", "problem", "warning", "problem", "note"]
+    assert [level for level, _ in found] == levels
     for (_, text), word in zip(
-        found, ("not JSON", "20261122", "20261121", "20261120"), strict=True
+        found, ("not JSON", "20261122", "linked.json", "20261121", "20261120"), strict=True
     ):
         assert text.startswith("web1: ")
         assert word in text

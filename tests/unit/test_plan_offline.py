@@ -115,15 +115,16 @@ def test_what_the_store_has_lost_is_warned_of() -> None:
         "the manifest x.json is damaged: not JSON",
         f"the manifest of point {first.id} is gone",
     )
-    blind = evolve(empty, seals_fault="no seals", orphans=frozenset({"vda/x.qcow2"}))
+    seals = (("points.sha256", "no seals"),)
+    blind = evolve(empty, damaged_records=seals, orphans=frozenset({"vda/x.qcow2"}))
     plan = plan_backup(world.host.read_domain("web1"), blind, now=world.host.now)
     assert plan.warnings[-1] == (
-        "points.sha256 is damaged (no seals), so it cannot be told whether a point was lost, and "
-        "of no point there is: vda/x.qcow2; it is written anew"
+        "points.sha256 is damaged (no seals): it cannot be told whether a point was lost; the next "
+        "backup or prune writes it anew; of no point there is: vda/x.qcow2"
     )
     blind = evolve(blind, orphans=frozenset())
     plan = plan_backup(world.host.read_domain("web1"), blind, now=world.host.now)
-    assert "whether a point was lost; it is written anew" in plan.warnings[-1]
+    assert plan.warnings[-1].endswith("writes it anew")
 
 
 def test_nothing_is_copied_when_nothing_was_written() -> None:

@@ -657,17 +657,19 @@ def test_a_journal_whose_image_is_nowhere_says_nothing() -> None:
 
 
 def test_nothing_is_planned_while_a_journal_is_damaged() -> None:
-    """Nobody can tell what was about to be merged."""
-    with pytest.raises(ManifestError, match=r"merge\.json is damaged"):
-        plan(evolve(chain(2), journal_fault="not JSON"))
+    """Nobody can tell what was about to be merged, or what lies on the points."""
+    for file in ("merge.json", "linked.json"):
+        with pytest.raises(ManifestError, match=rf"{file} is damaged \(not JSON\): .*, remove it"):
+            plan(evolve(chain(2), damaged_records=(("verified.json", "cut"), (file, "not JSON"))))
 
 
-def test_a_record_that_is_damaged_is_told() -> None:
-    """What was found wrong is forgotten with it, and the plan builds upon it again."""
-    history = evolve(chain(2), record_fault="not JSON")
+@pytest.mark.parametrize("file", ["points.sha256", "verified.json", "prune.json"])
+def test_a_record_that_is_damaged_is_told(file: str) -> None:
+    """What can be told without it is done."""
+    history = evolve(chain(2), damaged_records=((file, "not JSON"),))
     [warning] = plan(history).warnings
-    assert warning.startswith("verified.json is damaged (not JSON)")
-    assert plan(evolve(history, record_fault=None)).warnings == ()
+    assert warning.startswith(f"{file} is damaged (not JSON): ")
+    assert plan(evolve(history, damaged_records=())).warnings == ()
 
 
 # --- pictures -----------------------------------------------------------------------------------

@@ -10,7 +10,8 @@ from pathlib import Path
 import pytest
 
 from fibackup.errors import ManifestError
-from fibackup.parse.seals import SEALS_FILE, parse_seals, render_seals
+from fibackup.model.records import SEALS_FILE
+from fibackup.parse.seals import parse_seals, render_seals
 
 SEALS = {"20261124T040407Z": "a" * 64, "20261123T040406Z": "b" * 64}
 

@@ -147,8 +147,8 @@ def _damaged(error: fb.FibackupError, arguments: argparse.Namespace) -> str:
     domain = f" {shlex.quote(error.domain)}" if error.domain else " DOMAIN"
     again = f"fibackup backup{_store(arguments)}{domain}"
     return (
-        "take what spoils a point from another copy of the store; without one, the next backup "
-        f"lies on what is right, and writes seals anew: {again}"
+        "do what a file's line says, or take the file from another copy of the store; without one, "
+        f"the next backup lies on what is right, and writes seals anew: {again}"
     )
 
 

@@ -5,6 +5,8 @@ Read what a store has of a domain, without a lock: anew where a writer may have 
 
     manifests, seals      points, lost, unreadable
     merge.json            the points as they are when the merge is finished
+    prune.json            which files are on their way out
+    linked.json           readable?
     vda/*.qcow2           named by a point, and of its size?  else damaged; by none: unclaimed
     vda/*.receipt         images that are complete, and in no point yet
     verified.json         what a verification found wrong
@@ -14,16 +16,17 @@ Read what a store has of a domain, without a lock: anew where a writer may have 
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import suppress
 from itertools import chain
 from pathlib import PurePosixPath
+from typing import TypeVar
 
 from attrs import evolve
 
-from fibackup.errors import ManifestError
+from fibackup.errors import ManifestError, StoreError
 from fibackup.host.files import open_directory
-from fibackup.host.journals import read_merge, read_removal
+from fibackup.host.journals import read_linked, read_merge, read_removal
 from fibackup.host.manifests import Manifests, read_manifests
 from fibackup.host.record import record_of_faults
 from fibackup.host.store_files import (
@@ -35,6 +38,13 @@ from fibackup.host.store_files import (
 )
 from fibackup.model.journal import as_merged
 from fibackup.model.point import History, Receipt, RestorePoint, is_point_id
+from fibackup.model.records import (
+    LINKED_FILE,
+    MERGE_FILE,
+    RECORD_FILE,
+    REMOVAL_FILE,
+    SEALS_FILE,
+)
 from fibackup.parse.manifest import parse_receipt
 from fibackup.plan.verdict import found_wrong
 
@@ -42,6 +52,7 @@ __all__ = ["read_history", "read_points"]
 
 _PROTECTED = ".protected"
 _READS = 3
+_T = TypeVar("_T")
 
 
 def read_history(
@@ -72,7 +83,10 @@ def read_history(
 def _with_found_wrong(history: History, fd: int) -> History:
     record, fault = record_of_faults(fd)
     wrong = found_wrong(history, record)
-    return evolve(history, found_wrong=wrong, record_fault=fault) if wrong or fault else history
+    if not wrong and fault is None:
+        return history
+    damaged = () if fault is None else ((RECORD_FILE, fault),)
+    return evolve(history, found_wrong=wrong, damaged_records=(*history.damaged_records, *damaged))
 
 
 def read_points(fd: int, *, store: str, uuid: str) -> tuple[Manifests, Mapping[str, bool]]:
@@ -110,18 +124,15 @@ def _history(
     sizes = {each: _disk_files(fd, each) for each in inside}
     points = manifests.points
     leaving: set[str] = set()
-    journal_fault = None
-    try:
-        merge = read_merge(fd)
-    except ManifestError as error:
-        journal_fault = error.reason
-    else:
-        if merge is not None:
-            points = as_merged(points, merge, sizes.get(merge.target, {}))
-            leaving.update(f"{merge.target}/{name}" for name in merge.gone)
-    with suppress(ManifestError):
-        removal = read_removal(fd)
-        leaving.update(removal.files if removal is not None else ())
+    faults = {SEALS_FILE: manifests.seals_fault}
+    merge, faults[MERGE_FILE] = _read(read_merge, fd)
+    if merge is not None:
+        points = as_merged(points, merge, sizes.get(merge.target, {}))
+        leaving.update(f"{merge.target}/{name}" for name in merge.gone)
+    removal, faults[REMOVAL_FILE] = _read(read_removal, fd)
+    if removal is not None:
+        leaving.update(removal.files)
+    _, faults[LINKED_FILE] = _read(read_linked, fd, (OSError, StoreError))
     there = {f"{target}/{file}" for target, found in sizes.items() for file in found}
     named = {
         f"{disk.target}/{image.name}"
@@ -150,8 +161,9 @@ def _history(
             for file in there - named - leaving
             if is_stored_image(file) and file + RECEIPT not in there
         ),
-        seals_fault=manifests.seals_fault,
-        journal_fault=journal_fault,
+        damaged_records=tuple(
+            (file, reason) for file, reason in faults.items() if reason is not None
+        ),
         unreadable=manifests.unreadable,
         lost=manifests.lost,
         protected=frozenset(
@@ -159,6 +171,23 @@ def _history(
         ),
         compress=compress,
     )
+
+
+def _read(
+    read: Callable[[int], _T], fd: int, damage: tuple[type[Exception], ...] = (ManifestError,)
+) -> tuple[_T | None, str | None]:
+    """
+    Return what a file says, and what is wrong with it.
+
+    Args:
+        read: Reads it.
+        fd: The domain's directory.
+        damage: Errors after which the points can be told all the same.
+    """
+    try:
+        return read(fd), None
+    except damage as error:
+        return None, error.reason if isinstance(error, StoreError) else str(error)
 
 
 def _disk_files(fd: int, target: str) -> dict[str, int]:

@@ -22,10 +22,11 @@ from pathlib import PurePosixPath
 
 from fibackup.errors import DomainBusyError, FibackupError, ManifestError, ParseError
 from fibackup.host.copy_image import read_qcow2_head
-from fibackup.host.journals import LINKED_FILE, read_linked
+from fibackup.host.journals import read_linked
 from fibackup.host.lock import refuse_users_of
 from fibackup.host.record import hold_record_lock, replace_record
 from fibackup.model.linked import LinkedDisk, LinkedDisks
+from fibackup.model.records import LINKED_FILE
 from fibackup.parse.manifest import render_linked
 from fibackup.plan.steps import CreateLinked
 

@@ -40,7 +40,7 @@ from fibackup.host.files import (
     temporary_file,
     write_once,
 )
-from fibackup.host.journals import MERGE_FILE, read_merge
+from fibackup.host.journals import read_merge
 from fibackup.host.linked import refuse_needed
 from fibackup.host.qemu_img import OnPercent
 from fibackup.host.seals import MANIFEST_SUFFIX, seal_points, unseal_points
@@ -48,6 +48,7 @@ from fibackup.host.store_files import directories_in, exists, list_directory
 from fibackup.host.stored_images import OpenImage, opened_images, while_verified
 from fibackup.model.journal import Merge
 from fibackup.model.point import RestorePoint, StoredImage
+from fibackup.model.records import MERGE_FILE
 from fibackup.parse.manifest import render_manifest, render_merge
 from fibackup.plan.prune_steps import MergeImages
 from fibackup.plan.requirements import check_compression

@@ -15,6 +15,7 @@ manifests they are about, and come back at the end.
 
 from __future__ import annotations
 
+import logging
 import os
 from collections.abc import Iterable
 from contextlib import suppress
@@ -26,17 +27,20 @@ from fibackup.host.files import (
     replace_file,
     write_once,
 )
-from fibackup.host.journals import REMOVAL_FILE, read_removal
+from fibackup.host.journals import read_removal
 from fibackup.host.linked import refuse_needed
 from fibackup.host.seals import MANIFEST_SUFFIX, seal_points, unseal_points
 from fibackup.model.journal import Removal
 from fibackup.model.point import RestorePoint
+from fibackup.model.records import REMOVAL_FILE
 from fibackup.parse.manifest import render_manifest, render_removal
 from fibackup.plan.prune_steps import DropPoints
+from fibackup.plan.records import describe_damaged
 
 __all__ = ["drop_points", "recover_removal"]
 
 _BLOCK_BYTES = 512
+_log = logging.getLogger("fibackup.store")
 
 
 def drop_points(step: DropPoints, dir_fd: int) -> int:
@@ -130,7 +134,8 @@ def recover_removal(dir_fd: int, points: Iterable[RestorePoint]) -> None:
     """
     try:
         removal = read_removal(dir_fd)
-    except ManifestError:
+    except ManifestError as error:
+        _log.warning("%s", describe_damaged(REMOVAL_FILE, error.reason))
         _abandon(dir_fd)
         return
     if removal is None:

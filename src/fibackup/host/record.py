@@ -18,8 +18,8 @@ from threading import Lock
 
 from fibackup.errors import ManifestError, StoreError
 from fibackup.host.files import forget_temporary, read_small, replace_file
-from fibackup.host.journals import LINKED_FILE
 from fibackup.host.lock import refuse_strange
+from fibackup.model.records import LINKED_FILE, RECORD_FILE
 from fibackup.model.verification import (
     CheckedContent,
     CheckedFile,
@@ -30,7 +30,6 @@ from fibackup.model.verification import (
 from fibackup.parse.manifest import parse_record, render_record
 
 __all__ = [
-    "RECORD_FILE",
     "RECORD_LOCK",
     "WRITTEN_BY_READERS",
     "Recorder",
@@ -41,9 +40,6 @@ __all__ = [
     "replace_record",
     "sound_record",
 ]
-
-RECORD_FILE = "verified.json"
-"""Name of the record, in a domain's directory of the store."""
 
 RECORD_LOCK = "lock.verified"
 """Name of the lock that is held while one of `WRITTEN_BY_READERS` is written."""

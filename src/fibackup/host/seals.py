@@ -19,8 +19,9 @@ from hashlib import sha256
 from fibackup.errors import ManifestError, StoreError
 from fibackup.host.files import read_small, replace_file
 from fibackup.model.point import is_point_id
+from fibackup.model.records import SEALS_FILE
 from fibackup.parse.manifest import parse_manifest
-from fibackup.parse.seals import SEALS_FILE, parse_seals, render_seals
+from fibackup.parse.seals import parse_seals, render_seals
 
 __all__ = ["MANIFEST_SUFFIX", "read_seals", "seal_points", "unseal_points"]
 

@@ -54,7 +54,6 @@ from fibackup.host.files import (
 )
 from fibackup.host.flatten import flatten
 from fibackup.host.history import read_points
-from fibackup.host.journals import LINKED_FILE, MERGE_FILE, REMOVAL_FILE
 from fibackup.host.linked import forget_independent, linked_files, note_linked
 from fibackup.host.lock import hold_store_lock
 from fibackup.host.manifests import read_manifests
@@ -93,11 +92,13 @@ from fibackup.model.point import (
     StoredFile,
     StoredImage,
 )
+from fibackup.model.records import LINKED_FILE, MERGE_FILE, REMOVAL_FILE
 from fibackup.model.verification import ContentCheck, FileCheck
 from fibackup.parse.manifest import (
     render_store_file,
 )
 from fibackup.plan.prune_steps import DropPoints, MergeImages, misfit
+from fibackup.plan.records import describe_damaged
 from fibackup.plan.report import RestoredImage
 from fibackup.plan.steps import (
     CopyImage,
@@ -271,12 +272,9 @@ class Store(StoreReader):
                 try:
                     return opened | linked_files(fd)
                 except ManifestError as error:
-                    reason = (
-                        f"{error.reason}, so nobody can tell which linked disks lie on the store: "
-                        "when none is needed any more, or each has been made independent, remove it"
-                    )
                     raise ManifestError(
-                        reason=reason, path=f"{self.path}/{name}/{LINKED_FILE}"
+                        reason=describe_damaged(LINKED_FILE, error.reason),
+                        path=f"{self.path}/{name}/{LINKED_FILE}",
                     ) from error
 
     def _opened(self, fd: int, wait_seconds: float) -> dict[str, str]:

@@ -23,7 +23,6 @@ from typing import Self
 from fibackup.errors import ManifestError, NotAStoreError, ParseError, StoreError
 from fibackup.host.files import open_directory, os_errors
 from fibackup.host.history import read_history
-from fibackup.host.journals import linked_fault, merge_fault
 from fibackup.host.lock import look_at_lock
 from fibackup.host.manifests import Manifests
 from fibackup.host.record import sound_record
@@ -31,6 +30,7 @@ from fibackup.host.store_files import directories_in, exists, list_directory, re
 from fibackup.host.survey import list_files, survey_faults
 from fibackup.model.checks import UUID_PATTERN
 from fibackup.model.point import History
+from fibackup.model.records import RECORD_FILE
 from fibackup.model.verification import Survey, VerificationRecord
 from fibackup.parse.manifest import parse_store_file
 from fibackup.render.drawable import Drawable, Picture
@@ -203,7 +203,9 @@ class StoreReader(Drawable):
             files = list_files(fd)
             history, manifests = self._history(fd, name, uuid)
             record, fault = sound_record(fd)
-            journal, linked = merge_fault(fd), linked_fault(fd)
+            damaged = dict(history.damaged_records)
+            if fault is not None:
+                damaged[RECORD_FILE] = fault
             busy = before.held or look_at_lock(WRITERS_LOCK, fd) != before
         return Survey(
             history=history,
@@ -211,7 +213,7 @@ class StoreReader(Drawable):
             record=record,
             digests=tuple(sorted(manifests.digests.items())),
             unsealed=tuple(sorted(manifests.unsealed & {point.id for point in history.points})),
-            faults=survey_faults(directories, manifests.seals_fault, fault, journal, linked),
+            faults=survey_faults(directories, damaged),
             busy=busy,
         )
 

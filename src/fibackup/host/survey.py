@@ -4,16 +4,14 @@ from __future__ import annotations
 
 import os
 import stat
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
 
 from fibackup.host.files import open_directory
-from fibackup.host.journals import LINKED_FILE, MERGE_FILE
 from fibackup.host.lock import is_in_use
-from fibackup.host.record import RECORD_FILE
 from fibackup.model.point import History
 from fibackup.model.verification import Fault, FaultKind, FoundFile
-from fibackup.parse.seals import SEALS_FILE
+from fibackup.plan.records import record_faults
 
 __all__ = ["list_files", "named_files", "open_images", "survey_faults"]
 
@@ -96,43 +94,20 @@ def _named(history: History) -> Iterator[str]:
 
 
 def survey_faults(
-    directories: Sequence[str],
-    seals: str | None,
-    record: str | None,
-    journal: str | None,
-    linked: str | None,
+    directories: Sequence[str], damaged_records: Mapping[str, str]
 ) -> tuple[Fault, ...]:
     """
     Return what is wrong beside the points' own files.
 
     Args:
         directories: Directories of the store with the domain's UUID.
-        seals: What is wrong with the seals, or None.
-        record: What is wrong with the record, or None.
-        journal: What is wrong with the journal of a merge, or None.
-        linked: What is wrong with the list of linked disks, or None.
+        damaged_records: What is wrong with the small files that tell of all points, by name.
 
     Source:
         docs/verify.md, "What is found".
     """
-    found: list[Fault] = []
+    found = list(record_faults(damaged_records))
     if len(directories) > 1:
         reason = f"another directory has the same UUID, and only this one is used: {directories[1]}"
-        found.append(Fault(FaultKind.NOT_A_FILE, directories[0], reason))
-    if seals is not None:
-        found.append(Fault(FaultKind.SEALS, SEALS_FILE, f"{seals}; the next backup writes it anew"))
-    if record is not None:
-        words = f"{record}; everything is read again, and this verification writes it anew"
-        found.append(Fault(FaultKind.RECORD, RECORD_FILE, words))
-    if linked is not None:
-        words = (
-            f"{linked}; nothing is pruned while it is there: when no linked disk is needed any "
-            "more, or each has been made independent, remove it"
-        )
-        found.append(Fault(FaultKind.RECORD, LINKED_FILE, words))
-    if journal is not None:
-        words = (
-            f"{journal}; nothing is pruned while it is there: when every point is whole, remove it"
-        )
-        found.append(Fault(FaultKind.JOURNAL, MERGE_FILE, words))
+        found.insert(0, Fault(FaultKind.NOT_A_FILE, directories[0], reason))
     return tuple(found)

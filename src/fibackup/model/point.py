@@ -446,12 +446,8 @@ class History(Drawable):
         unreadable: ``(file, reason)`` of manifests that are damaged: their points are not in
             *points*, and nothing is known of them.
         lost: Ids of points that were published, and whose manifests are gone.
-        seals_fault: What is wrong with the seals, or None: while they are damaged it cannot be told
-            whether a point is *lost*.
-        record_fault: What is wrong with the record of verifications, or None: what was
-            *found_wrong* is forgotten.
-        journal_fault: What is wrong with the journal of a merge that was interrupted, or None:
-            nothing is pruned until it is gone.
+        damaged_records: ``(file, reason)`` of the small files that tell of all points, such as
+            ``points.sha256``: while that is damaged it cannot be told whether a point is *lost*.
         protected: Ids of points that no retention drops: each has a file ``<id>.protected``.
         compress: True: new points are compressed unless the caller says otherwise, because the
             store has a file ``compress``.
@@ -472,9 +468,7 @@ class History(Drawable):
     compress: bool = False
     found_wrong: frozenset[str] = frozenset()
     orphans: frozenset[str] = frozenset()
-    seals_fault: str | None = None
-    record_fault: str | None = None
-    journal_fault: str | None = None
+    damaged_records: tuple[tuple[str, str], ...] = ()
     _by_id: Mapping[str, RestorePoint] = _index()
     _stored: Mapping[str, Mapping[str, StoredImage]] = _index()
 

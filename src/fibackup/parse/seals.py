@@ -20,10 +20,7 @@ from hashlib import sha256
 
 from fibackup.errors import ManifestError
 
-__all__ = ["SEALS_FILE", "parse_seals", "render_seals"]
-
-SEALS_FILE = "points.sha256"
-"""Name of the file, in a domain's directory of the store."""
+__all__ = ["parse_seals", "render_seals"]
 
 _LINE = re.compile(r"([0-9a-f]{64})  ([0-9]{8}T[0-9]{6}Z)\.json", re.ASCII)
 _LAST = "# sha256 of the lines above: "

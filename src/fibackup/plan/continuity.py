@@ -24,8 +24,9 @@ from fibackup.errors import ManifestError
 from fibackup.model.chain import BackingChain, Image
 from fibackup.model.ledger import Ledger, Overlay
 from fibackup.model.point import History, PointDisk, RestorePoint, StoredImage
+from fibackup.plan.records import record_warnings
 
-__all__ = ["Parent", "damaged_records", "find_parent", "losses", "stale_overlays"]
+__all__ = ["Parent", "find_parent", "losses", "stale_overlays"]
 
 
 @frozen
@@ -177,33 +178,6 @@ def _changed_below(images: tuple[Image, ...], overlay: Overlay, ledger: Ledger) 
     return None
 
 
-def damaged_records(history: History) -> Iterator[str]:
-    """
-    Say that the seals are damaged, which the run that is planned writes anew, or the record is.
-
-    Args:
-        history: What the store holds of the domain.
-
-    Yields:
-        Sentences without a final stop.
-
-    Source:
-        docs/store-format.md, ``points.sha256``, ``verified.json``.
-    """
-    if history.record_fault is not None:
-        yield (
-            f"verified.json is damaged ({history.record_fault}), so what verifications have found "
-            "wrong is forgotten: fibackup verify reads everything again"
-        )
-    if history.seals_fault is not None:
-        files = ", ".join(sorted(history.orphans))
-        sign = f", and of no point there is: {files}" if files else ""
-        yield (
-            f"points.sha256 is damaged ({history.seals_fault}), so it cannot be told whether a "
-            f"point was lost{sign}; it is written anew"
-        )
-
-
 def losses(ledger: Ledger, history: History) -> Iterator[str]:
     """
     Say what the store has lost of a domain: manifests, or the newest point that it ever got.
@@ -235,4 +209,4 @@ def losses(ledger: Ledger, history: History) -> Iterator[str]:
                 f"the store lacks point {known.point}, the newest that it got of this domain: "
                 "points were removed, or it is an older copy of the store"
             )
-    yield from damaged_records(history)
+    yield from record_warnings(history)

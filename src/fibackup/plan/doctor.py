@@ -34,6 +34,7 @@ from fibackup.model.point import History, Versions
 from fibackup.model.verification import VerificationRecord
 from fibackup.plan.backup import plan_backup
 from fibackup.plan.policy import BackupPolicy, Quiesce
+from fibackup.plan.records import record_warnings
 from fibackup.plan.recover import plan_recovery
 from fibackup.plan.requirements import Work, check_versions
 from fibackup.plan.verdict import last_verified
@@ -404,6 +405,8 @@ def _history(history: History) -> Iterator[_Said]:
             f"{name}: the manifest of point {point} is gone",
             "take the file from another copy of the store",
         )
+    for words in record_warnings(history):
+        yield Level.WARNING, f"{name}: {words}", ""
     for file in sorted(history.damaged):
         yield (
             Level.PROBLEM,

@@ -21,15 +21,19 @@ from attrs import evolve
 
 from fibackup.errors import ManifestError, NoSuchPointError
 from fibackup.model.point import Consistency, DiskKind, History, PointDisk, RestorePoint
-from fibackup.plan.continuity import damaged_records
+from fibackup.model.records import LINKED_FILE, MERGE_FILE
 from fibackup.plan.forest import Forest, forests
 from fibackup.plan.merge import plan_merges
 from fibackup.plan.prune_steps import READERS_SECONDS, DropPoints, MergeImages
+from fibackup.plan.records import describe_damaged, record_warnings
 from fibackup.plan.retention import NOTHING_KEEPS_IT, PointVerdict, RetentionPolicy, choose_points
 from fibackup.plan.steps import Expectation, Plan, Step
 from fibackup.plan.verify_steps import ExpectedHeader, FileToVerify, VerifyFiles
 
 __all__ = ["plan_prune"]
+
+_NEEDED = {MERGE_FILE, LINKED_FILE}
+"""Who drops points must know what these say."""
 
 
 def plan_prune(
@@ -114,7 +118,7 @@ def plan_prune(
             )
             for point in history.points
         ),
-        warnings=(*damaged_records(history), *_say_what_waits(waiting | later, in_use)),
+        warnings=(*record_warnings(history), *_say_what_waits(waiting | later, in_use)),
     )
 
 
@@ -205,11 +209,8 @@ def _refuse_unknown(history: History) -> None:
             "needs: nothing is dropped until it is back, or taken away together with its line in "
             "points.sha256"
         )
-    elif history.journal_fault is not None:
-        reason = (
-            f"merge.json is damaged ({history.journal_fault}), and it cannot be told what a prune "
-            "was about to do: when fibackup verify says that every point is whole, remove it"
-        )
+    elif needed := [each for each in history.damaged_records if each[0] in _NEEDED]:
+        reason = describe_damaged(*needed[0])
     elif history.orphans:
         reason = (
             f"{min(history.orphans)} is of no point, and no run has left it: the manifest of its "

@@ -21,6 +21,13 @@ from attrs import frozen
 
 from fibackup.model.checks import is_target
 from fibackup.model.point import History, StoredImage
+from fibackup.model.records import (
+    LINKED_FILE,
+    MERGE_FILE,
+    RECORD_FILE,
+    REMOVAL_FILE,
+    SEALS_FILE,
+)
 from fibackup.model.tree import ImageTree, trees_of
 from fibackup.model.verification import (
     CheckedContent,
@@ -40,14 +47,14 @@ __all__ = ["Verified", "ages_in", "found_wrong", "judge", "last_verified"]
 
 _OF_THE_STORE = frozenset(
     {
-        "linked.json",
         "lock",
         "lock.readers",
         "lock.verified",
-        "merge.json",
-        "points.sha256",
-        "prune.json",
-        "verified.json",
+        LINKED_FILE,
+        MERGE_FILE,
+        RECORD_FILE,
+        REMOVAL_FILE,
+        SEALS_FILE,
     }
 )
 _RECEIPT = ".receipt"

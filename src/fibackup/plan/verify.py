@@ -22,8 +22,9 @@ from attrs import evolve, field, frozen
 
 from fibackup.errors import PolicyError
 from fibackup.model.point import History, RestorePoint, StoredImage
+from fibackup.model.records import RECORD_FILE
 from fibackup.model.tree import ImageTree, trees_of
-from fibackup.model.verification import FaultKind, Survey
+from fibackup.model.verification import Survey
 from fibackup.plan.steps import Expectation, Plan, Step
 from fibackup.plan.verify_steps import (
     ContentToVerify,
@@ -123,7 +124,7 @@ def plan_verify(survey: Survey, *, now: datetime, policy: VerifyPolicy = VerifyP
         expects=Expectation(sequence=latest.sequence if latest else 0),
         decisions=(),
         steps=tuple(steps),
-        warnings=tuple(str(each) for each in survey.faults if each.kind is FaultKind.RECORD),
+        warnings=tuple(str(each) for each in survey.faults if each.file == RECORD_FILE),
     )
 
 

@@ -94,17 +94,14 @@ def _list(arguments: argparse.Namespace) -> int:
             histories = [find_history(store, arguments.domain)]
         listed = [fb.list_points(each, store.read_record(each.uuid)) for each in histories]
     for history in histories if not arguments.quiet else ():
+        where = fb.printable(history.directory)
         for file, reason in history.unreadable:
-            warn(f"{file}: {reason}")
-        if history.seals_fault is not None:
-            warn(f"points.sha256: {history.seals_fault}; a point may be lost, and none can tell")
-        if history.journal_fault is not None:
-            warn(f"merge.json: {history.journal_fault}; nothing is pruned: see fibackup verify")
-        if history.record_fault is not None:
-            reason = f"verified.json: {history.record_fault}"
-            warn(f"{reason}; what was found wrong is forgotten: fibackup verify reads it again")
+            warn(f"{where}/{file}: {reason}")
+        for words in fb.record_warnings(history):
+            warn(f"{where}: {words}")
         for point in history.lost:
-            warn(f"{point}.json: it is gone, and so is its point; fibackup verify tells more")
+            words = "it is gone, and so is its point; fibackup verify tells more"
+            warn(f"{where}/{point}.json: {words}")
     if arguments.json:
         _print_documents(arguments, listed)
         return OK

@@ -1,0 +1,105 @@
+"""
+Say what a damaged small file of a domain means, and what becomes of it: one wording for all.
+
+::
+
+    list, backup, prune    warnings
+    prune                  refuses, where the file is needed to tell what may go
+    verify                 faults, of no point
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+
+from fibackup.model.point import History
+from fibackup.model.records import (
+    LINKED_FILE,
+    MERGE_FILE,
+    RECORD_FILE,
+    REMOVAL_FILE,
+    SEALS_FILE,
+)
+from fibackup.model.verification import Fault, FaultKind
+
+__all__ = ["describe_damaged", "record_faults", "record_warnings"]
+
+_MEANINGS = {
+    SEALS_FILE: (
+        "it cannot be told whether a point was lost; the next backup or prune writes it anew"
+    ),
+    RECORD_FILE: (
+        "what verifications have found wrong is forgotten; fibackup verify reads everything again, "
+        "and writes it anew"
+    ),
+    MERGE_FILE: (
+        "it cannot be told what a prune was about to do, and nothing is pruned while it is there; "
+        "when fibackup verify says that every point is whole, remove it"
+    ),
+    REMOVAL_FILE: (
+        "it cannot be told which points a prune was taking away; the next backup or prune removes "
+        "it, and leaves what no point names any more"
+    ),
+    LINKED_FILE: (
+        "it cannot be told which linked disks lie on the points, and nothing is pruned while it is "
+        "there; when none is needed any more, or each has been made independent, remove it"
+    ),
+}
+_KINDS = {
+    SEALS_FILE: FaultKind.SEALS,
+    RECORD_FILE: FaultKind.RECORD,
+    MERGE_FILE: FaultKind.JOURNAL,
+    REMOVAL_FILE: FaultKind.JOURNAL,
+    LINKED_FILE: FaultKind.RECORD,
+}
+
+
+def describe_damaged(file: str, reason: str) -> str:
+    """
+    Say that a file is damaged, what cannot be told without it, and what to do.
+
+    Args:
+        file: Its name, one of `fibackup.model.records`.
+        reason: What is wrong with it.
+
+    Returns:
+        A sentence without a final stop.
+
+    Source:
+        docs/store-format.md.
+    """
+    return f"{file} is damaged ({reason}): {_MEANINGS[file]}"
+
+
+def record_warnings(history: History) -> Iterator[str]:
+    """
+    Say which small files are damaged.
+
+    Args:
+        history: What the store holds of the domain.
+
+    Yields:
+        Sentences without a final stop.
+
+    Source:
+        docs/store-format.md.
+    """
+    for file, reason in history.damaged_records:
+        words = describe_damaged(file, reason)
+        if file == SEALS_FILE and history.orphans:
+            words += f"; of no point there is: {', '.join(sorted(history.orphans))}"
+        yield words
+
+
+def record_faults(damaged: Mapping[str, str]) -> Iterator[Fault]:
+    """
+    Give the faults of a verification that damaged small files are; they spoil no point.
+
+    Args:
+        damaged: What is wrong with each.
+
+    Source:
+        docs/verify.md, "What is found".
+    """
+    for file, reason in damaged.items():
+        yield Fault(_KINDS[file], file, f"{reason}: {_MEANINGS[file]}")
