@@ -142,6 +142,8 @@ def _foreign(_: fb.FibackupError, arguments: argparse.Namespace) -> str:
 
 
 def _damaged(error: fb.FibackupError, arguments: argparse.Namespace) -> str:
+    if os.path.basename(error.path or "") == "fibackup-store.json":  # no verb can read the store
+        return "take it from another copy of the store, or write fibackup-store.json anew"
     if arguments.verb != "verify":
         return f"fibackup verify{_store(arguments)}"
     domain = f" {shlex.quote(error.domain)}" if error.domain else " DOMAIN"

@@ -74,14 +74,13 @@ from fibackup.host.restored import (
     write_restored,
 )
 from fibackup.host.seals import MANIFEST_SUFFIX
+from fibackup.host.store_file import STORE_FILE, uuid_of
 from fibackup.host.store_files import directories_in, exists, list_directory, read_text
 from fibackup.host.store_reader import (
     BESIDE_A_STORE,
     COMPRESS_FILE,
-    STORE_FILE,
     WRITERS_LOCK,
     StoreReader,
-    uuid_of,
 )
 from fibackup.host.survey import named_files, open_images
 from fibackup.host.verify import verify_files

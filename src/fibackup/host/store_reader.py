@@ -20,32 +20,26 @@ from pathlib import PurePosixPath
 from types import TracebackType
 from typing import Self
 
-from fibackup.errors import ManifestError, NotAStoreError, ParseError, StoreError
+from fibackup.errors import NotAStoreError, StoreError
 from fibackup.host.files import open_directory, os_errors
 from fibackup.host.history import read_history
 from fibackup.host.lock import look_at_lock
 from fibackup.host.manifests import Manifests
 from fibackup.host.record import sound_record
-from fibackup.host.store_files import directories_in, exists, list_directory, read_text
+from fibackup.host.store_file import STORE_FILE, read_store_file, uuid_of
+from fibackup.host.store_files import directories_in, exists, list_directory
 from fibackup.host.survey import list_files, survey_faults
-from fibackup.model.checks import UUID_PATTERN
 from fibackup.model.point import History
 from fibackup.model.records import RECORD_FILE
 from fibackup.model.verification import Survey, VerificationRecord
-from fibackup.parse.manifest import parse_store_file
 from fibackup.render.drawable import Drawable, Picture
 
 __all__ = [
     "BESIDE_A_STORE",
     "COMPRESS_FILE",
-    "STORE_FILE",
     "WRITERS_LOCK",
     "StoreReader",
-    "uuid_of",
 ]
-
-STORE_FILE = "fibackup-store.json"
-"""Name of the file that makes a directory a store."""
 
 WRITERS_LOCK = "lock"
 """Name of the lock of the one writer, in a domain's directory."""
@@ -86,10 +80,11 @@ class StoreReader(Drawable):
             The store.
 
         Raises:
-            NotAStoreError: The directory is missing, or has no ``fibackup-store.json``: an
-                unmounted disk, perhaps.
+            NotAStoreError: The directory is missing, or has neither ``fibackup-store.json`` nor
+                points: an unmounted disk, perhaps.
             FormatTooNewError: A newer fibackup made it.
-            ManifestError: Its ``fibackup-store.json`` is damaged.
+            ManifestError: Its ``fibackup-store.json`` is damaged, or gone although there are
+                points; the reason says how to write it anew.
 
         Source:
             docs/store-format.md, ``fibackup-store.json``.
@@ -104,7 +99,7 @@ class StoreReader(Drawable):
                 raise
         try:
             with os_errors(str(where / STORE_FILE)):
-                return cls(where, _read_store_file(fd, where), fd)
+                return cls(where, read_store_file(fd, where), fd)
         except BaseException:
             os.close(fd)
             raise
@@ -249,29 +244,3 @@ class StoreReader(Drawable):
     def _directories(self, uuid: str) -> list[str]:
         """Return the domain's directory; more than one when somebody made a copy beside it."""
         return sorted(name for name in list_directory(self._fd) if uuid_of(name) == uuid)
-
-
-def _read_store_file(fd: int, path: PurePosixPath) -> str:
-    where = str(path / STORE_FILE)
-    try:
-        text = read_text(fd, STORE_FILE, where)
-    except FileNotFoundError:
-        raise NotAStoreError(
-            reason=f"there is no {STORE_FILE} in the directory: is its disk mounted?",
-            path=str(path),
-        ) from None
-    try:
-        return parse_store_file(text, path=where).uuid
-    except ParseError as error:
-        raise ManifestError(reason=str(error), path=where) from error
-
-
-def uuid_of(name: str) -> str | None:
-    """
-    Return the UUID at the end of a domain directory's name, or None.
-
-    Args:
-        name: Of the directory.
-    """
-    uuid = name[-36:]
-    return uuid if UUID_PATTERN.fullmatch(uuid) and name[-37:-36] in {"", "-"} else None

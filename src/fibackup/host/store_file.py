@@ -1,0 +1,105 @@
+"""
+Read ``fibackup-store.json``; when it is lost, tell from the points what belongs there.
+
+::
+
+    gone, no points here       no store: an unmounted disk, perhaps
+    gone or damaged, points    each manifest names its store: say the line that has to be written
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import suppress
+from pathlib import PurePosixPath
+
+from fibackup.errors import ManifestError, NotAStoreError, ParseError, StoreError
+from fibackup.host.files import open_directory, read_small
+from fibackup.host.store_files import directories_in, list_directory, read_text
+from fibackup.model.checks import UUID_PATTERN
+from fibackup.model.point import RestorePoint, is_point_id
+from fibackup.parse.manifest import parse_manifest, parse_store_file, render_store_file
+
+__all__ = ["STORE_FILE", "read_store_file", "uuid_of"]
+
+STORE_FILE = "fibackup-store.json"
+"""Name of the file that makes a directory a store."""
+
+_MANIFEST = ".json"
+
+
+def read_store_file(fd: int, path: PurePosixPath) -> str:
+    """
+    Return the UUID of a store.
+
+    Args:
+        fd: The directory.
+        path: Its path, for errors.
+
+    Raises:
+        NotAStoreError: It has neither the file nor points.
+        FormatTooNewError: A newer fibackup made it.
+        ManifestError: The file is damaged, or gone although there are points.
+
+    Source:
+        docs/store-format.md, ``fibackup-store.json``.
+    """
+    where = str(path / STORE_FILE)
+    try:
+        return parse_store_file(read_text(fd, STORE_FILE, where), path=where).uuid
+    except FileNotFoundError:
+        found = _points(fd)
+        if not found:
+            raise NotAStoreError(
+                reason=f"there is no {STORE_FILE} in the directory: is its disk mounted?",
+                path=str(path),
+            ) from None
+        reason = "it is gone"
+    except (ManifestError, ParseError) as error:
+        found, reason = _points(fd), error.reason
+    raise ManifestError(reason=f"{reason}{_what_belongs_there(found)}", path=where)
+
+
+def _what_belongs_there(points: tuple[RestorePoint, ...]) -> str:
+    """Say what the file must have said, by what points say."""
+    stores = sorted({point.store for point in points})
+    if not stores:
+        return ""
+    if len(stores) > 1:
+        return f"; there are points of several stores here: {', '.join(stores)}"
+    text = render_store_file(stores[0], min(point.time for point in points))
+    line = " ".join(text.split())
+    return (
+        f"; the points here are of store {stores[0]}: without a copy of the file, "
+        f"write it anew with this line: {line}"
+    )
+
+
+def _points(fd: int) -> tuple[RestorePoint, ...]:
+    """Return the oldest sound point of each domain: of one store they all say the same."""
+    found = (_oldest(name, fd) for name in sorted(directories_in(fd)) if uuid_of(name) is not None)
+    return tuple(point for point in found if point is not None)
+
+
+def _oldest(name: str, fd: int) -> RestorePoint | None:
+    with suppress(OSError), open_directory(name, fd) as domain:
+        return next(_sound(domain), None)
+    return None
+
+
+def _sound(fd: int) -> Iterator[RestorePoint]:
+    for name in sorted(list_directory(fd)):
+        if name.endswith(_MANIFEST) and is_point_id(name.removesuffix(_MANIFEST)):
+            with suppress(OSError, StoreError):
+                yield parse_manifest(read_small(name, fd))
+
+
+def uuid_of(name: str) -> str | None:
+    """
+    Return the UUID at the end of a domain directory's name, or None.
+
+    Args:
+        name: Of the directory.
+    """
+    uuid = name[-36:]
+    return uuid if UUID_PATTERN.fullmatch(uuid) and name[-37:-36] in {"", "-"} else None

@@ -1,0 +1,73 @@
+"""A store whose ``fibackup-store.json`` is lost: the points say what belongs there."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+import fibackup as fb
+from fibackup.cli.main import main
+from hypervisor.stores import StoreMaker
+
+pytestmark = pytest.mark.libvirt
+
+NAME = "fibackup-store.json"
+LINE = "write it anew with this line: "
+
+
+@pytest.fixture
+def maker(tmp_path: Path) -> Iterator[StoreMaker]:
+    """Give a store with a full and an increment."""
+    (tmp_path / "made").mkdir()
+    with StoreMaker(tmp_path / "made") as made:
+        for number in (1, 2):
+            made.point({"vda": {number: number}})
+        yield made
+
+
+@pytest.mark.parametrize("damage", [None, "", "{", '{"format": 1}'])
+def test_the_store_file_can_be_written_anew(
+    maker: StoreMaker, damage: str | None, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Nothing else has to be known; then all is as before, and backups go on."""
+    file = maker.root / NAME
+    history = maker.history()
+    file.unlink()
+    if damage is not None:
+        file.write_text(damage)
+    with pytest.raises(fb.ManifestError) as caught:
+        fb.Store.open(maker.root)
+    assert caught.value.path == str(file)
+    said, _, line = caught.value.reason.partition(LINE)
+    assert history.store in said
+    for verb in (["list"], ["verify"], ["prune", "--keep-last", "1"]):
+        assert main([*verb, "--store", str(maker.root)]) == 12
+        told = capsys.readouterr().err
+        assert line in told
+        assert f"another copy of the store, or write {NAME} anew" in told
+    file.write_text(line)
+    with fb.Store.open(maker.root) as store:
+        assert store.read_history(maker.uuid) == history
+    assert main(["verify", "--store", str(maker.root)]) == 0
+    new = maker.point({"vda": {3: 3}})
+    assert new.disks[0].kind is fb.DiskKind.INCREMENT
+    assert maker.restores(new.id, tmp_path / "into")
+
+
+def test_what_cannot_be_told_is_not_proposed(maker: StoreMaker) -> None:
+    """Points of two stores in one directory; and no point that can be read."""
+    with StoreMaker(maker.root.parent.parent) as other:
+        other.point({"vda": {1: 1}})
+        name = other.home.name.replace("web1", "web2")[:-1] + "0"
+        shutil.copytree(other.home, maker.root / name)
+    (maker.root / NAME).unlink()
+    with pytest.raises(fb.ManifestError, match="of several stores") as caught:
+        fb.Store.open(maker.root)
+    assert LINE not in caught.value.reason
+    for manifest in maker.root.glob("*/*.json"):
+        manifest.write_text("{")
+    with pytest.raises(fb.NotAStoreError, match="is its disk mounted"):
+        fb.Store.open(maker.root)
