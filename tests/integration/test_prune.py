@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import fcntl
 import json
 import os
@@ -707,3 +708,32 @@ def test_a_span_keeps_what_is_younger(some: StoreMaker) -> None:
     """Points lie a day apart."""
     done = command("--store", some.root, "--keep-within", "2d", "--dry-run", "web1")
     assert done.stdout.count("keep: within 2d") == 3
+
+
+def test_a_prune_that_died_before_its_journal_is_taken_up_by_one_that_drops_nothing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Two manifests name one image then, and a merge of the one must not take it from the other."""
+
+    def full(name: str, *_: object) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device", name)
+
+    with StoreMaker(tmp_path) as maker:
+        maker.point({"vda": {0: 1, 9: 1}})
+        maker.point({"vda": {1: 2}})
+        prune(maker, fb.RetentionPolicy(keep_last=1))  # it takes over the full, which is not merged
+        maker.point({"vda": {2: 3}})
+        points = ids(maker)
+        stale = fb.plan_prune(maker.history(), fb.RetentionPolicy(keep_last=2), now=NOW)
+        with monkeypatch.context() as patched:
+            patched.setattr("fibackup.host.prune.write_once", full)
+            with pytest.raises(fb.StepError, match="No space left"):
+                prune(maker, fb.RetentionPolicy(keep_last=1))
+        assert len(maker.history().points[1].disks[0].images) == 3
+        with pytest.raises(fb.StepError, match=f"point {points[1]} names .* too; plan again"):
+            fb.Executor(None, maker.store).run(stale)
+        prune(maker, fb.RetentionPolicy(keep_last=2))
+        assert ids(maker) == points
+        assert [len(point.disks[0].images) for point in maker.history().points] == [1, 1]
+        nothing_is_left_over(maker.root, maker.uuid)
+        check(maker, tmp_path / "out")

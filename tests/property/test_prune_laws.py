@@ -15,7 +15,7 @@ from __future__ import annotations
 from datetime import timedelta
 
 import pytest
-from attrs import field, frozen
+from attrs import frozen
 from hypothesis import example, given
 from hypothesis import strategies as st
 from hypothesis.strategies import SearchStrategy
@@ -67,13 +67,14 @@ class Consolidate:
 
 @frozen
 class Prune:
-    """A prune; *at* is the call that fails, 0 for none."""
+    """A prune; *at* is the call that fails, 0 for none. The next one keeps *more*, or the same."""
 
     last: int
     protected: int
     at: int = 0
     after: bool = False
     lasting: bool = False
+    more: int = 0
 
 
 Act = Write | Take | Turn | Consolidate | Prune
@@ -87,7 +88,13 @@ takes = st.builds(
     st.sampled_from([False, False, False, True]),
 )
 prunes = st.builds(
-    Prune, st.integers(1, 4), st.integers(0, 3), st.integers(0, 25), st.booleans(), st.booleans()
+    Prune,
+    st.integers(1, 4),
+    st.integers(0, 3),
+    st.integers(0, 25),
+    st.booleans(),
+    st.booleans(),
+    st.integers(0, 3),
 )
 acts: SearchStrategy[Act] = (
     writes | writes | takes | takes | prunes | st.builds(Turn) | st.builds(Consolidate)
@@ -154,10 +161,8 @@ class World:
         points = self.store.read_history(self.uuid).points
         if not points:
             return
-        policy = RetentionPolicy(
-            keep_last=what.last,
-            protect=tuple({points[what.protected % len(points)].id}),
-        )
+        protect = (points[what.protected % len(points)].id,)
+        policy = RetentionPolicy(keep_last=what.last, protect=protect)
         before = self.due()
         if what.at:
             self.host.fail_at(what.at, after=what.after, lasting=what.lasting)
@@ -169,7 +174,10 @@ class World:
             self.host.heal()
         self.every_point_reads_right()
         assert self.due() == before
+        there = {point.id for point in self.store.read_history(self.uuid).points}
+        policy = RetentionPolicy(keep_last=what.last + what.more, protect=tuple(there & {*protect}))
         self.run_prune(policy)
+        self.every_point_reads_right()
         assert self.due() == before
         self.nothing_is_left_over(policy)
 
@@ -238,13 +246,17 @@ def test_kept_points_read_the_same_whatever_happens(what: list[Act]) -> None:
         world.act(each)
 
 
-@frozen
-class Case:
-    """One way to be interrupted."""
-
-    at: int
-    after: bool = field(default=False)
-    lasting: bool = field(default=False)
+@pytest.mark.parametrize("after", [False, True])
+@pytest.mark.parametrize("lasting", [False, True])
+@pytest.mark.parametrize("at", range(1, 20))
+def test_what_a_prune_had_begun_may_not_be_wanted_any_more(
+    *, at: int, after: bool, lasting: bool
+) -> None:
+    """The next one keeps more, and merges what the first had left because it was the newest."""
+    world = World()
+    for each in (Take(), Write("vda", 1, 2), Take(), Prune(1, 1), Write("vda", 2, 3), Take()):
+        world.act(each)
+    world.act(Prune(1, 1, at, after=after, lasting=lasting, more=1))
 
 
 @pytest.mark.parametrize("after", [False, True])
@@ -268,7 +280,8 @@ def test_every_call_of_a_prune_may_be_the_last(*, after: bool, lasting: bool) ->
             pass
         world.host.heal()
         world.every_point_reads_right()
-        world.run_prune(policy)
-        world.every_point_reads_right()
-        world.nothing_is_left_over(policy)
+        for each in (RetentionPolicy(keep_last=6), policy):  # what it had begun counts for nothing
+            world.run_prune(each)
+            world.every_point_reads_right()
+            world.nothing_is_left_over(each)
     assert at > 15

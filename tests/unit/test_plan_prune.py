@@ -27,7 +27,7 @@ from fibackup.parse.manifest import parse_merge, parse_removal, render_merge, re
 from fibackup.plan.merge import MAX_OWN
 from fibackup.plan.pictures import plan_picture
 from fibackup.plan.prune import plan_prune
-from fibackup.plan.prune_steps import DropPoints, MergeImages, misfit
+from fibackup.plan.prune_steps import DropPoints, MergeImages, misfit, shared
 from fibackup.plan.report import Report
 from fibackup.plan.retention import RetentionPolicy
 from fibackup.plan.steps import Plan, headline
@@ -425,7 +425,36 @@ def test_an_interrupted_hand_over_is_taken_up_either_way() -> None:
     assert (drop_of(again).points, drop_of(again).heirs) == ((pid(1),), ())
     assert drop_of(again).files == (f"{pid(1)}.xml",)
     other = plan(both, RetentionPolicy(keep_last=2, protect=(pid(1),)))
-    assert other.steps == ()
+    step = drop_of(other)
+    assert (step.points, step.files, step.freed_bytes) == ((), (), 0)
+    assert [images(pruned(both, other), number) for number in (1, 2, 3)] == [
+        images(history, number) for number in (1, 2, 3)
+    ]
+    assert plan(history, RetentionPolicy(keep_last=2, protect=(pid(1),))).steps == ()
+    assert headline(step) == "take up a prune that was interrupted: 1 point names what is its own"
+
+
+def test_what_an_interrupted_hand_over_left_is_written_before_anything_is_merged() -> None:
+    """Or the merge would delete images that the other manifest names."""
+    history = pruned(chain(3), plan(chain(3), RetentionPolicy(keep_last=2)))
+    last = pruned(history, plan(history, RetentionPolicy(keep_last=1)))
+    both = evolve(history, points=(history.points[0], *last.points))
+    found = plan(both, RetentionPolicy(keep_last=2))
+    kinds = [type(step) for step in found.steps]
+    assert kinds == [VerifyFiles, DropPoints, MergeImages]
+    assert [heir.id for heir in drop_of(found).heirs] == [pid(3)]
+
+
+def test_an_image_that_two_points_name_is_not_merged() -> None:
+    """Whatever the plan was made of: what is published counts."""
+    history = pruned(chain(3), plan(chain(3), RetentionPolicy(keep_last=2)))
+    again = plan(history, RetentionPolicy(keep_last=2))
+    [merge] = [step for step in again.steps if isinstance(step, MergeImages)]
+    assert shared(merge, history.points) is None
+    last = pruned(history, plan(history, RetentionPolicy(keep_last=1)))
+    assert shared(merge, (history.points[0], *last.points)) == (
+        f"point {pid(3)} names {pid(2)}.qcow2 too"
+    )
 
 
 def test_a_file_that_two_dropped_points_name_is_deleted_once() -> None:

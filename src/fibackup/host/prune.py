@@ -58,11 +58,14 @@ def drop_points(step: DropPoints, dir_fd: int) -> int:
         DomainBusyError: A domain runs on one of the images, or a linked disk lies on it. Nothing
             was touched.
     """
-    removal = Removal(step.points, step.files)
     refuse_needed(step.files, dir_fd)
     unseal_points((*(point.id for point in step.heirs), *step.points), dir_fd)
     for point in step.heirs:
         replace_file(point.id + MANIFEST_SUFFIX, render_manifest(point).encode(), dir_fd)
+    if not step.points:
+        seal_points("", dir_fd)
+        return 0
+    removal = Removal(step.points, step.files)
     write_once(REMOVAL_FILE, render_removal(removal).encode(), dir_fd)
     return _finish(removal, dir_fd)
 

@@ -56,7 +56,6 @@ from fibackup.host.flatten import flatten
 from fibackup.host.history import read_points
 from fibackup.host.linked import forget_independent, linked_files, note_linked
 from fibackup.host.lock import hold_store_lock
-from fibackup.host.manifests import read_manifests
 from fibackup.host.memory_image import copy_memory, restore_memory
 from fibackup.host.merge import prepare, put_in_place, recover_merge, remove_waiting
 from fibackup.host.nbd import hash_content
@@ -96,7 +95,7 @@ from fibackup.model.verification import ContentCheck, FileCheck
 from fibackup.parse.manifest import (
     render_store_file,
 )
-from fibackup.plan.prune_steps import DropPoints, MergeImages, misfit
+from fibackup.plan.prune_steps import DropPoints, MergeImages, misfit, shared
 from fibackup.plan.records import describe_damaged
 from fibackup.plan.report import RestoredImage
 from fibackup.plan.steps import (
@@ -416,11 +415,15 @@ class Store(StoreReader):
             if exists(MERGE_FILE, fd) or exists(REMOVAL_FILE, fd):
                 with self._no_readers(fd, step.wait_seconds):
                     self._recover(fd, uuid)
-            file = step.point + MANIFEST_SUFFIX
-            points = read_manifests(fd, [file], store=self._uuid, uuid=uuid).points
-            if not points:
+            points = read_points(fd, store=self._uuid, uuid=uuid)[0].points
+            point = next((each for each in points if each.id == step.point), None)
+            if point is None:
+                file = step.point + MANIFEST_SUFFIX
                 raise NoSuchPointError(reason=f"no point {step.point}", path=str(path / file))
-            prepared = prepare(step, points[0], fd, path, on_event, cancel)
+            fault = shared(step, points)
+            if fault is not None:
+                raise StalePlanError(reason=f"{fault}; plan again")
+            prepared = prepare(step, point, fd, path, on_event, cancel)
             try:
                 with self._no_readers(fd, step.wait_seconds):
                     put_in_place(prepared.merge, fd)

@@ -83,12 +83,13 @@ def plan_prune(
     _keep_what_carries(history, woods, reasons)
     heirs, gone = _outcome(history, woods, reasons)
     steps: tuple[Step, ...] = ()
-    if gone:
-        before = {point.id: point for point in history.points}
+    before = {point.id: point for point in history.points}
+    changed = tuple(heir for heir in heirs if heir != before[heir.id])
+    if gone or changed:  # without gone: a prune died in between, and two points name one image
         steps = (
             DropPoints(
                 points=tuple(gone),
-                heirs=tuple(heir for heir in heirs if heir != before[heir.id]),
+                heirs=changed,
                 files=tuple(name for files in gone.values() for name in files),
                 freed_bytes=sum(size for files in gone.values() for size in files.values()),
                 wait_seconds=wait_seconds,

@@ -9,14 +9,14 @@ The steps of a prune: values, as all steps are.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 
 from attrs import evolve, frozen
 
 from fibackup.model.point import History, RestorePoint, StoredImage
 from fibackup.units import counted, format_bytes
 
-__all__ = ["READERS_SECONDS", "DropPoints", "MergeImages", "describe_prune", "misfit"]
+__all__ = ["READERS_SECONDS", "DropPoints", "MergeImages", "describe_prune", "misfit", "shared"]
 
 READERS_SECONDS = 600.0
 """How long a prune waits for those who read, before it leaves things as they are."""
@@ -31,7 +31,8 @@ class DropPoints:
     theirs. So at each moment every published point is whole.
 
     Attributes:
-        points: Ids of the points, oldest first.
+        points: Ids of the points, oldest first; none when heirs of an interrupted prune are all
+            that is left to be done.
         heirs: Kept points as they are from now on, oldest first.
         files: ``"vda/20261124T040407Z.qcow2"`` or ``"20261124T040407Z.xml"``: what is deleted.
         freed_bytes: Bytes of these files.
@@ -116,6 +117,32 @@ def misfit(step: DropPoints, history: History) -> str | None:
     return None
 
 
+def shared(step: MergeImages, points: Iterable[RestorePoint]) -> str | None:
+    """
+    Say which other point names an image that a merge would take away, or write anew.
+
+    Args:
+        step: The merge.
+        points: What is published, read under the lock under which the merge is to run.
+
+    Returns:
+        The reason not to merge, or None when there is no such point.
+
+    Source:
+        docs/store-format.md, "Writing order".
+    """
+    names = {image.name for image in step.images}
+    for point in points:
+        if point.id == step.point:
+            continue
+        for disk in point.disks:
+            if disk.target == step.target:
+                for image in disk.images:
+                    if image.name in names:
+                        return f"point {point.id} names {image.name} too"
+    return None
+
+
 def _needs(point: RestorePoint) -> Iterator[str]:
     """Give the files that a point names, and those that its images lie on."""
     yield from (file.name for file in point.files)
@@ -149,4 +176,8 @@ def _describe_drop(step: DropPoints) -> tuple[str, ...]:
         for disk in point.disks
         if any(not image.name.startswith(point.id) for image in disk.images)
     )
+    if not step.points:
+        count = counted(len(step.heirs), "point")
+        names = "names" if len(step.heirs) == 1 else "name"
+        return (f"take up a prune that was interrupted: {count} {names} what is its own",)
     return (f"drop {points}, delete {files} ({frees}){':' if heirs else ''}", *heirs)

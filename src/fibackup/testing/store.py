@@ -40,7 +40,7 @@ from fibackup.model.verification import (
     VerificationRecord,
 )
 from fibackup.parse.manifest import parse_manifest
-from fibackup.plan.prune_steps import DropPoints, MergeImages, misfit
+from fibackup.plan.prune_steps import DropPoints, MergeImages, misfit, shared
 from fibackup.plan.report import RestoredImage
 from fibackup.plan.steps import (
     CopyImage,
@@ -519,6 +519,8 @@ class FakeStore(Drawable):
         for point in step.heirs:
             with self._host.call("drop.heir"):
                 shelf.put_manifest(point)
+        if not step.points:
+            return 0
         with self._host.call("drop.intent"):
             shelf.removal = Removal(step.points, step.files)
         return self._finish_removal(shelf)
@@ -553,6 +555,9 @@ class FakeStore(Drawable):
             start = own.index(step.images[0]) if step.images[0] in own else 0
             if own[start : start + len(step.images)] != step.images:
                 raise StoreError(reason="the point has other images", path=step.images[0].name)
+            fault = shared(step, map(parse_manifest, shelf.manifests.values()))
+            if fault is not None:
+                raise StalePlanError(reason=f"{fault}; plan again")
             for image in step.images:
                 shelf.verify(step.target, image)
             new = shelf.gather(step)
