@@ -58,7 +58,7 @@ class Night:
 
     def prune(self, uuid: str) -> None:
         """Drop the points that no rule keeps."""
-        history, used = self.store.read_history(uuid), self.store.images_in_use(uuid)
+        used, history = self.store.images_in_use(uuid), self.store.read_history(uuid)
         plan = fb.plan_prune(history, KEEP, now=now(), in_use=used)
         if plan.steps:
             self.run(plan)

@@ -11,7 +11,7 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
 from pathlib import Path, PurePosixPath
@@ -19,6 +19,7 @@ from pathlib import Path, PurePosixPath
 import pytest
 
 import fibackup as fb
+from fibackup.cli.main import main
 from fibackup.host import qemu_img
 from fibackup.host.lock import hold_image_lock
 from hypervisor.host import run
@@ -737,3 +738,30 @@ def test_a_prune_that_died_before_its_journal_is_taken_up_by_one_that_drops_noth
         assert [len(point.disks[0].images) for point in maker.history().points] == [1, 1]
         nothing_is_left_over(maker.root, maker.uuid)
         check(maker, tmp_path / "out")
+
+
+def test_what_a_verification_finds_while_a_prune_waits_for_it_counts(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The command plans after it has waited; a plan that was made before is refused."""
+    with StoreMaker(tmp_path) as maker:
+        maker.point({"vda": {0: 1}})
+        maker.point({"vda": {0: 2}}, full=True)
+        first, second = ids(maker)
+        early = fb.plan_prune(maker.history(), fb.RetentionPolicy(keep_last=1), now=NOW)
+        image = maker.path(f"vda/{second}.qcow2")
+        image.write_bytes(bytes([image.read_bytes()[0] ^ 1]) + image.read_bytes()[1:])
+        asked = fb.Store.images_in_use
+
+        def wait(store: fb.Store, uuid: str, *, wait_seconds: float = 0.0) -> Mapping[str, str]:
+            assert wait_seconds > 0
+            assert main(["verify", "--store", str(maker.root)]) == 12
+            return asked(store, uuid, wait_seconds=wait_seconds)
+
+        monkeypatch.setattr(fb.Store, "images_in_use", wait)
+        assert main(["prune", "--store", str(maker.root), "--keep-last", "1"]) == 0
+        assert ids(maker) == [first, second]
+        assert maker.restores(first, tmp_path / "out")
+        with pytest.raises(fb.StepError, match="no point that would stay is whole; plan again"):
+            fb.Executor(None, maker.store).run(early)
+        assert ids(maker) == [first, second]

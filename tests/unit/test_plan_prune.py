@@ -784,6 +784,7 @@ def test_a_drop_does_not_fit_what_has_changed_since() -> None:
         (evolve(history, points=points[:3]), step, f"{pid(4)} is not what it was"),
         (evolve(history, points=(*points[:3], told)), step, f"{pid(4)} is not what it was"),
         (evolve(history, points=(merged, *points[1:])), step, "images that are not there"),
+        (evolve(history, found_wrong=frozenset({f"vda/{pid(2)}.qcow2"})), step, "is whole"),
         (history, more, f"{pid(2)} needs a file"),
         (history, under, f"{pid(4)} needs a file"),
     ):

@@ -565,7 +565,8 @@ class PointStore(Protocol):
         Args:
             uuid: The domain whose points they are of.
             wait_seconds: How long to wait for those who read the domain's points, as they have
-                images open too; 0: they are not told from others.
+                images open too; 0: they are not told from others. Read the history after this: a
+                verification that was waited for may have found something wrong.
 
         Returns:
             By file, such as ``"vda/20261124T040407Z.qcow2"``. File systems without QEMU's locks

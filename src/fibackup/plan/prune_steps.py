@@ -14,6 +14,7 @@ from collections.abc import Iterable, Iterator
 from attrs import evolve, frozen
 
 from fibackup.model.point import History, RestorePoint, StoredImage
+from fibackup.plan.forest import broken_points
 from fibackup.units import counted, format_bytes
 
 __all__ = ["READERS_SECONDS", "DropPoints", "MergeImages", "describe_prune", "misfit", "shared"]
@@ -80,7 +81,8 @@ def misfit(step: DropPoints, history: History) -> str | None:
     """
     Say why a drop that was planned before does not fit what the store holds now.
 
-    Another prune may have merged what the heirs would name, or someone has protected a point.
+    Another prune may have merged what the heirs would name, someone has protected a point, or a
+    verification has found wrong what was going to stay.
 
     Args:
         step: The drop.
@@ -98,6 +100,8 @@ def misfit(step: DropPoints, history: History) -> str | None:
     if gone & history.protected:
         return f"point {min(gone & history.protected)} is protected"
     points = {point.id: point for point in history.points}
+    if not points.keys() - gone - broken_points(history) and gone & points.keys():
+        return "no point that would stay is whole"
     there = {
         (disk.target, image)
         for point in history.points

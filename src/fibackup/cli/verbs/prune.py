@@ -160,13 +160,14 @@ def _prune(
     wait = max(arguments.wait, 0.0)
     if not arguments.dry_run:
         with store.locked(history.uuid, history.points[-1].domain, exclusive=True):
-            history = store.read_history(history.uuid)  # what a killed run had left is done now
+            pass  # what a killed run had left is done now
+    in_use = store.images_in_use(history.uuid, wait_seconds=0.0 if arguments.dry_run else wait)
     plan = fb.plan_prune(
-        history,
+        store.read_history(history.uuid),  # a verification that was waited for may have found more
         policy,
         now=datetime.now(UTC),
         wait_seconds=wait,
-        in_use=store.images_in_use(history.uuid, wait_seconds=0.0 if arguments.dry_run else wait),
+        in_use=in_use,
     )
     if arguments.dry_run:
         return show_plan(arguments, plan)
