@@ -485,6 +485,30 @@ def test_two_at_a_time_remember_what_both_have_read(copy: Copy) -> None:
         assert {entry.file for entry in store.read_record(store.domains()[0]).files} == names
 
 
+def test_a_long_one_does_not_forget_what_a_newer_one_found_of_a_later_point(copy: Copy) -> None:
+    """It knows the files of when it began, and takes away what was gone by then only."""
+    with fb.Store.open(copy.root) as store, open_directory(str(copy.home)) as fd:
+        found = checks(store)
+        began = {check.file for check in found} - {copy.named("vda/{3}.qcow2")}
+        old = evolve(found[0], file="vda/20200101T000000Z.qcow2")
+        before = Recorder(fd, 1, [])
+        before.add(old)
+        before.finish()
+        long = Recorder(fd, 2, began)
+        newer = Recorder(fd, 3, {check.file for check in found})
+        for check in found:
+            if check.file not in began:
+                newer.add(evolve(check, kind=fb.FaultKind.SHA256, reason="it is wrong"))
+        newer.finish()
+        for check in found:
+            if check.file in began:
+                long.add(check)
+        long.finish()
+        (uuid,) = store.domains()
+        assert store.read_record(uuid).named == {check.file for check in found}
+        assert store.read_history(uuid).found_wrong == {copy.named("vda/{3}.qcow2")}
+
+
 def test_two_halves_are_everything(copy: Copy) -> None:
     """A sample takes what was read longest ago."""
     half = fb.VerifyPolicy(sample_percent=50)

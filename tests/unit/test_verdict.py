@@ -9,7 +9,7 @@ from attrs import evolve
 
 import fibackup as fb
 from fibackup.model.tree import ImageTree
-from fibackup.plan.verdict import judge
+from fibackup.plan.verdict import found_wrong, judge
 from hypervisor.histories import (
     chain,
     digest,
@@ -337,7 +337,41 @@ def test_a_check_becomes_an_entry_when_there_is_something_to_keep() -> None:
 def test_newer_entries_replace_older_ones_and_what_is_gone_goes() -> None:
     """By file."""
     old = fb.VerificationRecord(files=(entry("a", 9), entry("b", 9)))
-    new = old.with_entries([entry("b", 1), entry("c", 1)], [content(1).entry(1)], keep=["b", "c"])
+    assert old.named == {"a", "b"}
+    read = content(1).entry(1)
+    new = old.with_entries([entry("b", 1), entry("c", 1)], [read], forget=["a", read.file])
     assert new == fb.VerificationRecord(files=(entry("b", 1), entry("c", 1)))
-    kept = old.with_entries(contents=[content(1).entry(1)], keep=[f"vda/{image_name(1)}"])
-    assert kept == fb.VerificationRecord(contents=(content(1).entry(1),))
+    kept = old.with_entries(contents=[read], forget=["a", "b"])
+    assert kept == fb.VerificationRecord(contents=(read,))
+
+
+def test_what_a_disk_was_is_not_forgotten_while_it_is_wrong() -> None:
+    """Or the next reading would compare with what is wrong, and find nothing."""
+    for kind in (fb.FaultKind.DISK, fb.FaultKind.STRUCTURE, fb.FaultKind.UNREADABLE):
+        check = evolve(content(1, kind), sha256="d" * 64, earlier="c" * 64)
+        assert check.entry(2).sha256 == "c" * 64
+    assert evolve(content(1), earlier="d" * 64).entry(2).sha256 == "c" * 64
+
+
+def test_what_was_found_wrong_stays_a_fault_until_it_is_read_again() -> None:
+    """Of disks, which only a deep verification reads, also when images were merged under them."""
+    of = history(point(1, disk(1)), point(2, disk(2, 1)))
+    file, image = f"vda/{image_name(2)}", f"vda/{image_name(1)}"
+    disk_wrong = evolve(content(2, fb.FaultKind.DISK).entry(1), chain="a" * 64)
+    told = evolve(survey(of), record=fb.VerificationRecord(contents=(disk_wrong,)))
+    (fault,) = judge(told).faults
+    words = "words (found 2026-12-24; fibackup verify --deep reads it again)"
+    assert (fault.kind, fault.file, fault.reason) == (fb.FaultKind.DISK, file, words)
+    assert fault.points == (point_id(2),)
+    assert found_wrong(of, told.record) == {file}
+    assert judge(told, (), [content(2)]).faults == ()
+    assert judge(told, point=point_id(1)).faults == ()
+    kept = wrong(image).entry(1)
+    other = evolve(kept, file=file) if kept is not None else None
+    assert kept is not None
+    assert other is not None  # of another file of this name
+    told = evolve(survey(of), record=fb.VerificationRecord(files=(kept, other)))
+    (fault,) = judge(told).faults
+    assert (fault.file, fault.points) == (image, (point_id(1), point_id(2)))
+    assert judge(told, [right(image, None)]).faults == (fault,)
+    assert judge(told, [right(image)]).faults == ()

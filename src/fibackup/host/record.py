@@ -113,7 +113,8 @@ class Recorder:
     Args:
         dir_fd: The domain's directory; it stays open while the recorder is used.
         run: Number of the verification.
-        keep: Files that points name; entries of others go.
+        named: Files that points name. What the record has of others, now, goes; not what another
+            verification adds of points that are published meanwhile.
         clock: Seconds that only go up.
     """
 
@@ -121,14 +122,14 @@ class Recorder:
         self,
         dir_fd: int,
         run: int,
-        keep: Collection[str],
+        named: Collection[str],
         *,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         """Begin with nothing."""
         self._fd = dir_fd
         self._run = run
-        self._keep = keep
+        self._gone = sound_record(dir_fd)[0].named - {*named}
         self._clock = clock
         self._lock = Lock()
         self._written = clock()
@@ -170,7 +171,7 @@ class Recorder:
         try:
             with hold_record_lock(self._fd):
                 record = sound_record(self._fd)[0].with_entries(
-                    self._files, self._contents, keep=self._keep
+                    self._files, self._contents, forget=self._gone
                 )
                 replace_record(RECORD_FILE, render_record(record), self._fd)
         except (OSError, StoreError) as error:

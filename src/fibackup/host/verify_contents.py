@@ -119,6 +119,7 @@ class _Run:
             at=found.at,
             note=found.note,
             read_bytes=found.read_bytes,
+            earlier=content.earlier,
         )
         self.recorder.add(outcome)
         self.on_event(FileVerified(content.file, found.read_bytes, found.reason))

@@ -10,7 +10,6 @@ from fibackup.errors import StalePlanError, VerifyError
 from fibackup.host.api import PointStore
 from fibackup.host.cancel import CancelToken
 from fibackup.host.events import OnEvent
-from fibackup.host.survey import named_files
 from fibackup.model.point import History
 from fibackup.model.verification import ContentCheck, FileCheck, Survey, Verification
 from fibackup.plan.steps import Plan
@@ -135,8 +134,7 @@ class Verifier:
         contents = [check.entry(self._run) for check in self._contents]
         if set(files) <= set(record.files) and set(contents) <= set(record.contents):
             return survey
-        named = named_files(survey.history)
-        merged = record.with_entries(files, contents, keep=named)
+        merged = record.with_entries(files, contents)
         if merged != record:
             self._odd.append("the store cannot be written: this verification is not remembered")
         return evolve(survey, record=merged)

@@ -14,7 +14,7 @@ A fault in an image spoils every point that reads through it.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 from datetime import datetime
 from enum import StrEnum
 
@@ -180,6 +180,7 @@ class ContentCheck:
         at: The image that is wrong, in the domain's directory; the top image, or one under it.
         note: What is odd and no fault, or empty.
         read_bytes: Bytes that were read.
+        earlier: sha256 of the content as a verification has found it before, or None.
     """
 
     file: str
@@ -191,10 +192,11 @@ class ContentCheck:
     at: str = ""
     note: str = ""
     read_bytes: int = 0
+    earlier: str | None = None
 
     def entry(self, run: int) -> CheckedContent:
         """
-        Return what the record keeps of it.
+        Return what the record keeps of it: while a disk is wrong, what it was before that.
 
         Args:
             run: Number of the verification.
@@ -202,7 +204,8 @@ class ContentCheck:
         Source:
             docs/store-format.md, ``verified.json``.
         """
-        return CheckedContent(self.file, self.chain, self.time, run, self.sha256, self.reason)
+        sha256 = self.sha256 if self.kind is None else self.earlier
+        return CheckedContent(self.file, self.chain, self.time, run, sha256, self.reason)
 
 
 @frozen
@@ -224,12 +227,17 @@ class VerificationRecord:
         runs = [entry.run for entry in self.files] + [entry.run for entry in self.contents]
         return 1 + max(runs, default=0)
 
+    @property
+    def named(self) -> frozenset[str]:
+        """The files that it has entries of."""
+        return frozenset(entry.file for entry in (*self.files, *self.contents))
+
     def with_entries(
         self,
         files: Iterable[CheckedFile] = (),
         contents: Iterable[CheckedContent] = (),
         *,
-        keep: Iterable[str],
+        forget: Collection[str] = (),
     ) -> VerificationRecord:
         """
         Return the record with newer entries in place of older ones.
@@ -237,7 +245,7 @@ class VerificationRecord:
         Args:
             files: What was read.
             contents: What was read.
-            keep: The files that points still name; entries of others go.
+            forget: Files whose entries go, such as those that no point names any more.
 
         Returns:
             The new record.
@@ -245,12 +253,11 @@ class VerificationRecord:
         Source:
             docs/store-format.md, ``verified.json``.
         """
-        there = set(keep)
         by_file = {entry.file: entry for entry in (*self.files, *files)}
         by_top = {entry.file: entry for entry in (*self.contents, *contents)}
         return VerificationRecord(
-            files=tuple(by_file[name] for name in sorted(by_file) if name in there),
-            contents=tuple(by_top[name] for name in sorted(by_top) if name in there),
+            files=tuple(by_file[name] for name in sorted(by_file) if name not in forget),
+            contents=tuple(by_top[name] for name in sorted(by_top) if name not in forget),
         )
 
 

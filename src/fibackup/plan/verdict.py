@@ -118,9 +118,15 @@ class _Reading:
         return _NEVER if entry is None or entry.sha256 != sha256 else _age(entry)
 
     def of_content(self, top: str, chain: str | None) -> _Age:
-        """Tell when a disk was read through this top image, of a chain with this fingerprint."""
+        """
+        Tell when a disk was read through this top image, of a chain with this fingerprint.
+
+        What was wrong stays wrong until it is read again, whatever was merged under it.
+        """
         entry = self.contents.get(top)
-        return _NEVER if entry is None or entry.chain != chain else _age(entry)
+        if entry is None or (entry.chain != chain and not entry.fault):
+            return _NEVER
+        return _age(entry)
 
 
 def _age(entry: CheckedFile | CheckedContent) -> _Age:
@@ -255,6 +261,7 @@ def judge(
             *_faults_of_links(history, trees),
             *_faults_of_files(history, trees, files),
             *_faults_of_contents(history, trees, contents),
+            *_faults_of_before(history, trees, survey.record, files, contents),
         )
         if point is None or point in fault.points or not fault.points
     )
@@ -338,6 +345,40 @@ def _faults_of_contents(
             points = frozenset(point for point, shown in tree.tops.items() if shown == top)
         if points:
             yield target, Fault(check.kind, at, check.reason, _in_order(history, points))
+
+
+def _faults_of_before(
+    history: History,
+    trees: Mapping[str, ImageTree],
+    record: VerificationRecord,
+    files: Iterable[FileCheck],
+    contents: Iterable[ContentCheck],
+) -> Iterator[_Found]:
+    """Give what was wrong when it was last read, and was not read now: nothing makes it right."""
+    now = {check.file for check in files if check.kind or check.read_bytes is not None}
+    checks = (
+        FileCheck(each.file, each.sha256, each.time, FaultKind.SHA256, _before(each))
+        for each in record.files
+        if each.fault and each.file not in now
+    )
+    named = {
+        (f"{target}/{n}", i.sha256) for target, t in trees.items() for n, i in t.images.items()
+    }
+    named |= {(file.name, file.sha256) for point in history.points for file in point.files}
+    still = (check for check in checks if (check.file, check.sha256) in named)
+    yield from _faults_of_files(history, trees, still)
+    read = {check.file for check in contents}
+    disks = (
+        ContentCheck(each.file, each.chain, each.time, None, FaultKind.DISK, _before(each))
+        for each in record.contents
+        if each.fault and each.file not in read
+    )
+    yield from _faults_of_contents(history, trees, disks)
+
+
+def _before(entry: CheckedFile | CheckedContent) -> str:
+    how = " --deep" if isinstance(entry, CheckedContent) else ""
+    return f"{entry.fault} (found {entry.time:%Y-%m-%d}; fibackup verify{how} reads it again)"
 
 
 def _in_order(history: History, points: Iterable[str]) -> tuple[str, ...]:

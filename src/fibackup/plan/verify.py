@@ -188,7 +188,7 @@ def _verify_contents(
         if top not in prints[target]:
             continue  # it does not reach a base: a fault without reading it
         entry = entries.get(file)
-        of_this = entry is not None and entry.chain == prints[target][top]
+        of_this = entry is not None and (entry.fault or entry.chain == prints[target][top])
         candidates.append(_Candidate(file, sizes[target][top], entry if of_this else None))
     contents: list[ContentToVerify] = []
     for file in _chosen(candidates, now, policy):

@@ -265,9 +265,8 @@ class Shelf:
         files = (entry,) if isinstance(entry, CheckedFile) else ()
         contents = (entry,) if isinstance(entry, CheckedContent) else ()
         there = {*self.files, *(f"{target}/{name}" for target, name in self.images)}
-        if entry is not None:
-            there.add(entry.file)
-        self.record = self.record.with_entries(files, contents, keep=there)
+        gone = self.record.named - there
+        self.record = self.record.with_entries(files, contents, forget=gone)
 
 
 def copied(step: CopyImage, image: Image, clusters: Content) -> KeptImage:

@@ -355,6 +355,7 @@ class FakeStore(Drawable):
                     kind=FaultKind.DISK if reason else None,
                     reason=reason,
                     read_bytes=len(clusters) * CLUSTER_BYTES,
+                    earlier=content.earlier,
                 )
                 shelf.remember(check.entry(step.run))
                 checks.append(check)
