@@ -242,7 +242,7 @@ def test_one_whole_point_is_always_kept() -> None:
 
 @pytest.mark.parametrize("what", ["an image", "another file", "a disk"])
 def test_a_point_that_was_found_wrong_is_not_whole(what: str) -> None:
-    """By the last verification; an entry of another content counts for nothing."""
+    """By the last verification; an entry of another file counts for nothing."""
     some = evolve(days(2), points=(days(2).points[0], point(NOW, 3)))
     first, last = some.points
     image, config = last.disks[0].images[0], last.files[0]
@@ -268,7 +268,7 @@ def test_a_point_that_was_found_wrong_is_not_whole(what: str) -> None:
     other = evolve(
         record,
         files=tuple(evolve(each, sha256="0" * 64) for each in record.files),
-        contents=tuple(evolve(each, chain="0" * 64) for each in record.contents),
+        contents=tuple(evolve(each, file="vda/other.qcow2") for each in record.contents),
     )
     for harmless in (VerificationRecord(), other):
         told = evolve(some, found_wrong=found_wrong(some, harmless))

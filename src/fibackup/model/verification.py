@@ -230,7 +230,8 @@ class VerificationRecord:
     @property
     def named(self) -> frozenset[str]:
         """The files that it has entries of."""
-        return frozenset(entry.file for entry in (*self.files, *self.contents))
+        read = {entry.file for entry in self.files}
+        return frozenset(read | {entry.file for entry in self.contents})
 
     def with_entries(
         self,
