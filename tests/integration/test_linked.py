@@ -16,6 +16,7 @@ from jsonschema import Draft202012Validator
 
 from fibackup import (
     BackupPolicy,
+    CreateLinked,
     Executor,
     LibvirtHost,
     LockedError,
@@ -30,7 +31,7 @@ from fibackup import (
     plan_verify,
 )
 from fibackup.host.files import open_directory
-from fibackup.host.linked import forget_independent
+from fibackup.host.linked import forget_independent, note_linked
 from fibackup.host.lock import hold_image_lock
 from fibackup.model.linked import LinkedDisks
 from fibackup.parse.manifest import parse_linked, render_linked
@@ -191,6 +192,23 @@ def test_others_are_remembered_when_one_is_forgotten(rig: Rig, tmp_path: Path) -
     other.unlink()
     rig.link(other.parent)
     assert [str(disk.overlay) for disk in rig.note().disks] == [str(other)]
+
+
+def test_a_restore_that_finds_its_place_taken_takes_no_protection_away(rig: Rig) -> None:
+    """It has noted its own by then; what the overlay lies on is told by its header."""
+    history = rig.store.read_history(rig.uuid)
+    into = PurePosixPath(rig.overlay.parent.with_name("elsewhere"))
+    [step] = [
+        evolve(each, destination=PurePosixPath(rig.overlay))
+        for each in plan_restore(history, rig.ids[2], into=into, form=RestoreForm.LINKED).steps
+        if isinstance(each, CreateLinked)
+    ]
+    with open_directory(str(rig.directory)) as fd:
+        note_linked(step, fd)
+    assert len(rig.note().disks) == 2
+    assert rig.prune() == [*rig.ids[:2], rig.ids[-1]]
+    assert differences(rig.overlay, "qcow2", rig.reference) == ""
+    assert len(rig.note().disks) == 1
 
 
 def test_a_damaged_list_ends_a_prune_and_nothing_else(rig: Rig, tmp_path: Path) -> None:

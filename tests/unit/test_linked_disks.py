@@ -23,6 +23,7 @@ DISK = LinkedDisk(
     images=IMAGES,
     time=datetime(2026, 11, 25, 9, tzinfo=UTC),
 )
+LATER = datetime(2026, 11, 26, 9, tzinfo=UTC)
 
 
 def test_they_read_back_and_are_as_their_schema_says() -> None:
@@ -41,11 +42,15 @@ def test_they_read_back_and_are_as_their_schema_says() -> None:
         parse_linked(text.replace("/images/now", "/images/then"))
 
 
-def test_one_of_the_same_place_takes_the_place() -> None:
-    """Of the same machine; the newest is the last."""
-    other, elsewhere = evolve(DISK, images=IMAGES[:1]), evolve(DISK, machine="1c3d")
-    found = LinkedDisks().with_disk(DISK).with_disk(elsewhere).with_disk(other)
-    assert found.disks == (elsewhere, other)
+def test_one_of_the_same_place_and_images_takes_the_place() -> None:
+    """Of the same machine; the newest is the last. One of other images may be what is there."""
+    again, elsewhere = evolve(DISK, time=LATER), evolve(DISK, machine="1c3d")
+    other = evolve(DISK, images=IMAGES[1:])
+    found = LinkedDisks().with_disk(DISK).with_disk(elsewhere).with_disk(again).with_disk(other)
+    assert found.disks == (elsewhere, again, other)
+    assert found.rivals(again) == {IMAGES[1]}
+    assert found.rivals(other) == {IMAGES[0]}
+    assert found.rivals(elsewhere) == frozenset()
     assert DISK.files == (f"vda/{IMAGES[0]}", f"vda/{IMAGES[1]}")
 
 

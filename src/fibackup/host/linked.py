@@ -4,7 +4,7 @@
 ::
 
     restore --as linked    notes the overlay, then makes it
-    prune                  asks: is it still there, and does it lie on anything?
+    prune                  asks: is it still there, does it lie on anything, and is that ours?
                              yes, or of another machine, or it cannot be told    images stay
                              no: removed, pulled local, replaced                 forgotten
 
@@ -70,10 +70,11 @@ def linked_files(dir_fd: int) -> dict[str, str]:
         ManifestError: The list is damaged, so nobody can tell.
     """
     machine = _machine()
+    linked = read_linked(dir_fd)
     return {
         file: _in_words(disk, machine)
-        for disk in read_linked(dir_fd).disks
-        if _is_linked(disk, machine)
+        for disk in linked.disks
+        if _is_linked(disk, machine, linked.rivals(disk))
         for file in disk.files
     }
 
@@ -107,7 +108,8 @@ def forget_independent(dir_fd: int) -> None:
     """
     with suppress(ManifestError):
         machine = _machine()
-        gone = {disk for disk in read_linked(dir_fd).disks if not _is_linked(disk, machine)}
+        linked = read_linked(dir_fd)
+        gone = {disk for disk in linked.disks if not _is_linked(disk, machine, linked.rivals(disk))}
         if not gone:
             return
         with hold_record_lock(dir_fd):
@@ -127,8 +129,8 @@ def _in_words(disk: LinkedDisk, machine: str) -> str:
     return f"the linked disk {disk.overlay}{where} lies on it"
 
 
-def _is_linked(disk: LinkedDisk, machine: str) -> bool:
-    """Tell whether a disk may still lie on the store; a doubt counts as yes."""
+def _is_linked(disk: LinkedDisk, machine: str, rivals: Collection[str]) -> bool:
+    """Tell whether a disk may still lie on these images; a doubt counts as yes."""
     if disk.machine != machine:
         return True
     try:
@@ -140,7 +142,8 @@ def _is_linked(disk: LinkedDisk, machine: str) -> bool:
     except OSError:
         return True
     try:
-        return read_qcow2_head(fd, str(disk.overlay))[0].backing_name is not None
+        backing = read_qcow2_head(fd, str(disk.overlay))[0].backing_name
+        return backing is not None and PurePosixPath(backing).name not in rivals
     except ParseError:  # something else has its name now
         return False
     except (OSError, FibackupError):

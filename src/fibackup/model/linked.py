@@ -68,7 +68,9 @@ class LinkedDisks:
 
     def with_disk(self, disk: LinkedDisk) -> LinkedDisks:
         """
-        Return them with one more, in place of an older one of the same path and machine.
+        Return them with one more, in place of an older one of the same path, machine and images.
+
+        One of other images stays: the new one may fail because its path is taken.
 
         Args:
             disk: The new one.
@@ -76,6 +78,28 @@ class LinkedDisks:
         Source:
             docs/store-format.md, ``linked.json``.
         """
-        place = (disk.machine, disk.overlay)
-        others = (each for each in self.disks if (each.machine, each.overlay) != place)
+        others = (
+            each
+            for each in self.disks
+            if (each.machine, each.overlay, each.files) != (disk.machine, disk.overlay, disk.files)
+        )
         return evolve(self, disks=(*others, disk))
+
+    def rivals(self, disk: LinkedDisk) -> frozenset[str]:
+        """
+        Return what the overlay of a disk lies on if it is that of another entry of the same path.
+
+        Args:
+            disk: One of them.
+
+        Returns:
+            Names of images.
+
+        Source:
+            docs/store-format.md, ``linked.json``.
+        """
+        return frozenset(
+            each.images[0]
+            for each in self.disks
+            if each.machine == disk.machine and each.overlay == disk.overlay and each.images
+        ) - {*disk.images[:1]}
