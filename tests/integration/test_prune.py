@@ -765,3 +765,57 @@ def test_what_a_verification_finds_while_a_prune_waits_for_it_counts(
         with pytest.raises(fb.StepError, match="no point that would stay is whole; plan again"):
             fb.Executor(None, maker.store).run(early)
         assert ids(maker) == [first, second]
+
+
+def test_a_point_that_is_protected_after_the_kill_stays_with_all_that_it_lies_on(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As long as it is listed it is not too late; what no point needs goes."""
+
+    def die(*_: object) -> int:
+        raise KeyboardInterrupt
+
+    with StoreMaker(tmp_path) as maker:
+        for number in range(4):
+            maker.point({"vda": {number: 1}}, full=number == 3)
+        first, second, third, last = ids(maker)
+        with monkeypatch.context() as killed:
+            killed.setattr("fibackup.host.prune._finish", die)
+            with pytest.raises(KeyboardInterrupt):
+                prune(maker, fb.RetentionPolicy(keep_last=1))
+        maker.path(f"{third}.json").unlink()  # it had come so far
+        maker.path(f"{second}.protected").touch()
+        maker.point({"vda": {3: 2}})
+        assert ids(maker)[:-1] == [first, second, last]
+        assert f"vda/{third}.qcow2" not in files(maker)
+        check(maker, tmp_path / "out")
+        maker.path(f"{second}.protected").unlink()
+        prune(maker, fb.RetentionPolicy(keep_last=1))
+        nothing_is_left_over(maker.root, maker.uuid)
+
+
+def test_a_prune_that_cannot_finish_ends_no_backup(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The next prune says which file it is about."""
+    with StoreMaker(tmp_path) as maker:
+        maker.point({"vda": {0: 1}})
+        maker.point({"vda": {0: 2}}, full=True)
+        stuck = f"{ids(maker)[0]}.qcow2"
+        unlink = os.unlink
+
+        def refuse(name: str, *, dir_fd: int | None = None) -> None:
+            if name == stuck:
+                raise PermissionError(errno.EPERM, "Operation not permitted", name)
+            unlink(name, dir_fd=dir_fd)
+
+        with monkeypatch.context() as patched:
+            patched.setattr(os, "unlink", refuse)
+            for _ in range(2):
+                with pytest.raises(fb.StepError) as caught:
+                    prune(maker, fb.RetentionPolicy(keep_last=1))
+                assert f"vda/{stuck}" in str(caught.value)
+                maker.point({"vda": {1: 2}})
+        check(maker, tmp_path / "out")
+        prune(maker, fb.RetentionPolicy(keep_last=1))
+        nothing_is_left_over(maker.root, maker.uuid)

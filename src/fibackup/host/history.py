@@ -30,6 +30,7 @@ from fibackup.host.journals import read_linked, read_merge, read_removal
 from fibackup.host.manifests import Manifests, read_manifests
 from fibackup.host.record import record_of_faults
 from fibackup.host.store_files import (
+    PROTECTED_SUFFIX,
     RECEIPT,
     is_stored_image,
     list_directory,
@@ -50,7 +51,6 @@ from fibackup.plan.verdict import found_wrong
 
 __all__ = ["read_history", "read_points"]
 
-_PROTECTED = ".protected"
 _READS = 3
 _T = TypeVar("_T")
 
@@ -167,7 +167,7 @@ def _history(
         unreadable=manifests.unreadable,
         lost=manifests.lost,
         protected=frozenset(
-            each.removesuffix(_PROTECTED) for each in files if each.endswith(_PROTECTED)
+            each.removesuffix(PROTECTED_SUFFIX) for each in files if each.endswith(PROTECTED_SUFFIX)
         ),
         compress=compress,
     )

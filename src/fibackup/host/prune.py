@@ -17,7 +17,7 @@ from __future__ import annotations
 
 import logging
 import os
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from contextlib import suppress
 
 from fibackup.errors import ManifestError
@@ -30,6 +30,7 @@ from fibackup.host.files import (
 from fibackup.host.journals import read_removal
 from fibackup.host.linked import refuse_needed
 from fibackup.host.seals import MANIFEST_SUFFIX, seal_points, unseal_points
+from fibackup.host.store_files import PROTECTED_SUFFIX, exists
 from fibackup.model.journal import Removal
 from fibackup.model.point import RestorePoint
 from fibackup.model.records import REMOVAL_FILE
@@ -72,15 +73,34 @@ def drop_points(step: DropPoints, dir_fd: int) -> int:
 
 def _is_needed(removal: Removal, points: Iterable[RestorePoint]) -> bool:
     """Tell whether another point needs what a removal would take: it is then out of date."""
-    gone = {*removal.files}
-    return any(
-        f"{disk.target}/{name}" in gone
+    others = (point for point in points if point.id not in removal.points)
+    return not _needs(others).isdisjoint(removal.files)
+
+
+def _needs(points: Iterable[RestorePoint]) -> frozenset[str]:
+    """Return the files that points name, and those that their images lie on."""
+    return frozenset(
+        file
         for point in points
-        if point.id not in removal.points
-        for disk in point.disks
-        for image in disk.images
-        for name in (image.name, image.backing)
+        for file in (
+            *(file.name for file in point.files),
+            *(
+                f"{disk.target}/{name}"
+                for disk in point.disks
+                for image in disk.images
+                for name in (image.name, image.backing)
+            ),
+        )
     )
+
+
+def _without_protected(removal: Removal, points: Sequence[RestorePoint], dir_fd: int) -> Removal:
+    """Return what is left to take away when one of the points that would go is protected by now."""
+    listed = (point.id for point in points if point.id in removal.points)
+    if not any(exists(each + PROTECTED_SUFFIX, dir_fd) for each in listed):
+        return removal
+    needed = _needs(points)
+    return Removal((), tuple(file for file in removal.files if file not in needed))
 
 
 def _finish(removal: Removal, dir_fd: int) -> int:
@@ -105,7 +125,7 @@ def _finish(removal: Removal, dir_fd: int) -> int:
         folders.setdefault(folder, []).append(name)
     for folder, names in folders.items():
         with suppress(FileNotFoundError), open_directory(folder or ".", dir_fd) as fd:
-            freed += sum(_unlink(name, fd) for name in names)
+            freed += sum(_unlink(name, fd, folder) for name in names)
             fsync_directory(fd)
     _abandon(dir_fd)
     seal_points("", dir_fd)
@@ -118,18 +138,24 @@ def _abandon(dir_fd: int) -> None:
     fsync_directory(dir_fd)
 
 
-def _unlink(name: str, dir_fd: int) -> int:
+def _unlink(name: str, dir_fd: int, folder: str = "") -> int:
     """Remove a file; return what the file system gets back."""
-    with suppress(FileNotFoundError):
+    try:
         found = os.stat(name, dir_fd=dir_fd, follow_symlinks=False)
         os.unlink(name, dir_fd=dir_fd)
-        return found.st_blocks * _BLOCK_BYTES if found.st_nlink == 1 else 0
-    return 0
+    except FileNotFoundError:
+        return 0
+    except OSError as error:
+        raise OSError(error.errno, error.strerror, f"{folder or '.'}/{name}") from error
+    return found.st_blocks * _BLOCK_BYTES if found.st_nlink == 1 else 0
 
 
-def recover_removal(dir_fd: int, points: Iterable[RestorePoint]) -> None:
+def recover_removal(dir_fd: int, points: Sequence[RestorePoint]) -> None:
     """
     Finish what a killed run has left; a journal that is damaged or out of date only goes.
+
+    When a point that would go is listed still, and somebody has protected it since, all that are
+    listed stay: they may lie on each other.
 
     Args:
         dir_fd: The domain's directory, under both locks.
@@ -146,4 +172,4 @@ def recover_removal(dir_fd: int, points: Iterable[RestorePoint]) -> None:
     if _is_needed(removal, points):
         _abandon(dir_fd)
     else:
-        _finish(removal, dir_fd)
+        _finish(_without_protected(removal, points, dir_fd), dir_fd)

@@ -18,6 +18,7 @@ Order of writing: images, their directory, the manifest, its directory. Nothing 
 
 from __future__ import annotations
 
+import logging
 import os
 import re
 from collections.abc import Generator
@@ -115,6 +116,7 @@ __all__ = ["Store"]
 
 _READERS_LOCK = "lock.readers"
 _BEFORE_A_STORE = BESIDE_A_STORE | {COMPRESS_FILE}
+_log = logging.getLogger("fibackup.store")
 _NOT_SLUG = re.compile(r"[^A-Za-z0-9_.-]+")
 
 
@@ -375,13 +377,17 @@ class Store(StoreReader):
         os.rmdir(directory, dir_fd=self._fd)
 
     def _finish(self, fd: int, uuid: str) -> None:
-        """Finish what a killed prune has left, unless somebody reads: then the next writer does."""
+        """
+        Finish what a killed prune has left, unless somebody reads: then the next writer does.
+
+        Where it cannot be finished, as when a file cannot be removed, only prunes are in the way.
+        """
         if exists(REMOVAL_FILE, fd) or exists(MERGE_FILE, fd):
-            with (
-                suppress(LockedError, ManifestError),
-                self._no_readers(fd, 0.0),
-            ):
-                self._recover(fd, uuid)
+            try:
+                with self._no_readers(fd, 0.0):
+                    self._recover(fd, uuid)
+            except (FibackupError, OSError) as error:
+                _log.warning("what a prune has left is not finished: %s", error)
         if not exists(MERGE_FILE, fd):
             remove_waiting(fd)
 

@@ -16,6 +16,7 @@ from fibackup.errors import ManifestError
 from fibackup.host.files import TEMP_SUFFIX, open_directory, read_small
 
 __all__ = [
+    "PROTECTED_SUFFIX",
     "RECEIPT",
     "directories_in",
     "exists",
@@ -28,6 +29,9 @@ __all__ = [
 
 RECEIPT = ".receipt"
 """How the name of a receipt ends, after the name of its image."""
+
+PROTECTED_SUFFIX = ".protected"
+"""How the name of the file ends that keeps a point, after the id of the point."""
 
 _IMAGE = re.compile(r"[^/]+/[0-9]{8}T[0-9]{6}Z(-[0-9]+)?\.qcow2", re.ASCII)
 
