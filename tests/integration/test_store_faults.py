@@ -6,6 +6,7 @@ import contextlib
 import json
 import os
 import re
+import shutil
 import signal
 import socket
 import stat
@@ -420,8 +421,14 @@ def test_an_empty_directory_where_the_store_was(
         assert "is its disk mounted?" in done.stderr
         assert done.stdout == ""
         assert list(remote.directory.iterdir()) == []
+    fb.Store.create(remote.directory).close()  # as the backup of a new domain does
+    for more in ((), ("--dry-run",)):
+        done = run_cli(*backup_words(private_daemon, remote, domain), *more)
+        assert (done.returncode, "another one is there" in done.stderr) == (10, True)
     assert remote.host.read_domain(domain.uuid).ledger == ledger
-    remote.directory.rmdir()
+    for more in (("--new-store", "--dry-run"), ("--new-store",), ()):  # it is known from then on
+        assert run_cli(*backup_words(private_daemon, remote, domain), *more).returncode == 0
+    shutil.rmtree(remote.directory)
     mounted.rename(remote.directory)
     assert remote.point(domain, 2).kind is fb.DiskKind.INCREMENT
 

@@ -16,7 +16,7 @@ __all__ = [
     "find_history",
     "no_history",
     "open_store",
-    "refuse_lost_store",
+    "refuse_another",
     "the_one",
 ]
 
@@ -59,6 +59,7 @@ def open_store(
     now: datetime,
     on_new: Callable[[str], None],
     existing: bool = False,
+    another: bool = False,
 ) -> fb.Store:
     """
     Open the store; an empty directory becomes one, unless the domain has points in it.
@@ -72,23 +73,25 @@ def open_store(
         now: Its time, aware.
         on_new: Called with a warning when an empty directory has become a store.
         existing: True: an empty directory is refused too.
+        another: True: the domain's ledger may know another store at this path.
 
     Raises:
         PlanError: It is no store, and the domain cannot be backed up.
         NoSpaceError: It is no store, and has no room for the copies.
-        NotAStoreError: It is neither empty nor a store, or the domain's points are gone from it.
+        NotAStoreError: It is neither empty nor a store, or the ledger knows another at this path.
 
     Source:
         docs/design.md, "Command line".
     """
     with _opening:  # one of several domains makes it
-        try:
-            return fb.Store.open(path)
-        except fb.NotAStoreError:
-            if existing:
-                raise
+        with existing_store(path) as found:
+            if found is not None:
+                refuse_another(path, domain, found.uuid, allowed=another)
+                return fb.Store.open(path)
+        if existing:
+            fb.Store.open(path).close()
         plan = fb.plan_backup(domain, no_history(path, domain), now=now, policy=policy)
-        refuse_lost_store(path, domain)
+        refuse_another(path, domain, None, allowed=another)
         _refuse_full(path, plan)
         store = fb.Store.create(path)
     on_new(f"{path} was empty, and is a new store now")
@@ -125,26 +128,31 @@ def no_history(path: str, domain: fb.Domain) -> fb.History:
     return fb.History(store=_NO_STORE, path=absolute(path), uuid=domain.uuid)
 
 
-def refuse_lost_store(path: str, domain: fb.Domain) -> None:
+def refuse_another(path: str, domain: fb.Domain, found: str | None, *, allowed: bool) -> None:
     """
-    Refuse a directory where the domain's points should be.
+    Refuse a directory where another store should be, with the domain's points.
 
     Args:
-        path: The directory, which is no store.
+        path: The directory.
         domain: Whose ledger knows where its points are.
+        found: UUID of the store that is there, None when there is none.
+        allowed: True: it is meant so.
 
     Raises:
-        NotAStoreError: The ledger remembers a store at this path.
+        NotAStoreError: The ledger remembers a store at this path, and not this one.
 
     Source:
         docs/design.md, "Command line".
     """
+    if allowed or found in {known.uuid for known in domain.ledger.stores}:
+        return
     for known in domain.ledger.stores:
         if os.path.realpath(known.path) == os.path.realpath(path):
+            instead = "it is not there" if found is None else "another one is there"
             raise fb.NotAStoreError(
                 domain=domain.name,
-                reason=f"the domain has point {known.point} in a store at this path, "
-                "and it is not there: is its disk mounted?",
+                reason=f"the domain has point {known.point} in a store at this path, and "
+                f"{instead}: is its disk mounted? Where a new store is meant, say --new-store",
                 path=path,
             )
 

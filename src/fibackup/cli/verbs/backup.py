@@ -20,7 +20,7 @@ from fibackup.cli.options import (
 from fibackup.cli.runs import Done, run_plan, settle, show_first, show_plan, with_recovery
 from fibackup.cli.say import warn
 from fibackup.cli.signals import Signals
-from fibackup.cli.stores import existing_store, no_history, open_store, refuse_lost_store
+from fibackup.cli.stores import existing_store, no_history, open_store, refuse_another
 
 __all__ = ["add_arguments", "run"]
 
@@ -50,6 +50,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         action="store_true",
         help="refuse an empty directory, which becomes a store otherwise: for timers, whose store "
         "may be a mount point without its mount",
+    )
+    parser.add_argument(
+        "--new-store",
+        action="store_true",
+        help="go on where the domain had another store at this path: a disk was replaced, and is "
+        "not merely not mounted",
     )
     disk_option(parser)
     parser.add_argument(
@@ -190,6 +196,7 @@ def _back_up(
         now=now,
         on_new=(lambda _: None) if arguments.quiet else warn,
         existing=arguments.existing_store,
+        another=arguments.new_store,
     ) as store:
         plan = fb.plan_backup(domain, store.read_history(domain.uuid), now=now, policy=policy)
         done = run_plan(arguments, fb.Executor(host, store), plan, signals, hooks)
@@ -200,11 +207,12 @@ def _history_for_dry_run(arguments: argparse.Namespace, domain: fb.Domain) -> fb
     path: str = arguments.store
     with existing_store(path) as store:
         if store is not None:
+            refuse_another(path, domain, store.uuid, allowed=arguments.new_store)
             fb.Store.require_writable(path, domain.uuid)
             return store.read_history(domain.uuid)
     if arguments.existing_store:
         fb.Store.open(path).close()
-    refuse_lost_store(path, domain)
+    refuse_another(path, domain, None, allowed=arguments.new_store)
     if not os.path.isdir(path) or set(os.listdir(path)) - {"lost+found"}:
         raise fb.NotAStoreError(
             reason="the directory is missing, or neither empty nor a store", path=path
