@@ -426,8 +426,8 @@ def test_an_empty_directory_where_the_store_was(
         done = run_cli(*backup_words(private_daemon, remote, domain), *more)
         assert (done.returncode, "another one is there" in done.stderr) == (10, True)
     assert remote.host.read_domain(domain.uuid).ledger == ledger
-    for more in (("--new-store", "--dry-run"), ("--new-store",), ()):  # it is known from then on
-        assert run_cli(*backup_words(private_daemon, remote, domain), *more).returncode == 0
+    for words in (["--new-store", "--dry-run"], ["--new-store"], []):  # it is known from then on
+        assert run_cli(*backup_words(private_daemon, remote, domain), *words).returncode == 0
     shutil.rmtree(remote.directory)
     mounted.rename(remote.directory)
     assert remote.point(domain, 2).kind is fb.DiskKind.INCREMENT

@@ -205,9 +205,20 @@ def test_points_from_the_future_are_neither_counted_nor_dropped() -> None:
 def test_the_newest_point_by_sequence_is_always_kept() -> None:
     """A clock that went back gives it an old time; the next backup lies on it all the same."""
     times = [at("2026-11-22T04"), at("2026-11-23T04"), at("2020-01-01T04")]
-    found = choose_points(history(*times), RetentionPolicy(keep_last=1), now=NOW)
+    found = choose_points(history(*times), RetentionPolicy(keep_daily=1), now=NOW)
     assert kept(found) == by_time(times[1], times[2])
     assert found[2].reasons == ("the newest point: the next one lies on it",)
+
+
+def test_the_last_points_are_those_that_were_taken_last() -> None:
+    """Whatever the clock showed: once its time has come, a point of a fast clock is an old one."""
+    fast = [at("2026-11-20T04"), at("2026-11-21T04"), at("2026-11-22T04")]
+    since = [at("2026-11-10T04"), at("2026-11-11T04"), at("2026-11-12T04")]
+    found = choose_points(history(*fast, *since), RetentionPolicy(keep_last=3), now=NOW)
+    assert kept(found) == by_time(*since)
+    slow = [at("2020-01-01T04"), at("2020-01-02T04")]
+    found = choose_points(history(*fast, *slow), RetentionPolicy(keep_last=3), now=NOW)
+    assert kept(found) == by_time(fast[2], *slow)
 
 
 def test_protected_points_are_kept() -> None:

@@ -8,7 +8,8 @@ Which points are kept: every rule keeps points of its own accord, and what no ru
     daily 3     kept        -           kept        kept                      newest of its day
                 kept        kept        kept        kept        dropped
 
-Nothing is dropped here; `plan_prune` plans that. Rules go by the time of a point, in a stated zone.
+Nothing is dropped here; `plan_prune` plans that. Calendar rules go by the time of a point, in a
+stated zone; the last points are the last by sequence.
 """
 
 from __future__ import annotations
@@ -45,7 +46,7 @@ class RetentionPolicy:
     without a point do not count.
 
     Attributes:
-        keep_last: The newest points, whatever their time.
+        keep_last: The newest points, as they were taken, whatever their time.
         keep_hourly: Hours.
         keep_daily: Days.
         keep_weekly: Weeks, from Monday, as ISO 8601 counts them.
@@ -181,12 +182,11 @@ def choose_points(
         *(history.protected & reasons.keys()),
     }:
         reasons[point_id].append("protected")
-    past = sorted(
-        (point for point in history.points if point.time <= now),
-        key=lambda point: (point.time, point.sequence),
-        reverse=True,
-    )
-    for point, reason in (*_by_count(past, policy), *_by_age(past, policy)):
+    taken = [point for point in reversed(history.points) if point.time <= now]
+    past = sorted(taken, key=lambda point: (point.time, point.sequence), reverse=True)
+    for point in taken[: policy.keep_last]:  # as they were taken: a clock may have been wrong
+        reasons[point.id].append("last")
+    for point, reason in (*_by_period(past, policy), *_by_age(past, policy)):
         reasons[point.id].append(reason)
     for point in history.points:
         if point.time > now:
@@ -194,7 +194,7 @@ def choose_points(
     newest = history.points[-1].id
     if not reasons[newest]:
         reasons[newest].append("the newest point: the next one lies on it")
-    _keep_a_whole_one(history, past, reasons)
+    _keep_a_whole_one(history, taken, reasons)
     return tuple(
         PointVerdict(point.id, bool(found), tuple(found) or (NOTHING_KEEPS_IT,))
         for point in history.points
@@ -202,13 +202,12 @@ def choose_points(
     )
 
 
-def _by_count(
+def _by_period(
     past: list[RestorePoint], policy: RetentionPolicy
 ) -> Iterator[tuple[RestorePoint, str]]:
-    """Yield what the rules with a number keep; *past* is newest first."""
+    """Yield what the calendar rules keep; *past* is newest first."""
     zone = policy.zone
     local = [(point, point.time.astimezone(zone)) for point in past]
-    yield from ((point, "last") for point in past[: policy.keep_last])
     counts = {
         "hourly": policy.keep_hourly,
         "daily": policy.keep_daily,
@@ -256,10 +255,10 @@ def _span(span: timedelta) -> str:
 
 def _keep_a_whole_one(
     history: History,
-    past: list[RestorePoint],
+    taken: list[RestorePoint],
     reasons: dict[str, list[str]],
 ) -> None:
-    """Keep the newest whole point when nothing else that is kept is whole."""
+    """Keep the newest whole point when nothing else that is kept is; *taken* is newest first."""
     broken = broken_points(history)
     whole = [point.id for point in history.points if point.id not in broken]
     if not whole:
@@ -270,5 +269,5 @@ def _keep_a_whole_one(
             path=str(history.path),
         )
     if not any(reasons[point_id] for point_id in whole):
-        newest = next((point.id for point in past if point.id in whole), whole[-1])
+        newest = next((point.id for point in taken if point.id in whole), whole[-1])
         reasons[newest].append("the newest point that is whole")
