@@ -71,3 +71,26 @@ def test_what_cannot_be_told_is_not_proposed(maker: StoreMaker) -> None:
         manifest.write_text("{")
     with pytest.raises(fb.NotAStoreError, match="is its disk mounted"):
         fb.Store.open(maker.root)
+
+
+def test_nothing_is_written_while_a_domain_has_two_directories(
+    maker: StoreMaker, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """One is a copy, and nobody can tell which: its name may even sort first."""
+    points = maker.history().points
+    copy = maker.home.with_name(f"before-upgrade-{maker.home.name}")
+    shutil.copytree(maker.home, copy)
+    assert maker.store.domains() == (maker.uuid,)
+    assert main(["list", "--store", str(maker.root)]) == 0
+    told = capsys.readouterr()
+    assert told.out.count("before-upgrade") == 0
+    assert f"{copy.name}: nothing is written beside {maker.store.directories(maker.uuid)[1]}" in (
+        told.err
+    )
+    assert main(["prune", "--store", str(maker.root), "--keep-last", "1"]) == 1
+    assert f"while it may be a copy: {copy.name}, web1-" in capsys.readouterr().err
+    with pytest.raises(fb.StoreError, match="have the same UUID"):
+        maker.point({"vda": {3: 3}})
+    shutil.rmtree(copy)
+    assert maker.history().points == points
+    assert maker.restores(maker.point({"vda": {3: 3}}).id, tmp_path / "into")

@@ -36,6 +36,7 @@ from fibackup.errors import (
     NoSuchPointError,
     NotAStoreError,
     StalePlanError,
+    StoreError,
     VerifyError,
 )
 from fibackup.host.cancel import CancelToken
@@ -338,7 +339,14 @@ class Store(StoreReader):
             while found is None:
                 with os_errors(str(self.path)):
                     refuse_strangers(self._fd, str(self.path), "the store")
-                    directory = self._find(uuid)
+                    directories = self.directories(uuid)
+                    if len(directories) > 1:
+                        raise StoreError(
+                            reason="directories of the store have the same UUID, and nothing is "
+                            f"written while it may be a copy: {', '.join(directories)}",
+                            path=str(self.path / directories[1]),
+                        )
+                    directory = directories[0] if directories else None
                     if directory is None:
                         directory = _directory_name(uuid, name)
                         with suppress(FileNotFoundError):  # see `_lock`

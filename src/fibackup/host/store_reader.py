@@ -156,9 +156,22 @@ class StoreReader(Drawable):
         Source:
             docs/store-format.md, "Directories".
         """
-        return tuple(
-            sorted(uuid for name in list_directory(self._fd) if (uuid := uuid_of(name)) is not None)
-        )
+        found = (uuid_of(name) for name in list_directory(self._fd))
+        return tuple(sorted({uuid for uuid in found if uuid is not None}))
+
+    def directories(self, uuid: str) -> tuple[str, ...]:
+        """
+        Return the names of a domain's directories; more than one when somebody made a copy beside.
+
+        The first is read; nothing is written while there are others.
+
+        Args:
+            uuid: The domain.
+
+        Source:
+            docs/store-format.md, "Directories".
+        """
+        return tuple(sorted(name for name in list_directory(self._fd) if uuid_of(name) == uuid))
 
     def read_history(self, uuid: str) -> History:
         """See `PointStore.read_history`."""
@@ -189,7 +202,7 @@ class StoreReader(Drawable):
     def survey(self, uuid: str) -> Survey:
         """See `PointStore.survey`."""
         with os_errors(str(self.path)):
-            directories = self._directories(uuid)
+            directories = self.directories(uuid)
         if not directories:
             return Survey(history=self.read_history(uuid))
         name = directories[0]
@@ -239,8 +252,4 @@ class StoreReader(Drawable):
             yield fd, self.path / name
 
     def _find(self, uuid: str) -> str | None:
-        return next(iter(self._directories(uuid)), None)
-
-    def _directories(self, uuid: str) -> list[str]:
-        """Return the domain's directory; more than one when somebody made a copy beside it."""
-        return sorted(name for name in list_directory(self._fd) if uuid_of(name) == uuid)
+        return next(iter(self.directories(uuid)), None)

@@ -119,7 +119,11 @@ def plan_prune(
             )
             for point in history.points
         ),
-        warnings=(*record_warnings(history), *_say_what_waits(waiting | later, in_use)),
+        warnings=(
+            *record_warnings(history),
+            *_say_what_waits(waiting | later, in_use),
+            *_say_which_disks_go(history, heirs),
+        ),
     )
 
 
@@ -161,6 +165,15 @@ def _say_what_waits(files: frozenset[str], used: Mapping[str, str]) -> tuple[str
         "it is off"
     )
     return (warning,)
+
+
+def _say_which_disks_go(history: History, kept: Iterable[RestorePoint]) -> Iterator[str]:
+    """Give a warning for each disk of which no point is left."""
+    left = {disk.target for point in kept for disk in point.disks}
+    targets = dict.fromkeys(disk.target for point in history.points for disk in point.disks)
+    for target in targets:
+        if target not in left:
+            yield f"no point that is kept has disk {target}: protect one, or it is gone"
 
 
 def _merges(

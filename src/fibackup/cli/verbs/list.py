@@ -93,8 +93,11 @@ def _list(arguments: argparse.Namespace) -> int:
         else:
             histories = [find_history(store, arguments.domain)]
         listed = [fb.list_points(each, store.read_record(each.uuid)) for each in histories]
-    for history in histories if not arguments.quiet else ():
+        copies = [store.directories(each.uuid)[1:] for each in histories]
+    for history, others in zip(histories, copies, strict=True) if not arguments.quiet else ():
         where = fb.printable(history.directory)
+        for other in others:
+            warn(f"{where}: nothing is written beside {fb.printable(other)}, of the same UUID")
         for file, reason in history.unreadable:
             warn(f"{where}/{file}: {reason}")
         for words in fb.record_warnings(history):
