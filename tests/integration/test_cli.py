@@ -618,6 +618,9 @@ def test_a_new_store_is_told_and_can_be_ruled_out(
         done = shell.run(*shell.words("--existing-store", *more, domain.uuid), code=10)
         assert "mount the disk that the store is on, or name another" in done.stderr
     assert list(shell.store.iterdir()) == []
+    (shell.store / "compress").touch()
+    assert "full" in shell.run(*shell.words("-n", domain.uuid)).stdout
+    (shell.store / "compress").unlink()
     new = f"warning: {shell.store} was empty, and is a new store now"
     assert new in shell.run(*shell.words(domain.uuid)).stderr
     assert new not in shell.run(*shell.words("--existing-store", domain.uuid)).stderr

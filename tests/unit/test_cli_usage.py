@@ -57,3 +57,22 @@ def test_what_is_no_number_of_bytes_is_refused(
         build_parser().parse_args(["consolidate", "web1", f"--bandwidth={text}"])
     assert caught.value.code == USAGE
     assert "such as 50M" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        ("", "such as 36h"),
+        ("0d", "such as 36h"),
+        ("99999999999w", "more than time has"),
+        (f"1{'0' * 5000}h", "more than time has"),
+    ],
+)
+def test_what_is_no_span_of_time_is_refused(
+    text: str, words: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Also one that no clock can count."""
+    with pytest.raises(SystemExit) as caught:
+        build_parser().parse_args(["prune", "--store", "/s", f"--keep-within={text}"])
+    assert caught.value.code == USAGE
+    assert words in capsys.readouterr().err

@@ -213,7 +213,7 @@ def _history_for_dry_run(arguments: argparse.Namespace, domain: fb.Domain) -> fb
     if arguments.existing_store:
         fb.Store.open(path).close()
     refuse_another(path, domain, None, allowed=arguments.new_store)
-    if not os.path.isdir(path) or set(os.listdir(path)) - {"lost+found"}:
+    if not os.path.isdir(path) or set(os.listdir(path)) - {"lost+found", "compress"}:
         raise fb.NotAStoreError(
             reason="the directory is missing, or neither empty nor a store", path=path
         )

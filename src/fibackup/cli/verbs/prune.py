@@ -191,6 +191,10 @@ def _noun(rule: str) -> str:
 def _span(text: str) -> timedelta:
     """Read a span of time."""
     found = _SPAN.fullmatch(text)
-    if found is None or int(found[1]) < 1:
+    try:
+        span = timedelta(hours=int(found[1]) * _HOURS[found[2]]) if found else timedelta(0)
+    except (OverflowError, ValueError):
+        raise argparse.ArgumentTypeError(f"more than time has: {text!r}") from None
+    if span <= timedelta(0):
         raise argparse.ArgumentTypeError(f"not a span such as 36h, 14d or 8w: {text!r}")
-    return timedelta(hours=int(found[1]) * _HOURS[found[2]])
+    return span
