@@ -225,7 +225,7 @@ def _create(path: Path, under: Path | None, size_bytes: int, options: tuple[str,
     if under is None:
         run("qemu-img", *words, path, str(size_bytes))
     else:
-        run("qemu-img", *words, "-b", under, "-F", "qcow2", path)
+        run("qemu-img", *words, "-b", under, "-F", "qcow2", path, str(size_bytes))
 
 
 # --- what a store must hold -----------------------------------------------------------------------

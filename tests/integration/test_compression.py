@@ -31,7 +31,7 @@ from hypervisor import (
     differences,
 )
 from hypervisor.host import run, tool
-from hypervisor.stores import START, StoreMaker, nothing_is_left_over
+from hypervisor.stores import CLUSTER, START, StoreMaker, nothing_is_left_over
 
 pytestmark = pytest.mark.libvirt
 
@@ -353,6 +353,63 @@ def test_a_prune_merges_compressed_images(tmp_path: Path) -> None:
         verification = fb.Executor(None, maker.store).run(plan).verification
         assert verification is not None
         assert verification.faults == ()
+
+
+ODD = 4 * MIB + 24 * KIB
+
+
+@pytest.mark.parametrize(
+    ("sizes", "methods"),
+    [
+        ((ODD, ODD, ODD), ("zstd", "zlib", "zlib")),
+        ((4 * MIB, ODD, 8 * MIB), ("zstd", "zstd", "zlib")),
+    ],
+)
+def test_what_ends_inside_a_cluster_is_stored_as_it_is(
+    tmp_path: Path, sizes: tuple[int, ...], methods: tuple[str, ...]
+) -> None:
+    """
+    A disk, or one that has grown, lies on a parent whose last cluster is not whole.
+
+    Every point reads to the byte, before and after a prune has merged what it could.
+    """
+    with StoreMaker(tmp_path) as maker:
+        for number, (size, method) in enumerate(zip(sizes, methods, strict=True)):
+            maker.size_bytes = size
+            ends = {size // CLUSTER - 1: number + 1} if number == 0 else {}
+            top = maker.point({"vda": {0: number + 7, **ends}}, compress=True).disk("vda").images[0]
+            path = maker.path(f"vda/{top.name}")
+            said = json.loads(run("qemu-img", "info", "-f", "qcow2", "--output=json", path))
+            assert said["format-specific"]["data"]["compression-type"] == method
+        maker.point({"vda": {}})
+        points = [point.id for point in maker.history().points]
+        assert all(maker.restores(point, tmp_path / point) for point in points)
+        policy = fb.RetentionPolicy(keep_last=2)
+        plan = fb.plan_prune(maker.history(), policy, now=datetime(2029, 1, 1, tzinfo=UTC))
+        fb.Executor(None, maker.store).run(plan)
+        kept = [point.id for point in maker.history().points]
+        assert kept == points[-2:]
+        assert all(maker.restores(point, tmp_path / point) for point in kept)
+
+
+def test_a_merge_that_ends_inside_a_cluster_is_not_compressed(tmp_path: Path) -> None:
+    """The images had clusters compressed by the guest's own tools; they read to the byte."""
+    with StoreMaker(tmp_path, size_bytes=ODD) as maker:
+        first = maker.point({"vda": dict.fromkeys(range(64), 1)}).id
+        for number in range(3):
+            maker.point({"vda": {number: number + 7}}, packed=True)
+        maker.point({"vda": {}})
+        policy = fb.RetentionPolicy(keep_last=2, protect=(first,))
+        plan = fb.plan_prune(maker.history(), policy, now=datetime(2029, 1, 1, tzinfo=UTC))
+        (merge,) = (step for step in plan.steps if isinstance(step, fb.MergeImages))
+        fb.Executor(None, maker.store).run(plan)
+        kept = [point.id for point in maker.history().points]
+        assert len(kept) == 3
+        assert all(maker.restores(point, tmp_path / point) for point in kept)
+        merged = maker.path(f"vda/{merge.images[0].name}")
+        found = json.loads(run("qemu-img", "check", "-f", "qcow2", "--output=json", merged))
+        assert not found.get("compressed-clusters")
+        nothing_is_left_over(maker.root, maker.uuid)
 
 
 def due(directory: Path, *kinds: str) -> tuple[StoreMaker, fb.Plan]:

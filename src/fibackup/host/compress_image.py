@@ -9,6 +9,12 @@ Compress one frozen image into the store, and prove that the copy reads as the i
 
 The last two together show that the copy reads on the stored parent as the byte copy would, at the
 cost of what the image has itself; the parent's content is not read.
+
+::
+
+    parent     [ cluster ][ cluster ][ part]       where the parent, or the image, ends inside a
+    image      [ written ]                         cluster, convert writes that cluster from the
+    copy       [ written ]           [ part]       parent: such an image is not compressed
 """
 
 from __future__ import annotations
@@ -25,10 +31,29 @@ from fibackup.parse.qemu_img_json import Extent
 from fibackup.plan.requirements import check_compression
 from fibackup.plan.steps import CopyImage
 
-__all__ = ["require_compression", "write_compressed"]
+__all__ = ["can_compress", "require_compression", "write_compressed"]
 
 _RAW_CLUSTER_BYTES = 65536
 _HALF = 2
+
+
+def can_compress(virtual_bytes: int, cluster_bytes: int, parent_bytes: int) -> bool:
+    """
+    Tell whether a compressed copy can leave to its parent what the image leaves to it.
+
+    Args:
+        virtual_bytes: Virtual size of the image.
+        cluster_bytes: Size of its clusters.
+        parent_bytes: Virtual size of the stored image that it lies on, 0 without.
+
+    Returns:
+        False where what both have ends inside a cluster: qemu-img writes that cluster into the
+        copy, where it would hide the parent's.
+
+    Source:
+        QEMU ``convert_iteration_sectors``: only whole clusters are left to a backing file.
+    """
+    return min(virtual_bytes, parent_bytes) % cluster_bytes == 0
 
 
 def require_compression() -> None:

@@ -6,6 +6,7 @@ Copy one frozen image into the store: qcow2 byte by byte under a new header, els
     qcow2   open, image lock, header -> header' (backing name of the store), one pass
     raw     open, image lock, qemu-img convert -f raw -O qcow2, hash what was written
     zstd    open, image lock, qemu-img convert -c, compare, hash what was written
+            (what cannot be compressed: as qcow2)
     then    the receipt, then the name
 
 The image is compared before and after: inode, size and mtime must be what the plan wants.
@@ -21,7 +22,7 @@ from attrs import evolve, frozen
 
 from fibackup.errors import DomainBusyError, FibackupError, HostError, ParseError
 from fibackup.host.cancel import CancelToken
-from fibackup.host.compress_image import write_compressed
+from fibackup.host.compress_image import can_compress, write_compressed
 from fibackup.host.copy import copy_and_hash, hash_file
 from fibackup.host.events import CopyProgress, ImageCopied, OnEvent
 from fibackup.host.files import (
@@ -86,8 +87,9 @@ def copy_image(
         _refuse_change(step, step.identity, before)
         with temporary_file(step.name, disk_fd) as temp:
             header = None if step.format == "raw" else read_qcow2_head(fd, source)[0]
-            if header is None or (step.compress and not header.extended_l2):
-                work = _Rewrite(step, fd, temp, header, before, disk_fd, disk_path)
+            parent = _virtual_size(step.backing, disk_fd) if step.compress and step.backing else 0
+            if header is None or (step.compress and _compressible(header, parent)):
+                work = _Rewrite(step, fd, temp, header, before, parent, disk_path)
                 image = work.run(on_event, cancel)
             else:
                 image = _copy_qcow2(step, fd, temp, before, on_event, cancel)
@@ -101,6 +103,12 @@ def copy_image(
         os.close(fd)
     on_event(ImageCopied(step.target, step.name, image.size_bytes, image.sha256))
     return image
+
+
+def _compressible(header: Qcow2Header, parent_bytes: int) -> bool:
+    """Tell whether an image can be compressed: a compressed cluster has no subclusters."""
+    size, cluster = header.virtual_size_bytes, header.cluster_bytes
+    return not header.extended_l2 and can_compress(size, cluster, parent_bytes)
 
 
 def _publish(name: str, receipt: Receipt, disk_fd: int) -> None:
@@ -154,6 +162,15 @@ def read_qcow2_head(fd: int, path: str) -> tuple[Qcow2Header, bytes]:
         raise ParseError(where=error.where, reason=error.reason, path=path) from None
 
 
+def _virtual_size(name: str, disk_fd: int) -> int:
+    """Return the virtual size of a stored image."""
+    fd = os.open(name, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW, dir_fd=disk_fd)
+    try:
+        return read_qcow2_head(fd, name)[0].virtual_size_bytes
+    finally:
+        os.close(fd)
+
+
 def _copy_qcow2(
     step: CopyImage,
     fd: int,
@@ -176,18 +193,14 @@ def _copy_qcow2(
 
 @frozen
 class _Rewrite:
-    """
-    An image that qemu-img writes anew; then it is hashed.
-
-    An image with subclusters is not among them: a compressed cluster has none.
-    """
+    """An image that qemu-img writes anew; then it is hashed."""
 
     step: CopyImage
     source: int
     temp: int
     header: Qcow2Header | None  # None: raw
     before: FileIdentity
-    disk_fd: int
+    parent_bytes: int  # 0: nothing is under it
     disk_path: PurePosixPath
 
     def run(self, on_event: OnEvent, cancel: CancelToken) -> StoredImage:
@@ -208,7 +221,7 @@ class _Rewrite:
                 self.disk_path,
                 written,
                 self.header.cluster_bytes if self.header is not None else None,
-                self._parent_bytes(),
+                self.parent_bytes,
                 on_percent=progress,
                 cancel=cancel,
             )
@@ -222,16 +235,6 @@ class _Rewrite:
         if self.header is not None and found.virtual_size_bytes != self.header.virtual_size_bytes:
             raise HostError(target=step.target, reason="qemu-img wrote another size")
         return _stored(step, size, sha256, found.virtual_size_bytes, self.before)
-
-    def _parent_bytes(self) -> int:
-        name = self.step.backing
-        if name is None:
-            return 0
-        fd = os.open(name, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW, dir_fd=self.disk_fd)
-        try:
-            return read_qcow2_head(fd, name)[0].virtual_size_bytes
-        finally:
-            os.close(fd)
 
 
 def _stored(

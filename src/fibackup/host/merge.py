@@ -9,7 +9,8 @@ Make one image of several, beside them, then put it in their place.
                          manifest        of the point
                          A, merge.json   removed
 
-Where one of them has compressed clusters, so has the new image; else it could be larger than all.
+Where one of them has compressed clusters, so has the new image, if it can (`can_compress`); else
+it could be larger than all.
 The images are read only, and whole until the last step. What lies on K goes on lying on K, which
 reads the same, so nothing else is written.
 """
@@ -26,7 +27,7 @@ from attrs import evolve, frozen
 from fibackup.errors import HostError, ManifestError, RequirementError, StoreError
 from fibackup.host import qemu_img
 from fibackup.host.cancel import CancelToken
-from fibackup.host.compress_image import write_compressed
+from fibackup.host.compress_image import can_compress, write_compressed
 from fibackup.host.copy import hash_file
 from fibackup.host.copy_image import read_qcow2_head
 from fibackup.host.events import CopyProgress, ImageCopied, OnEvent
@@ -161,7 +162,9 @@ def _write(
     with ExitStack() as stack:
         files = stack.enter_context(opened_images(step.images, disk_fd, disk_path))
         header, _ = read_qcow2_head(files[0][1], str(disk_path / top.name))
-        method = _method(files, disk_path, cancel)
+        parent = top.virtual_size_bytes if step.backing is not None else 0  # they all have one
+        fits = can_compress(top.virtual_size_bytes, header.cluster_bytes, parent)
+        method = _method(files, disk_path, cancel) if fits else None
         temp = stack.enter_context(temporary_file(waiting, disk_fd))
         names = [waiting, f"{top.name}.scratch", *([f"{top.name}.gathered"] if method else [])]
         for name in names[1:]:
@@ -187,7 +190,7 @@ def _write(
                 disk_path,
                 into,
                 header.cluster_bytes,
-                top.virtual_size_bytes if step.backing is not None else 0,
+                parent,
                 method=method,
                 on_percent=lambda done: progress(50 + done / half),
                 cancel=cancel,
