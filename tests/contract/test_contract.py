@@ -13,6 +13,7 @@ from fibackup.errors import (
     LibvirtError,
     LockedError,
     NoSuchDomainError,
+    StalePlanError,
     StepError,
     StoreError,
 )
@@ -140,6 +141,16 @@ def test_a_snapshot_that_cannot_be_taken_changes_nothing(world: World) -> None:
     with pytest.raises(LibvirtError):
         world.host.take_snapshot(world.uuid, snapshot)
     assert (chain(world).paths, chain(world, "vdb").paths) == (one.paths, two.paths)
+
+
+def test_a_snapshot_that_names_other_disks_than_there_are_is_refused(world: World) -> None:
+    """A disk that is not named would get an overlay too; nothing is changed."""
+    before = chain(world)
+    new = NewOverlay("vda", before.active.path, before.active.path.with_name("other.bimg-x"))
+    for excluded, words in (((), "vdb was attached"), (("vdb", "vdz"), "vdz was detached")):
+        with pytest.raises(StalePlanError, match=words):
+            world.host.take_snapshot(world.uuid, Snapshot("other", (new,), excluded))
+    assert (chain(world), chain(world, "vdb").depth) == (before, 1)
 
 
 def test_every_point_brings_back_what_the_guest_had(world: World, points: Points) -> None:

@@ -9,7 +9,13 @@ import pytest
 from fibackup.errors import ChainError, ParseError
 from fibackup.model.chain import BackingChain, Image
 from fibackup.model.domain import Disk, DomainState
-from fibackup.parse.domain_xml import domain_facts, named_images, parse_domain_xml, volume_names
+from fibackup.parse.domain_xml import (
+    disk_targets,
+    domain_facts,
+    named_images,
+    parse_domain_xml,
+    volume_names,
+)
 from fibackup.parse.volumes import pool_directory
 from fibackup.parse.xml_tree import MAX_XML_BYTES
 
@@ -326,6 +332,14 @@ def test_a_volume_that_is_no_file_is_unsupported(xml: str, reason: str) -> None:
     found = only_disk(xml)
     assert (found.chain, found.skip_reason) == (None, None)
     assert (found.unsupported_reason or "").startswith(reason)
+
+
+def test_the_targets_of_a_domain_are_those_of_all_its_disks() -> None:
+    """Also of those that hold nothing."""
+    disks = disk("<target dev='sda'/>", "device='cdrom'") + disk(VOLUME, "type='volume'")
+    assert disk_targets(domain(disks)) == tuple(
+        each.target for each in parse_domain_xml(domain(disks)).disks
+    )
 
 
 def test_the_volumes_of_a_domain_are_named_once() -> None:

@@ -188,6 +188,7 @@ class Host(Protocol):
             The time right after the snapshot, aware, UTC.
 
         Raises:
+            StalePlanError: The domain has other disks than the snapshot names. Nothing was touched.
             LibvirtError: libvirt refused; no disk got an overlay.
 
         Source:

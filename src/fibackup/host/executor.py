@@ -341,7 +341,11 @@ class _Run:
 
     def _check_domain(self) -> None:
         expects = self._plan.expects
-        difference = expects.difference(self._host.read_domain(self._plan.uuid))
+        domain = self._host.read_domain(self._plan.uuid)
+        snapshot = self._plan.snapshot
+        difference = expects.difference(domain)
+        if difference is None and snapshot is not None:
+            difference = snapshot.difference(disk.target for disk in domain.disks)
         if difference is not None:
             raise self._stale(difference)
         for path in self._host.occupied(expects.absent):
@@ -349,8 +353,7 @@ class _Run:
 
     def _check_depth(self) -> None:
         """Ask for the version only when a snapshot makes a chain that some would not start."""
-        snapshots = any(isinstance(step, (TakeSnapshot, WhileFrozen)) for step in self._plan.steps)
-        for disk in self._plan.expects.disks if snapshots else ():
+        for disk in self._plan.expects.disks if self._plan.snapshot is not None else ():
             depth = len(disk.images) + 1
             if depth > DEEP_CHAIN:
                 check_depth(self._host.versions(), disk.target, depth)
@@ -380,8 +383,7 @@ class _Run:
             case WriteLedger():
                 self._write_ledger(step)
             case TakeSnapshot():
-                self._take_snapshot(step)
-                self._confirm_snapshot(step.snapshot)
+                self._take_alone(step)
             case WhileFrozen():
                 self._while_frozen(step)
             case CopyImage():
@@ -453,9 +455,21 @@ class _Run:
         self._host.write_ledger(self._plan.uuid, ledger)
         self._written = ledger
 
+    def _take_alone(self, step: TakeSnapshot) -> None:
+        try:
+            self._take_snapshot(step)
+        except StalePlanError:
+            self._forget_intent()
+            raise
+        self._confirm_snapshot(step.snapshot)
+
     def _take_snapshot(self, step: TakeSnapshot) -> None:
         self._snapshot = step.snapshot
-        self._moment = self._host.take_snapshot(self._plan.uuid, step.snapshot)
+        try:
+            self._moment = self._host.take_snapshot(self._plan.uuid, step.snapshot)
+        except StalePlanError:
+            self._snapshot = None  # it was not attempted
+            raise
         if step.snapshot.memory is not None:
             self._consistency = Consistency.MEMORY
 
@@ -473,6 +487,11 @@ class _Run:
                     reason="after the snapshot the chain is not the one that was planned",
                     path=str(new.path),
                 )
+        for target, path in _snapshotted_too(self._after, snapshot):
+            self._warn(
+                f"disk {target} was attached at the moment of the snapshot and is not in the "
+                f"point; libvirt gave it the overlay {path}, which is not ours to merge"
+            )
 
     def _while_frozen(self, step: WhileFrozen) -> None:
         frozen, clock, thawed = 0, time.monotonic(), 0
@@ -719,6 +738,18 @@ def _is_above(found: ExpectedDisk, before: ExpectedDisk, new: NewOverlay) -> boo
         top.path == new.path
         and (old_active.path, old_active.format) == (before.images[0].path, before.images[0].format)
         and tuple(rest) == before.images[1:]
+    )
+
+
+def _snapshotted_too(domain: Domain, snapshot: Snapshot) -> tuple[tuple[str, str], ...]:
+    """Return the disks that the snapshot does not name and that have an overlay of its name."""
+    named = {*(new.target for new in snapshot.overlays), *snapshot.excluded}
+    return tuple(
+        (disk.target, str(disk.chain.active.path))
+        for disk in domain.disks
+        if disk.target not in named
+        and disk.chain is not None
+        and disk.chain.active.path.suffix == f".{snapshot.name}"
     )
 
 

@@ -6,7 +6,7 @@ The real host: libvirt, called as little as possible.
     read_domain      lookup, state, XML live and persistent, metadata, jobs, snapshots: 10 calls
                      + 1 a disk + 4 a volume of a storage pool
     write_ledger     lookup, setMetadata
-    take_snapshot    lookup, snapshotCreateXML
+    take_snapshot    lookup, XML live, snapshotCreateXML
     freeze / thaw    lookup, agent calls
 
 This module and its neighbours in this folder are the only ones that import libvirt.
@@ -37,6 +37,7 @@ from fibackup.errors import (
     ForeignConfigError,
     LibvirtError,
     RequirementError,
+    StalePlanError,
     VerifyError,
 )
 from fibackup.host.block_jobs import finish_job, run_commit, run_pull
@@ -82,6 +83,7 @@ from fibackup.model.ledger import Ledger
 from fibackup.model.point import FileRole, Versions
 from fibackup.model.snapshot import Snapshot
 from fibackup.parse.domain_xml import (
+    disk_targets,
     domain_root,
     named_images,
     parse_domain_xml,
@@ -430,6 +432,10 @@ class LibvirtHost:
     def take_snapshot(self, uuid: str, snapshot: Snapshot) -> datetime:
         """See `Host.take_snapshot`."""
         handle = self._lookup(uuid)
+        with libvirt_errors("virDomainGetXMLDesc", uuid):
+            difference = snapshot.difference(disk_targets(handle.XMLDesc(0)))
+        if difference is not None:
+            raise StalePlanError(domain=uuid, reason=f"{difference}; plan again")
         with libvirt_errors("virDomainSnapshotCreateXML", uuid):
             flags = _SNAPSHOT_FLAGS if snapshot.memory is None else _MEMORY_FLAGS
             handle.snapshotCreateXML(_snapshot_xml(snapshot), flags)

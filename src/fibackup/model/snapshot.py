@@ -9,6 +9,7 @@ The snapshot: the moment at which every chosen disk gets a new overlay.
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from pathlib import PurePosixPath
 
 from attrs import field, frozen
@@ -71,6 +72,24 @@ class Snapshot:
         targets = [*(overlay.target for overlay in self.overlays), *self.excluded]
         if len(set(targets)) != len(targets):
             raise ModelError(reason=f"a disk is named twice: {', '.join(targets)}")
+
+    def difference(self, targets: Iterable[str]) -> str | None:
+        """
+        Compare the disks that it names with those that the domain has.
+
+        Args:
+            targets: Every disk of the domain as it is now.
+
+        Returns:
+            Which disk came or went since the snapshot was planned, in words, or None.
+
+        Source:
+            libvirt ``virDomainSnapshotAlignDisks``: a disk that is not named gets an overlay too.
+        """
+        named, there = {*(new.target for new in self.overlays), *self.excluded}, set(targets)
+        changes = [f"disk {target} was attached" for target in sorted(there - named)]
+        changes.extend(f"disk {target} was detached" for target in sorted(named - there))
+        return f"{', '.join(changes)} since the plan was made" if changes else None
 
     def __str__(self) -> str:
         """Return one line for each disk, and one for the memory."""

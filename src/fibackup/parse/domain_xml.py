@@ -39,6 +39,7 @@ from fibackup.parse.volumes import Volumes, resolve_volumes, volumes_in
 from fibackup.parse.xml_tree import keep_breaks, parse_xml
 
 __all__ = [
+    "disk_targets",
     "domain_facts",
     "named_images",
     "parse_domain_xml",
@@ -129,6 +130,22 @@ def volume_names(xml: str) -> tuple[tuple[str, str], ...]:
     """
     disks = _disks(domain_root(xml))
     return tuple(dict.fromkeys(name for _, disk in disks for name in volumes_in(disk)))
+
+
+def disk_targets(xml: str) -> tuple[str, ...]:
+    """
+    Return the targets of a domain's disks, in the order of the XML.
+
+    Args:
+        xml: The domain's XML.
+
+    Raises:
+        ParseError: Not the XML of a domain, or a disk without a target. Nothing was touched.
+
+    Source:
+        libvirt, "Domain XML format": ``disk``, ``target``.
+    """
+    return tuple(_target(node, where)[0] for where, node in _disks(domain_root(xml)))
 
 
 def named_images(xml: str, *, volumes: Volumes = _NO_VOLUMES) -> tuple[Image, ...]:

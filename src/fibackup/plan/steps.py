@@ -723,6 +723,13 @@ class Plan(Drawable):
         )
 
     @property
+    def snapshot(self) -> Snapshot | None:
+        """The snapshot that the plan takes, None when it takes none."""
+        inner = (s.steps if isinstance(s, WhileFrozen) else (s,) for s in self.steps)
+        taken = (each for some in inner for each in some if isinstance(each, TakeSnapshot))
+        return next((step.snapshot for step in taken), None)
+
+    @property
     def restores(self) -> tuple[DiskRestore, ...]:
         """Every step that brings a disk back, in the order of the disks."""
         steps = (s.disks if isinstance(s, RestoreDisks) else (s,) for s in self.steps)
