@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import resource
 import signal
 import subprocess
 import sys
@@ -12,8 +13,9 @@ from pathlib import Path
 import pytest
 
 from fibackup.host import child
-from fibackup.host.child import bound_to_us
+from fibackup.host.child import bound_to_us, limit_address_space, limit_files
 
+GIB, MIB = 1024**3, 1024**2
 SLEEP = "/usr/bin/sleep"
 PARENT = f"""
 import subprocess
@@ -77,3 +79,41 @@ def test_without_such_a_setpriv_it_runs_alone(
         patch.setattr("fibackup.host.child.shutil.which", lambda *_, **__: program)
         assert bound_to_us([SLEEP, "1"]) == [SLEEP, "1"]
     child._prefix.cache_clear()
+
+
+@pytest.mark.parametrize("images", [1, 5000, 10**9])
+def test_a_child_may_open_what_its_images_need(images: int) -> None:
+    """Files within its hard limit, and address space for the tables of each image."""
+    with subprocess.Popen([SLEEP, "600"]) as sleeper:
+        limit_files(sleeper.pid, images)
+        limit_address_space(sleeper.pid, images)
+        soft, _ = resource.prlimit(sleeper.pid, resource.RLIMIT_NOFILE)
+        space, _ = resource.prlimit(sleeper.pid, resource.RLIMIT_AS)
+        core = resource.prlimit(sleeper.pid, resource.RLIMIT_CORE)
+        sleeper.kill()
+    _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    wanted = {1: 4096, 5000: 10_000, 10**9: 20_000}[images]
+    assert soft == (wanted if hard == resource.RLIM_INFINITY else min(wanted, hard))
+    assert space == 8 * GIB + {1: 1, 5000: 5000, 10**9: 10_000}[images] * 64 * MIB
+    assert core == (0, 0)
+
+
+def test_a_hard_limit_is_not_raised() -> None:
+    """Only a privileged process could."""
+    with subprocess.Popen([SLEEP, "600"]) as sleeper:
+        resource.prlimit(sleeper.pid, resource.RLIMIT_NOFILE, (200, 500))
+        resource.prlimit(sleeper.pid, resource.RLIMIT_AS, (GIB, 2 * GIB))
+        limit_files(sleeper.pid, 5000)
+        limit_address_space(sleeper.pid, 5000)
+        files = resource.prlimit(sleeper.pid, resource.RLIMIT_NOFILE)
+        space = resource.prlimit(sleeper.pid, resource.RLIMIT_AS)
+        sleeper.kill()
+    assert (files, space) == ((500, 500), (2 * GIB, 2 * GIB))
+
+
+def test_a_child_that_has_ended_needs_no_limit() -> None:
+    """It may be faster than its parent."""
+    with subprocess.Popen([SLEEP, "0"]) as sleeper:
+        sleeper.wait()
+        limit_files(sleeper.pid)
+        limit_address_space(sleeper.pid)

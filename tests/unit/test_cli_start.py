@@ -57,6 +57,28 @@ def test_the_help_of_a_verb_imports_that_verb_only() -> None:
     assert found & {"libvirt", "rich", "argcomplete"} == set()
 
 
+LIMIT_THEN_RUN = """
+import resource, sys
+from fibackup.cli import main
+_, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+resource.setrlimit(resource.RLIMIT_NOFILE, (64, hard))
+main(["list", "--store", "/nowhere"])
+print(resource.getrlimit(resource.RLIMIT_NOFILE) == (min(hard, 65536), hard))
+"""
+
+
+def test_it_may_open_as_many_files_as_the_hard_limit_allows() -> None:
+    """The default of a login is too few for the images of several deep chains."""
+    done = subprocess.run(
+        [sys.executable, "-c", LIMIT_THEN_RUN],
+        check=True,
+        capture_output=True,
+        text=True,
+        timeout=60,
+    )
+    assert done.stdout.splitlines()[-1] == "True"
+
+
 def test_the_version_is_that_of_the_package() -> None:
     """``--version`` says the name and a number."""
     command = [sys.executable, "-m", "fibackup", "--version"]

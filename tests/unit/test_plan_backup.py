@@ -11,6 +11,7 @@ from fibackup.host.executor import Executor
 from fibackup.model.domain import Disk, DomainState
 from fibackup.model.ledger import Ledger, Run, RunPhase
 from fibackup.model.point import DiskKind, Versions
+from fibackup.plan import backup
 from fibackup.plan.backup import DEEP_CHAIN, plan_backup
 from fibackup.plan.policy import BackupPolicy, Quiesce
 from fibackup.plan.steps import (
@@ -269,6 +270,20 @@ def test_a_deep_chain_is_warned_of() -> None:
     assert world.plan().warnings == ()
     world.host.foreign_snapshot("web1", "vda")
     assert "images deep: consolidate soon" in world.plan().warnings[0]
+
+
+def test_a_deep_chain_in_the_store_is_warned_of(monkeypatch: pytest.MonkeyPatch) -> None:
+    """With what makes it shorter; a full begins a new one."""
+    monkeypatch.setattr(backup, "DEEP_STORED_CHAIN", 3)
+    world = World(("vda",))
+    rolling = BackupPolicy(consolidate=True)
+    for _ in range(3):
+        assert world.backup(rolling).warnings == ()
+    (warning,) = world.plan().warnings
+    assert "disk vda will lie on 3 images in the store: prune" in warning
+    assert "--full" in warning
+    assert world.backup(BackupPolicy(full=True, consolidate=True)).warnings == ()
+    assert world.plan().warnings == ()
 
 
 def test_a_store_that_has_lost_what_it_got_is_warned_of_once() -> None:

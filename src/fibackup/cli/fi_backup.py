@@ -29,6 +29,7 @@ from fibackup.cli.fi_options import (
     parse_options,
     resolve_names,
 )
+from fibackup.cli.limits import allow_open_files
 from fibackup.cli.parser import own_version
 from fibackup.cli.recovering import recover_first, store_of_unfinished
 from fibackup.cli.signals import Signals
@@ -102,6 +103,7 @@ def _guarded(options: Options) -> int:
     log = _Log(verbose=options.verbose, debug=options.debug)
     signals = Signals()
     signals.install()
+    allow_open_files()
     try:
         code = _run(options, log, signals)
     except fb.FibackupError as error:

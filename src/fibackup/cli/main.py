@@ -16,6 +16,7 @@ from typing import TextIO
 import fibackup as fb
 from fibackup.cli.config import ConfigError
 from fibackup.cli.exits import FAILED, USAGE
+from fibackup.cli.limits import allow_open_files
 from fibackup.cli.output import print_line, report_failure
 from fibackup.cli.parser import build_parser, verb_module
 from fibackup.cli.progress import Display
@@ -66,6 +67,7 @@ def _main(argv: Sequence[str] | None) -> int:
     _accept_all_names(sys.stdout)
     signals = Signals()
     signals.install()
+    allow_open_files()
     code = _run(arguments, signals)
     sys.stdout.flush()
     return code

@@ -20,6 +20,7 @@ from fibackup.host.cancel import CancelToken
 from fibackup.host.events import CopyProgress, OnEvent
 from fibackup.host.files import identity_of, os_errors
 from fibackup.host.lock import hold_image_lock
+from fibackup.model.chain import MAX_DEPTH
 from fibackup.plan.steps import CommitOffline
 
 __all__ = ["committed"]
@@ -52,7 +53,9 @@ def committed(job: CommitOffline, on_event: OnEvent, cancel: CancelToken) -> Gen
         done = int(total * percent / 100)
         on_event(CopyProgress(job.target, "commit", done, total))
 
-    qemu_img.commit(job.base, job.top, "qcow2", on_percent=on_percent, cancel=cancel)
+    qemu_img.commit(
+        job.base, job.top, "qcow2", depth=MAX_DEPTH, on_percent=on_percent, cancel=cancel
+    )
     path = str(job.top)
     with os_errors(path):
         fd = os.open(job.top, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)

@@ -85,6 +85,7 @@ def write_compressed(
     parent_bytes: int,
     *,
     method: str = "zstd",
+    depth: int = 1,
     on_percent: OnPercent,
     cancel: CancelToken,
 ) -> None:
@@ -98,6 +99,7 @@ def write_compressed(
         cluster_bytes: Size of the source's clusters, None for a raw image.
         parent_bytes: Virtual size of the stored image that it lies on, 0 without.
         method: ``"zstd"`` or ``"zlib"``.
+        depth: Images that the new one consists of, those under it included.
         on_percent: Called with 0 to 100.
         cancel: Ends the child.
 
@@ -116,6 +118,7 @@ def write_compressed(
         step.backing,
         cluster_bytes or _RAW_CLUSTER_BYTES,
         method=method,
+        depth=depth,
         on_percent=lambda percent: on_percent(percent / _HALF),
         cancel=cancel,
     )

@@ -16,6 +16,7 @@ from __future__ import annotations
 
 import os
 import stat
+from contextlib import suppress
 from pathlib import PurePosixPath
 
 from attrs import evolve, frozen
@@ -48,9 +49,10 @@ from fibackup.parse.qcow2_header import (
 )
 from fibackup.plan.steps import CopyImage
 
-__all__ = ["copy_image", "read_qcow2_head"]
+__all__ = ["copy_image", "read_qcow2_head", "stored_depth"]
 
 _FIRST_BYTES = 512
+_MAX_DEPTH = 10_000
 
 
 def copy_image(
@@ -87,9 +89,12 @@ def copy_image(
         _refuse_change(step, step.identity, before)
         with temporary_file(step.name, disk_fd) as temp:
             header = None if step.format == "raw" else read_qcow2_head(fd, source)[0]
-            parent = _virtual_size(step.backing, disk_fd) if step.compress and step.backing else 0
+            parent = 0
+            if step.compress and step.backing is not None:
+                parent = _stored_head(step.backing, disk_fd).virtual_size_bytes
             if header is None or (step.compress and _compressible(header, parent)):
-                work = _Rewrite(step, fd, temp, header, before, parent, disk_path)
+                depth = stored_depth(step.backing, disk_fd) + 1
+                work = _Rewrite(step, fd, temp, header, before, parent, depth, disk_path)
                 image = work.run(on_event, cancel)
             else:
                 image = _copy_qcow2(step, fd, temp, before, on_event, cancel)
@@ -162,11 +167,33 @@ def read_qcow2_head(fd: int, path: str) -> tuple[Qcow2Header, bytes]:
         raise ParseError(where=error.where, reason=error.reason, path=path) from None
 
 
-def _virtual_size(name: str, disk_fd: int) -> int:
-    """Return the virtual size of a stored image."""
-    fd = os.open(name, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW, dir_fd=disk_fd)
+def stored_depth(name: str | None, disk_fd: int) -> int:
+    """
+    Return how many images a stored image consists of, those under it included.
+
+    Args:
+        name: Its file name; None: there is none.
+        disk_fd: The disk's directory.
+
+    Returns:
+        The number; where one of them cannot be read, of those above it.
+
+    Source:
+        docs/store-format.md: a backing name is the name of a file in the same directory.
+    """
+    depth = 0
+    with suppress(OSError, FibackupError):
+        while name is not None and "/" not in name and depth < _MAX_DEPTH:
+            name = _stored_head(name, disk_fd).backing_name
+            depth += 1
+    return depth
+
+
+def _stored_head(name: str, disk_fd: int) -> Qcow2Header:
+    """Read the header of a stored image."""
+    fd = os.open(name, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK, dir_fd=disk_fd)
     try:
-        return read_qcow2_head(fd, name)[0].virtual_size_bytes
+        return read_qcow2_head(fd, name)[0]
     finally:
         os.close(fd)
 
@@ -201,6 +228,7 @@ class _Rewrite:
     header: Qcow2Header | None  # None: raw
     before: FileIdentity
     parent_bytes: int  # 0: nothing is under it
+    depth: int
     disk_path: PurePosixPath
 
     def run(self, on_event: OnEvent, cancel: CancelToken) -> StoredImage:
@@ -222,6 +250,7 @@ class _Rewrite:
                 written,
                 self.header.cluster_bytes if self.header is not None else None,
                 self.parent_bytes,
+                depth=self.depth,
                 on_percent=progress,
                 cancel=cancel,
             )

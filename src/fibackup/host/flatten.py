@@ -111,7 +111,15 @@ def _convert_and_verify(
         top = disk_path / step.images[0].name
         temp = step.destination.with_name(f".{step.destination.name}{TEMP_SUFFIX}")
         with written_as_it_comes(temp_fd, linked):
-            convert(top, "qcow2", temp, step.format, on_percent=progress, cancel=linked)
+            convert(
+                top,
+                "qcow2",
+                temp,
+                step.format,
+                depth=len(step.images),
+                on_percent=progress,
+                cancel=linked,
+            )
         os.fdatasync(temp_fd)
         drop(temp_fd)
         _drop_cache((fd, hashed.get(image.name, 0)) for image, fd in files)

@@ -29,7 +29,7 @@ from fibackup.host import qemu_img
 from fibackup.host.cancel import CancelToken
 from fibackup.host.compress_image import can_compress, write_compressed
 from fibackup.host.copy import hash_file
-from fibackup.host.copy_image import read_qcow2_head
+from fibackup.host.copy_image import read_qcow2_head, stored_depth
 from fibackup.host.events import CopyProgress, ImageCopied, OnEvent
 from fibackup.host.files import (
     TEMP_SUFFIX,
@@ -164,7 +164,8 @@ def _write(
         header, _ = read_qcow2_head(files[0][1], str(disk_path / top.name))
         parent = top.virtual_size_bytes if step.backing is not None else 0  # they all have one
         fits = can_compress(top.virtual_size_bytes, header.cluster_bytes, parent)
-        method = _method(files, disk_path, cancel) if fits else None
+        depth = stored_depth(top.name, disk_fd)
+        method = _method(files, disk_path, depth, cancel) if fits else None
         temp = stack.enter_context(temporary_file(waiting, disk_fd))
         names = [waiting, f"{top.name}.scratch", *([f"{top.name}.gathered"] if method else [])]
         for name in names[1:]:
@@ -177,12 +178,13 @@ def _write(
                 top.virtual_size_bytes,
                 cluster_bytes=header.cluster_bytes,
                 backing=backing,
+                depth=depth,
                 cancel=cancel,
             )
         progress = _progress(step, on_event)
         half = _HALF if method else 1
         _gather_and_verify(
-            files, gathered, scratch, disk_path, lambda done: progress(done / half), cancel
+            files, gathered, scratch, disk_path, depth, lambda done: progress(done / half), cancel
         )
         if method:
             write_compressed(
@@ -192,24 +194,25 @@ def _write(
                 header.cluster_bytes,
                 parent,
                 method=method,
+                depth=depth,
                 on_percent=lambda done: progress(50 + done / half),
                 cancel=cancel,
             )
         os.fdatasync(temp)
-        image = _record(top, step.backing, temp, into, cancel)
+        image = _record(top, step.backing, temp, into, depth, cancel)
         freed = sum(os.fstat(fd).st_blocks for _, fd in files) - os.fstat(temp).st_blocks
         publish_file(waiting, disk_fd)
     return image, freed * _BLOCK_BYTES
 
 
 def _method(
-    files: Sequence[OpenImage], disk_path: PurePosixPath, cancel: CancelToken
+    files: Sequence[OpenImage], disk_path: PurePosixPath, depth: int, cancel: CancelToken
 ) -> str | None:
     """Return how the new image is compressed: as one of these is, or not when none is."""
     methods: set[str] = set()
     for image, fd in files:
         path = disk_path / image.name
-        if qemu_img.check(path, "qcow2", cancel=cancel).compressed_clusters:
+        if qemu_img.check(path, "qcow2", depth=depth, cancel=cancel).compressed_clusters:
             methods.add(read_qcow2_head(fd, str(path))[0].compression)
     if not methods:
         return None
@@ -233,6 +236,7 @@ def _gather_and_verify(
     into: PurePosixPath,
     scratch: PurePosixPath,
     disk_path: PurePosixPath,
+    depth: int,
     on_percent: OnPercent,
     cancel: CancelToken,
 ) -> None:
@@ -240,16 +244,21 @@ def _gather_and_verify(
     paths = tuple(disk_path / image.name for image, _ in files)
 
     def act(linked: CancelToken) -> None:
-        qemu_img.gather(paths, into, scratch, on_percent=on_percent, cancel=linked)
+        qemu_img.gather(paths, into, scratch, depth=depth, on_percent=on_percent, cancel=linked)
 
     while_verified(files, disk_path, act, cancel, threads=1)
 
 
 def _record(
-    top: StoredImage, backing: str | None, temp: int, path: PurePosixPath, cancel: CancelToken
+    top: StoredImage,
+    backing: str | None,
+    temp: int,
+    path: PurePosixPath,
+    depth: int,
+    cancel: CancelToken,
 ) -> StoredImage:
     """Return what the manifest will say of the new image, once QEMU finds it sound."""
-    result = qemu_img.check(path, "qcow2", cancel=cancel)
+    result = qemu_img.check(path, "qcow2", depth=depth, cancel=cancel)
     header, _ = read_qcow2_head(temp, str(path))
     if not result.sound or (header.backing_name, header.virtual_size_bytes) != (
         backing,

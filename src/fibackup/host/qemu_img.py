@@ -10,7 +10,6 @@ from __future__ import annotations
 import json
 import os
 import re
-import resource
 import shutil
 import subprocess
 import threading
@@ -26,7 +25,7 @@ from fibackup.errors import (
     RequirementError,
 )
 from fibackup.host.cancel import CancelToken
-from fibackup.host.child import bound_to_us
+from fibackup.host.child import bound_to_us, limit_address_space, limit_files
 from fibackup.parse.qemu_img_json import CheckResult, Extent, parse_check, parse_map
 
 __all__ = [
@@ -47,8 +46,6 @@ __all__ = [
 
 OnPercent = Callable[[float], None]
 
-_NOFILE = 1024
-_ADDRESS_SPACE_BYTES = 8 * 1024**3
 _PERCENT = re.compile(rb"\((\d+(?:\.\d+)?)/100%\)")
 _POLL_SECONDS = 0.2
 _VERSION = re.compile(rb"qemu-img version (\d+(?:\.\d+)*)")
@@ -137,6 +134,7 @@ def convert(
     destination: PurePosixPath,
     destination_format: str,
     *,
+    depth: int = 1,
     on_percent: OnPercent,
     cancel: CancelToken,
 ) -> None:
@@ -150,6 +148,7 @@ def convert(
         source_format: Its format.
         destination: Absolute path; an existing file of size 0 keeps its mode.
         destination_format: ``"qcow2"`` or ``"raw"``.
+        depth: Images that the source consists of, those under it included.
         on_percent: Called with 0 to 100.
         cancel: Ends the child.
 
@@ -166,7 +165,7 @@ def convert(
         "-t", "writeback", "-T", "writeback",
         "--", str(source), str(destination),
     ]  # fmt: skip
-    _run(argv, on_percent, cancel)
+    _run(argv, on_percent, cancel, images=depth + 1)
 
 
 def compress(
@@ -176,6 +175,7 @@ def compress(
     cluster_bytes: int,
     *,
     method: str = "zstd",
+    depth: int = 1,
     on_percent: OnPercent,
     cancel: CancelToken,
 ) -> None:
@@ -190,6 +190,7 @@ def compress(
         backing: File name of the qcow2 image under it, in the directory of *destination*, or None.
         cluster_bytes: Size of its clusters.
         method: ``"zstd"`` or ``"zlib"``.
+        depth: Images that the new one will consist of, those under it included.
         on_percent: Called with 0 to 100.
         cancel: Ends the child.
 
@@ -207,7 +208,7 @@ def compress(
         "-t", "writeback", "-T", "writeback",
         "--", source, str(destination),
     ]  # fmt: skip
-    _run(argv, on_percent, cancel)
+    _run(argv, on_percent, cancel, images=2 * depth)
 
 
 def compare(first: str, second: str, *, on_percent: OnPercent, cancel: CancelToken) -> bool:
@@ -261,6 +262,7 @@ def create_overlay(
     destination: PurePosixPath,
     size_bytes: int,
     *,
+    depth: int = 1,
     cancel: CancelToken,
 ) -> None:
     """
@@ -271,6 +273,7 @@ def create_overlay(
         backing_format: Its format.
         destination: Absolute path; an existing file of size 0 keeps its mode.
         size_bytes: Its virtual size.
+        depth: Images that it will consist of, those under it included.
         cancel: Ends the child.
 
     Raises:
@@ -284,7 +287,7 @@ def create_overlay(
         find_qemu_img(), "create", "-q", "-f", "qcow2", "-F", backing_format, "-b", str(backing),
         "--", str(destination), str(size_bytes),
     ]  # fmt: skip
-    _run(argv, lambda _: None, cancel)
+    _run(argv, lambda _: None, cancel, images=depth)
 
 
 def create_empty(
@@ -293,6 +296,7 @@ def create_empty(
     *,
     cluster_bytes: int,
     backing: str | None,
+    depth: int = 1,
     cancel: CancelToken,
 ) -> None:
     """
@@ -303,6 +307,7 @@ def create_empty(
         size_bytes: Its virtual size.
         cluster_bytes: Size of its clusters.
         backing: Name of a qcow2 image in the same directory, or None.
+        depth: Images that it will consist of, those under it included.
         cancel: Ends the child.
 
     Raises:
@@ -317,7 +322,7 @@ def create_empty(
         find_qemu_img(), "create", "-q", "-f", "qcow2", "-o", f"cluster_size={cluster_bytes}",
         *under, "--", str(destination), str(size_bytes),
     ]  # fmt: skip
-    _run(argv, lambda _: None, cancel)
+    _run(argv, lambda _: None, cancel, images=depth)
 
 
 def gather(
@@ -325,6 +330,7 @@ def gather(
     into: PurePosixPath,
     scratch: PurePosixPath,
     *,
+    depth: int = 1,
     on_percent: OnPercent,
     cancel: CancelToken,
 ) -> None:
@@ -339,6 +345,7 @@ def gather(
         images: Absolute paths of qcow2 images, top first; their own backing names do not count.
         into: Absolute path of the qcow2 image that gets their clusters.
         scratch: Absolute path of an empty qcow2 image of the same virtual size.
+        depth: Images that *into* consists of, those under it included.
         on_percent: Called with 0 to 100.
         cancel: Ends the child.
 
@@ -356,7 +363,7 @@ def gather(
     argv = [
         find_qemu_img(), "commit", "-p", "-d", "-t", "writeback", "-b", str(into), "--", top,
     ]  # fmt: skip
-    _run(argv, on_percent, cancel)
+    _run(argv, on_percent, cancel, images=len(images) + depth + 1)
 
 
 def _node(path: PurePosixPath, **options: str) -> dict[str, object]:
@@ -390,6 +397,7 @@ def commit(
     top: PurePosixPath,
     top_format: str,
     *,
+    depth: int = 1,
     on_percent: OnPercent,
     cancel: CancelToken,
 ) -> None:
@@ -402,6 +410,7 @@ def commit(
         base: An image under *top*, as the headers name it.
         top: Absolute path.
         top_format: Its format; those under it are in the headers.
+        depth: Images that *top* consists of, those under it included.
         on_percent: Called with 0 to 100.
         cancel: Ends the child.
 
@@ -417,16 +426,19 @@ def commit(
         "-f", top_format, "-t", "writeback", "-b", str(base),
         "--", str(top),
     ]  # fmt: skip
-    _run(argv, on_percent, cancel)
+    _run(argv, on_percent, cancel, images=depth)
 
 
-def check(path: PurePosixPath, image_format: str, *, cancel: CancelToken) -> CheckResult:
+def check(
+    path: PurePosixPath, image_format: str, *, depth: int = 1, cancel: CancelToken
+) -> CheckResult:
     """
     Return what QEMU thinks of the structure of an image; nothing is repaired.
 
     Args:
         path: Absolute path.
         image_format: Its format.
+        depth: Images that it consists of: qemu-img opens those under it too.
         cancel: Ends the child.
 
     Raises:
@@ -440,7 +452,7 @@ def check(path: PurePosixPath, image_format: str, *, cancel: CancelToken) -> Che
         find_qemu_img(), "check", "-f", image_format, "--output=json", "--", str(path),
     ]  # fmt: skip
     said: list[bytes] = []
-    _run(argv, lambda _: None, cancel, accept=(0, 2, 3), said=said)
+    _run(argv, lambda _: None, cancel, images=depth, accept=(0, 2, 3), said=said)
     try:
         return parse_check(b"".join(said).decode(errors="replace"))
     except ParseError as error:
@@ -452,10 +464,15 @@ def _run(
     on_percent: OnPercent,
     cancel: CancelToken,
     *,
+    images: int = 1,
     accept: Sequence[int] = (0,),
     said: list[bytes] | None = None,
 ) -> int:
-    """Run a child; with *said*, its standard output goes there, and is no progress."""
+    """
+    Run a child that opens so many images.
+
+    With *said*, its standard output goes there, and is no progress.
+    """
     cancel.check()
     child = subprocess.Popen(
         bound_to_us(argv),
@@ -465,9 +482,8 @@ def _run(
         umask=0o077,
         env={"PATH": "/usr/bin:/bin:/usr/sbin:/sbin", "LC_ALL": "C"},
     )
-    resource.prlimit(child.pid, resource.RLIMIT_NOFILE, (_NOFILE, _NOFILE))
-    resource.prlimit(child.pid, resource.RLIMIT_AS, (_ADDRESS_SPACE_BYTES, _ADDRESS_SPACE_BYTES))
-    resource.prlimit(child.pid, resource.RLIMIT_CORE, (0, 0))
+    limit_files(child.pid, images)
+    limit_address_space(child.pid, images)
     complaints: list[bytes] = []
     moved = [time.monotonic()]
     readers = (

@@ -161,6 +161,7 @@ def create_linked(
             "qcow2",
             step.destination.with_name(f".{name}{TEMP_SUFFIX}"),
             top.virtual_size_bytes,
+            depth=len(step.images) + 1,
             cancel=cancel,
         )
         header, _ = read_qcow2_head(temp, str(step.destination))

@@ -41,7 +41,7 @@ from fibackup.errors import (
 )
 from fibackup.host.cancel import CancelToken
 from fibackup.host.compress_image import require_compression
-from fibackup.host.copy_image import copy_image
+from fibackup.host.copy_image import copy_image, stored_depth
 from fibackup.host.destination import destination_directory
 from fibackup.host.events import CopyProgress, OnEvent, Warned
 from fibackup.host.files import (
@@ -496,10 +496,13 @@ class Store(StoreReader):
         def progress(position: int) -> None:
             on_event(CopyProgress(target, image.name, position, size))
 
-        with self._domain(uuid) as (_, path):
+        with self._domain(uuid) as (fd, path):
+            with open_directory(target, fd) as disk:
+                depth = stored_depth(image.name, disk)
             found, _ = hash_content(
                 path / target / image.name,
                 size,
+                depth=depth,
                 on_bytes=progress,
                 pace=lambda _: None,
                 cancel=cancel,

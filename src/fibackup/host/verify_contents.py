@@ -131,7 +131,8 @@ class _Run:
         for name in content.checked:
             at = f"{content.target}/{name}"
             try:
-                result = check(self.path / at, "qcow2", cancel=self.cancel)
+                depth = len(content.images)
+                result = check(self.path / at, "qcow2", depth=depth, cancel=self.cancel)
             except QemuImgError as error:
                 return _Finding(kind=FaultKind.STRUCTURE, reason=str(error), at=at)
             if not result.sound:
@@ -160,6 +161,7 @@ class _Run:
                 found, count = hash_content(
                     self.path / content.file,
                     total,
+                    depth=len(content.images),
                     on_bytes=progress,
                     pace=self.pace.spend,
                     cancel=self.cancel,

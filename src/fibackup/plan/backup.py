@@ -49,11 +49,15 @@ from fibackup.plan.steps import (
     WhileFrozen,
     WriteLedger,
 )
+from fibackup.units import counted
 
-__all__ = ["DEEP_CHAIN", "plan_backup"]
+__all__ = ["DEEP_CHAIN", "DEEP_STORED_CHAIN", "plan_backup"]
 
 DEEP_CHAIN = 20
 """Depth above which a plan warns; libvirt 10.8 to 11.10 cannot start a domain with about 25."""
+
+DEEP_STORED_CHAIN = 150
+"""Images of a disk in the store above which a plan warns; libvirt runs no domain on 200."""
 
 
 @frozen
@@ -217,10 +221,24 @@ def _warnings(domain: Domain, history: History, disks: tuple[_DiskPlan, ...]) ->
         depth = disk.chain.depth + 1
         if depth > DEEP_CHAIN:
             out.append(f"disk {target} will be {depth} images deep: consolidate soon")
+        stored = _stored_depth(history, disk)
+        if stored > DEEP_STORED_CHAIN:
+            out.append(
+                f"disk {target} will lie on {counted(stored - 1, 'image')} in the store: prune "
+                "points of it, or begin a new chain with a full (--full)"
+            )
         config = domain.disk(target).config_source
         if domain.persistent and config is not None and config != active:
             out.append(f"disk {target}: the persistent definition names {config}, not {active}")
     return tuple(out)
+
+
+def _stored_depth(history: History, disk: _DiskPlan) -> int:
+    """Return of how many images a disk of the point will consist; 0 for a full."""
+    if disk.parent is None:
+        return 0
+    under = history.images(disk.parent, disk.chain.target)
+    return len(disk.planned.images) + len(under)
 
 
 def _expects(
