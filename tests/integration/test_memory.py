@@ -39,6 +39,7 @@ from fibackup import (
     FileRole,
     ForeignConfigError,
     Host,
+    HostError,
     LibvirtHost,
     NoSpaceError,
     Plan,
@@ -55,6 +56,7 @@ from fibackup import (
     plan_backup,
     plan_restore,
 )
+from fibackup.host import libvirt_host
 from hypervisor import (
     MIB,
     BlockDomain,
@@ -67,6 +69,7 @@ from hypervisor import (
     MakeLinuxGuest,
     PrivateDaemon,
     convert,
+    create_image,
     fsck_clean,
     read_records,
 )
@@ -354,6 +357,54 @@ def test_damaged_memory_is_not_restored(
     assert leftovers(tmp_path / "restored") == []
     assert not domain.is_active
     assert domain.dom.XMLDesc(libvirt.VIR_DOMAIN_XML_INACTIVE) == before
+
+
+VNC = "<graphics type='vnc' port='-1' autoport='yes' passwd='hunter2'/>"
+PERSISTENT = libvirt.VIR_DOMAIN_XML_INACTIVE | libvirt.VIR_DOMAIN_XML_SECURE
+
+
+def test_a_guest_that_is_back_is_defined_whatever_comes_then(
+    block_domain: MakeBlockDomain,
+    host: LibvirtHost,
+    store: Store,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """
+    Also when the file with the memory cannot be removed; its next start finds the restored disk.
+
+    The password is the one that it had, although the point's XML is without it, and a disk that
+    only the running guest had is not in the definition.
+    """
+    domain = block_domain(start=False, devices_xml=VNC)
+    domain.start(paused=False)
+    plugged = domain.directory / "plugged.qcow2"
+    create_image(DiskSpec(), plugged)
+    domain.dom.attachDeviceFlags(
+        f"<disk type='file'><driver name='qemu' type='qcow2'/><source file='{plugged}'/>"
+        "<target dev='vdz' bus='virtio'/></disk>",
+        libvirt.VIR_DOMAIN_AFFECT_LIVE,
+    )
+    report = Executor(host, store).run(plan_next(host, store, domain.uuid))
+    assert "disk vdz is not in the persistent definition" in " ".join(report.warnings)
+    assert report.point is not None
+    assert "missing-passwords" in dict(report.point.facts)
+    [config] = [file for file in report.point.files if file.role is FileRole.DOMAIN_XML]
+    assert "hunter2" not in store.read_config(domain.uuid, config)
+    domain.destroy()
+
+    def fail(path: PurePosixPath) -> None:
+        raise HostError(reason="Read-only file system", path=str(path))
+
+    monkeypatch.setattr(libvirt_host, "forget_memory", fail)
+    into = tmp_path / "restored"
+    with pytest.raises(StepError, match="Read-only") as caught:
+        restore(host, store, domain.uuid, into, paused=False, keep_foreign=True)
+    assert "the guest runs on the restored disks" in caught.value.state
+    images = {target: str(into / f"{target}.qcow2") for target in ("vda", "vdz")}
+    assert sources(domain.dom) == images
+    assert sources(domain.dom, PERSISTENT) == {"vda": images["vda"]}
+    assert "passwd='hunter2'" in domain.dom.XMLDesc(PERSISTENT)
 
 
 class Meddler(LibvirtHost):

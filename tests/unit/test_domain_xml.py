@@ -12,9 +12,11 @@ from fibackup.model.domain import Disk, DomainState
 from fibackup.parse.domain_xml import (
     disk_targets,
     domain_facts,
+    has_passwords,
     named_images,
     parse_domain_xml,
     volume_names,
+    with_passwords,
 )
 from fibackup.parse.volumes import pool_directory
 from fibackup.parse.xml_tree import MAX_XML_BYTES
@@ -332,6 +334,36 @@ def test_a_volume_that_is_no_file_is_unsupported(xml: str, reason: str) -> None:
     found = only_disk(xml)
     assert (found.chain, found.skip_reason) == (None, None)
     assert (found.unsupported_reason or "").startswith(reason)
+
+
+VNC = "<graphics type='vnc' port='-1'/>"
+SPICE = "<graphics type='spice' autoport='yes'/>"
+
+
+def test_the_passwords_of_a_domain_are_those_of_its_graphics() -> None:
+    """Libvirt shows them on request only."""
+    assert not has_passwords(domain(VNC + SPICE))
+    assert has_passwords(domain(VNC + SPICE.replace("/>", " passwd='b'/>")))
+
+
+def test_passwords_come_from_another_xml_of_the_same_domain() -> None:
+    """One that is there stays, and graphics that are others give none."""
+    both = domain(
+        VNC.replace("/>", " passwd='a' passwdValidTo='2030-01-01T00:00:00'/>")
+        + SPICE.replace("/>", " passwd='b'/>")
+    )
+    found = with_passwords(domain(VNC + SPICE), both)
+    assert found.count("passwd=") == 2
+    assert 'passwdValidTo="2030-01-01T00:00:00"' in found
+    own = with_passwords(domain(VNC.replace("/>", " passwd='own'/>") + SPICE), both)
+    assert ('passwd="own"' in own, 'passwd="b"' in own, "passwdValidTo" in own) == (
+        True,
+        True,
+        False,
+    )
+    assert "passwd" not in with_passwords(domain(SPICE + VNC), both)
+    assert "passwd" not in with_passwords(domain(VNC), both)
+    assert "passwd" not in with_passwords(domain(VNC), domain(VNC))
 
 
 def test_the_targets_of_a_domain_are_those_of_all_its_disks() -> None:

@@ -346,6 +346,18 @@ def test_a_definition_that_names_another_image_is_warned_of() -> None:
     assert plan_backup(transient, history, now=world.host.now).warnings == ()
 
 
+def test_a_disk_that_only_the_running_guest_has_is_warned_of() -> None:
+    """It is in the point, and not in the XML that a domain would be defined from."""
+    world = World(("vda", "vdb"))
+    domain = world.host.read_domain("web1")
+    domain = evolve(domain, disks=(domain.disks[0], evolve(domain.disks[1], config_source=None)))
+    history = world.store.read_history(world.uuid)
+    (warning,) = plan_backup(domain, history, now=world.host.now).warnings
+    assert "disk vdb is not in the persistent definition" in warning
+    transient = evolve(domain, persistent=False)
+    assert plan_backup(transient, history, now=world.host.now).warnings == ()
+
+
 def test_a_plan_expects_what_was_observed() -> None:
     """Another chain, another ledger or a disk that is gone makes it stale."""
     world = World()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from hashlib import sha256
 from pathlib import PurePosixPath
 
 import pytest
@@ -24,7 +25,7 @@ from fibackup.errors import (
 from fibackup.host.executor import Executor
 from fibackup.model.domain import DomainState
 from fibackup.model.host_facts import HostFacts
-from fibackup.model.point import FileRole, History, RestorePoint
+from fibackup.model.point import FileRole, History, RestorePoint, StoredFile
 from fibackup.parse.definition import Foreign
 from fibackup.plan.backup import plan_backup
 from fibackup.plan.define import NewDomain
@@ -241,6 +242,22 @@ def test_what_the_point_lacks_is_said() -> None:
     assert "RestoreNvram" not in kinds(plan)
     assert not any(isinstance(step, RestoreTpm) for step in plan.steps)
     assert World(states=False).plan().warnings == ()
+
+
+def test_passwords_that_the_point_lacks_are_said() -> None:
+    """A new domain with graphics has none, so whoever reaches them may connect."""
+    world = World(states=False)
+    wish, history = world.wish(), world.history()
+    config = wish.config.replace("</devices>", "<graphics type='vnc'/></devices>")
+    for text, wanted in ((wish.config, 0), (config, 1)):
+        data = text.encode()
+        file = StoredFile(FileRole.DOMAIN_XML, "c.xml", len(data), sha256(data).hexdigest())
+        facts = (("missing-passwords", "the backup was not asked for secrets"),)
+        point = evolve(history.points[-1], files=(file,), facts=facts)
+        found = evolve(history, points=(*history.points[:-1], point))
+        plan = plan_restore(found, "latest", into=INTO, define=evolve(wish, config=text))
+        assert len(plan.warnings) == wanted
+        assert "the point has no passwords" in "".join(plan.warnings) or not wanted
 
 
 # --- the run ------------------------------------------------------------------------------------

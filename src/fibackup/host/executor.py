@@ -64,7 +64,7 @@ from fibackup.model.point import (
     Versions,
 )
 from fibackup.model.snapshot import NewOverlay, Snapshot
-from fibackup.parse.domain_xml import domain_facts
+from fibackup.parse.domain_xml import domain_facts, domain_root, has_passwords
 from fibackup.plan.backup import DEEP_CHAIN
 from fibackup.plan.prune_steps import DropPoints, MergeImages
 from fibackup.plan.report import Report, StepOutcome
@@ -622,8 +622,18 @@ class _Run:
         xml = self._host.domain_config(uuid, secrets=step.secrets)
         autostart = ("autostart", "yes" if self._host.autostart(uuid) else "no")
         self._facts += (*domain_facts(xml), autostart)
+        if not step.secrets and self._has_passwords(xml):
+            self._facts += (("missing-passwords", "the backup was not asked for secrets"),)
         self._versions = self._host.versions()
         self._config = self._store.save_config(uuid, step.name, xml)
+
+    def _has_passwords(self, xml: str) -> bool:
+        """Tell whether the domain has passwords that its XML does not show."""
+        if domain_root(xml).find("devices/graphics") is None:
+            return False
+        with suppress(FibackupError):  # who may not see them need not know
+            return has_passwords(self._host.domain_config(self._plan.uuid, secrets=True))
+        return False
 
     def _save_state(self, step: SaveState) -> None:
         """Store the state; a point without it is better than none, and says what it lacks."""

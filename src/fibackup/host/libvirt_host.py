@@ -88,6 +88,7 @@ from fibackup.parse.domain_xml import (
     named_images,
     parse_domain_xml,
     with_disk_sources,
+    with_passwords,
     without_ledger,
 )
 from fibackup.parse.foreign import resumed_foreign
@@ -518,7 +519,8 @@ class LibvirtHost:
     def resume_domain(self, uuid: str, step: ResumeDomain, config: str) -> None:
         """See `Host.resume_domain`."""
         sources = {disk.target: (disk.path, disk.format) for disk in step.disks}
-        definition = with_disk_sources(without_ledger(config), sources)
+        kept = {target: sources[target] for target in disk_targets(config) if target in sources}
+        definition = with_disk_sources(without_ledger(config), kept)
         memory = str(step.memory)
         with libvirt_errors("virDomainSaveImageGetXMLDesc", uuid):
             secure = libvirt.VIR_DOMAIN_SAVE_IMAGE_XML_SECURE
@@ -528,10 +530,12 @@ class LibvirtHost:
         flags = libvirt.VIR_DOMAIN_SAVE_PAUSED if step.paused else 0
         with libvirt_errors("virDomainRestoreFlags", uuid):
             self._connection.restoreFlags(memory, live, flags)
-        forget_memory(step.memory)
         runs = "the guest is back on the restored disks, only its definition could not be set"
-        with libvirt_errors(f"{runs}; virDomainDefineXML", uuid):
-            self._connection.defineXML(definition)
+        try:
+            with libvirt_errors(f"{runs}; virDomainDefineXML", uuid):
+                self._connection.defineXML(with_passwords(definition, saved))
+        finally:
+            forget_memory(step.memory)
 
     def _refuse_foreign(self, uuid: str, step: ResumeDomain, config: str, saved: str) -> None:
         """Refuse a file with memory that brings in what the stored XML does not say."""

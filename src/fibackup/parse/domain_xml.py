@@ -41,16 +41,20 @@ from fibackup.parse.xml_tree import keep_breaks, parse_xml
 __all__ = [
     "disk_targets",
     "domain_facts",
+    "has_passwords",
     "named_images",
     "parse_domain_xml",
     "volume_names",
     "with_disk_sources",
+    "with_passwords",
     "without_ledger",
 ]
 
 _DEVICES = frozenset({"disk", "cdrom", "floppy", "lun"})
 _AGENT = "org.qemu.guest_agent.0"
 _UNDECLARED = "raw"  # libvirt never probes: a disk without <driver type> is raw
+
+_PASSWORD = ("passwd", "passwdValidTo")
 
 _NO_VOLUMES: Volumes = MappingProxyType({})
 _NOTHING_UNDER: Mapping[str, tuple[PurePosixPath, ...]] = MappingProxyType({})
@@ -307,6 +311,48 @@ def without_ledger(xml: str) -> str:
         for each in list(metadata):
             if each.tag.startswith(f"{{{LEDGER_URI}}}"):
                 metadata.remove(each)
+    return domain_text(root, xml)
+
+
+def has_passwords(xml: str) -> bool:
+    """
+    Tell whether a domain's XML has a password of its graphics.
+
+    Args:
+        xml: The domain's XML, of ``VIR_DOMAIN_XML_SECURE``.
+
+    Raises:
+        ParseError: Not the XML of a domain. Nothing was touched.
+
+    Source:
+        libvirt, "Domain XML format": ``graphics``, ``passwd``: its only secret.
+    """
+    return any(each.get("passwd") for each in domain_root(xml).iterfind("devices/graphics"))
+
+
+def with_passwords(xml: str, secure: str) -> str:
+    """
+    Return a domain's XML with the passwords of its graphics that it was stored without.
+
+    Args:
+        xml: The domain's XML; a password that it has stays.
+        secure: Another XML of the same domain, with passwords; with other graphics it has none to
+            give.
+
+    Raises:
+        ParseError: Not the XML of a domain. Nothing was touched.
+
+    Source:
+        libvirt, "Domain XML format": ``graphics``, ``passwd``.
+    """
+    root = domain_root(xml)
+    mine = root.findall("devices/graphics")
+    theirs = domain_root(secure).findall("devices/graphics")
+    if [each.get("type") for each in mine] == [each.get("type") for each in theirs]:
+        for own, other in zip(mine, theirs, strict=True):
+            for name in _PASSWORD if own.get("passwd") is None else ():
+                if (value := other.get(name)) is not None:
+                    own.set(name, value)
     return domain_text(root, xml)
 
 

@@ -228,6 +228,11 @@ def _warnings(domain: Domain, history: History, disks: tuple[_DiskPlan, ...]) ->
                 "points of it, or begin a new chain with a full (--full)"
             )
         config = domain.disk(target).config_source
+        if domain.persistent and config is None:
+            out.append(
+                f"disk {target} is not in the persistent definition, nor in the XML of the point: "
+                "restore --define refuses it (virsh attach-disk --config makes it permanent)"
+            )
         if domain.persistent and config is not None and config != active:
             out.append(f"disk {target}: the persistent definition names {config}, not {active}")
     return tuple(out)

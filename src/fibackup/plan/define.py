@@ -21,6 +21,7 @@ from fibackup.model.checks import UUID_PATTERN, matches
 from fibackup.model.host_facts import HostFacts
 from fibackup.model.point import FileRole, History, RestorePoint, StoredFile
 from fibackup.parse.definition import Foreign, NewDefinition, Redefined, redefine
+from fibackup.parse.domain_xml import domain_root
 from fibackup.plan.steps import (
     CreateLinked,
     DefineDomain,
@@ -203,6 +204,10 @@ def _warnings(point: RestorePoint, found: Redefined) -> tuple[str, ...]:
     roles = {file.role for file in point.files}
     lacks = found.has_nvram and FileRole.NVRAM not in roles
     missing = ("the point has no NVRAM: the firmware begins with empty variables",) if lacks else ()
-    no_tpm = "missing-tpm-state" in dict(point.facts)
+    facts = dict(point.facts)
+    no_tpm = "missing-tpm-state" in facts
     tpm = ("the point has no state of the TPM: the guest finds an empty one",) if no_tpm else ()
-    return (*missing, *tpm)
+    graphics = domain_root(found.xml).find("devices/graphics")
+    no_passwords = "missing-passwords" in facts and graphics is not None
+    words = "the point has no passwords: set that of VNC or SPICE anew, or anybody may connect"
+    return (*missing, *tpm, *((words,) if no_passwords else ()))
