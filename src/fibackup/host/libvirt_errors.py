@@ -24,7 +24,7 @@ from fibackup.errors import (
     PermissionDeniedError,
 )
 
-__all__ = ["libvirt_errors", "translate"]
+__all__ = ["libvirt_errors", "may_have_frozen", "translate"]
 
 AGENT_UNRESPONSIVE = 86
 AGENT_UNSYNCED = 97
@@ -32,6 +32,7 @@ AGENT_COMMAND_TIMEOUT = 112
 AGENT_COMMAND_FAILED = 113
 OPERATION_TIMEOUT = 68
 NO_DOMAIN = 42
+OPERATION_INVALID = 55
 NO_DOMAIN_METADATA = 80
 CONNECTION_LOST = frozenset({1, 38, 39})
 """Codes of a call on a connection whose daemon is gone: internal, system and RPC errors."""
@@ -52,6 +53,14 @@ _FRAGMENTS: tuple[tuple[str, type[HostError]], ...] = (
     ("QEMU guest agent", AgentError),
     ("unable to execute QEMU agent command", AgentError),
     ("agent is in frozen state", AgentError),
+)
+_NOT_FROZEN = {AGENT_COMMAND_FAILED, NO_DOMAIN, OPERATION_INVALID}
+_NOT_FROZEN_FRAGMENTS = (
+    "QEMU guest agent",
+    "cannot acquire state change lock",
+    "synchronization",
+    "unable to execute QEMU agent command",
+    "agent is in frozen state",
 )
 
 
@@ -76,7 +85,7 @@ def translate(error: libvirt.libvirtError, *, domain: str | None = None, doing: 
     if code == NO_DOMAIN:
         return NoSuchDomainError(reason=words, domain=domain, code=code)
     if code in {AGENT_UNRESPONSIVE, AGENT_UNSYNCED, AGENT_COMMAND_TIMEOUT, AGENT_COMMAND_FAILED}:
-        return AgentError(reason=reason, domain=domain, maybe_frozen=_maybe_frozen(code, words))
+        return AgentError(reason=reason, domain=domain, maybe_frozen=may_have_frozen(error))
     if code == OPERATION_TIMEOUT:
         return DomainBusyError(reason=reason, domain=domain)
     if code in _ACCESS:
@@ -116,17 +125,25 @@ def _remedy(path: str | None) -> str:
     )
 
 
-def _maybe_frozen(code: int, words: str) -> bool:
+def may_have_frozen(error: libvirt.libvirtError) -> bool:
     """
     Tell whether a freeze may have reached the guest although no good answer came.
 
-    libvirt synchronises with the agent before each command, so a failed synchronisation means that
-    the command was never sent. A command that timed out is code 86, "Guest agent not available for
-    now", and the guest may freeze after it.
+    libvirt takes its lock, looks whether domain and agent are there, and synchronises with the
+    agent before it sends the command, so a failure of these means that it was never sent. An agent
+    that answers with an error has thawed what it froze. A command that timed out is code 86, "Guest
+    agent not available for now", and the guest may freeze after it; so it may when the daemon has
+    gone meanwhile.
+
+    Args:
+        error: What the freeze failed with.
+
+    Source:
+        libvirt ``qemuAgentFSFreeze``, ``qemuDomainObjBeginAgentJob``.
     """
-    return not (
-        code == AGENT_COMMAND_FAILED or "not connected" in words or "synchronization" in words
-    )
+    words = (error.get_error_message() or str(error)).strip()
+    unsent = error.get_error_code() in _NOT_FROZEN
+    return not (unsent or any(fragment in words for fragment in _NOT_FROZEN_FRAGMENTS))
 
 
 @contextmanager

@@ -19,13 +19,13 @@ import os
 import threading
 import time
 import xml.etree.ElementTree as ET
-from collections.abc import Callable
-from contextlib import AbstractContextManager, suppress
+from collections.abc import Generator
+from contextlib import AbstractContextManager, contextmanager, suppress
 from datetime import UTC, datetime
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import PurePosixPath
 from types import TracebackType
-from typing import Self, TypeVar
+from typing import Self
 from urllib.parse import urlsplit
 
 import libvirt
@@ -35,7 +35,9 @@ from fibackup.errors import (
     AgentError,
     DomainBusyError,
     ForeignConfigError,
+    HostError,
     LibvirtError,
+    NoSuchDomainError,
     RequirementError,
     StalePlanError,
     VerifyError,
@@ -61,6 +63,7 @@ from fibackup.host.libvirt_errors import (
     CONNECTION_LOST,
     NO_DOMAIN_METADATA,
     libvirt_errors,
+    may_have_frozen,
     translate,
 )
 from fibackup.host.machine_state import (
@@ -106,8 +109,6 @@ from fibackup.plan.steps import (
 )
 
 __all__ = ["LibvirtHost"]
-
-_T = TypeVar("_T")
 
 _STATES = {
     libvirt.VIR_DOMAIN_RUNNING: DomainState.RUNNING,
@@ -604,10 +605,12 @@ class LibvirtHost:
 
     def freeze(self, uuid: str, timeout_seconds: float) -> int:
         """See `Host.freeze`."""
-        handle = self._lookup(uuid)
-        _agent_call(uuid, lambda: handle.agentSetResponseTimeout(math.ceil(timeout_seconds), 0))
-        _refuse_foreign_freeze(handle, uuid)
-        return _agent_call(uuid, lambda: handle.fsFreeze(None, 0))
+        with _agent_errors(uuid):
+            handle = self._lookup(uuid)
+            handle.agentSetResponseTimeout(math.ceil(timeout_seconds), 0)
+            _refuse_foreign_freeze(handle, uuid)
+        with _agent_errors(uuid, freezes=True):
+            return handle.fsFreeze(None, 0)
 
     def thaw(self, uuid: str, timeout_seconds: float) -> int:
         """See `Host.thaw`."""
@@ -615,7 +618,8 @@ class LibvirtHost:
         deadline = time.monotonic() + timeout_seconds
         while True:
             try:
-                return _agent_call(uuid, lambda: handle.fsThaw(None, 0))
+                with _agent_errors(uuid):
+                    return handle.fsThaw(None, 0)
             except AgentError as error:
                 if time.monotonic() + _THAW_PAUSE_SECONDS > deadline:
                     raise AgentError(
@@ -715,7 +719,7 @@ def _refuse_foreign_freeze(handle: libvirt.virDomain, uuid: str) -> None:
     Refuse a guest that somebody else has frozen.
 
     ``fsInfo`` is refused by a frozen agent, and unlike ``guest-fsfreeze-status`` does not taint the
-    domain. Any other failure of it says nothing about a freeze.
+    domain. Any other answer of the agent says nothing about a freeze.
     """
     try:
         handle.fsInfo(0)
@@ -724,24 +728,31 @@ def _refuse_foreign_freeze(handle: libvirt.virDomain, uuid: str) -> None:
             raise AgentError(
                 reason="the guest is frozen already, by somebody else", domain=uuid
             ) from error
+        lost = error.get_error_code() in CONNECTION_LOST and not handle.connect().isAlive()
         found = translate(error, domain=uuid, doing="virDomainGetFSInfo")
-        if isinstance(found, AgentError) and "unable to execute" not in found.reason:
-            raise _harmless(found) from error
+        if lost or (isinstance(found, AgentError) and "unable to execute" not in found.reason):
+            raise
 
 
-def _harmless(error: AgentError) -> AgentError:
-    """Return *error* as one that cannot have frozen anything."""
-    return AgentError(reason=error.reason, domain=error.domain, maybe_frozen=False)
+@contextmanager
+def _agent_errors(uuid: str, *, freezes: bool = False) -> Generator[None]:
+    """
+    Turn each failure of a call to the guest agent into an `AgentError`.
 
-
-def _agent_call(uuid: str, call: Callable[[], _T]) -> _T:
-    """Make a call to the guest agent; every failure of it is an `AgentError`."""
+    With *freezes*, the guest may be frozen after it, unless the failure shows that it cannot be:
+    a connection that was lost meanwhile shows nothing.
+    """
     try:
-        return call()
+        yield
     except libvirt.libvirtError as error:
         found = translate(error, domain=uuid, doing="guest agent")
-        if isinstance(found, AgentError):
-            raise found from error
-        if isinstance(found, LibvirtError):
-            raise AgentError(reason=found.reason, domain=uuid, maybe_frozen=False) from error
-        raise found from error
+        maybe_frozen = freezes and may_have_frozen(error)
+        raise _agent_error(found, uuid, maybe_frozen=maybe_frozen) from error
+    except HostError as error:
+        raise _agent_error(error, uuid, maybe_frozen=False) from error
+
+
+def _agent_error(error: HostError, uuid: str, *, maybe_frozen: bool) -> HostError:
+    if isinstance(error, NoSuchDomainError):
+        return error
+    return AgentError(reason=error.reason, domain=uuid, maybe_frozen=maybe_frozen)
