@@ -10,6 +10,7 @@ Backups of a Linux guest that writes without a pause: what it knew to be durable
 from __future__ import annotations
 
 import threading
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
@@ -47,6 +48,7 @@ from hypervisor import (
     GuestOptions,
     LinuxGuest,
     MakeLinuxGuest,
+    PrivateDaemon,
     fsck_clean,
     read_records,
 )
@@ -364,4 +366,39 @@ def test_a_freeze_that_comes_too_late_is_thawed(
         guest.wait_more(3)
         images = backups.restore(moment, tmp_path / "restored")
         check_records(moment, images, replay_journal=True)
+    guest.close()
+
+
+def test_a_freeze_outlives_no_restart_of_the_daemon(
+    linux_guest: MakeLinuxGuest, private_daemon: PrivateDaemon, tmp_path: Path
+) -> None:
+    """The daemon is killed while the freeze is under way, and back after a while: it is thawed."""
+    options = GuestOptions(agent="slow", freeze_delay_seconds=3)
+    guest = linux_guest(*TWO_DISKS, options=options, on=private_daemon)
+    guest.wait_acked(2)
+
+    def bounce() -> None:
+        private_daemon.kill()
+        time.sleep(1)
+        private_daemon.start()
+
+    (tmp_path / "store").mkdir()
+    with (
+        Store.create(tmp_path / "store") as store,
+        LibvirtHost.open(private_daemon.uri) as host,
+    ):
+        domain = host.read_domain(guest.uuid)
+        policy = BackupPolicy(quiesce=Quiesce.REQUIRE)
+        history = store.read_history(guest.uuid)
+        plan = plan_backup(domain, history, now=datetime.now(UTC), policy=policy)
+        timer = threading.Timer(1.5, bounce)
+        timer.start()
+        with pytest.raises(StepError) as failure:
+            Executor(host, store).run(plan)
+        timer.join()
+        guest.dom = private_daemon.connection.lookupByUUIDString(guest.uuid)
+        assert isinstance(failure.value.__cause__, AgentError)
+        assert "no snapshot was taken" in failure.value.state
+        guest.wait_more(3)
+        assert host.read_domain(guest.uuid).ledger.run is None
     guest.close()

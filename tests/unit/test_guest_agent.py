@@ -1,4 +1,4 @@
-"""The freeze of the real host, when libvirt answers with an error: what is known then."""
+"""Freeze and thaw of the real host, when libvirt answers with an error: what is known then."""
 
 from __future__ import annotations
 
@@ -7,12 +7,13 @@ from collections.abc import Callable, Sequence
 import libvirt
 import pytest
 
-from fibackup.errors import AgentError, NoSuchDomainError
+from fibackup.errors import AgentError, HostError, NoSuchDomainError
 from fibackup.host.libvirt_host import LibvirtHost
 
 UUID = "7c3c4f8a-63ca-5da2-bb74-dc6f8fc4553a"
 END_OF_FILE = (38, "End of file while reading data: Input/output error")
 CLOSED = (1, "internal error: client socket is closed")
+REFUSED = (38, "Failed to connect socket to '/run/libvirt/libvirt-sock': Connection refused")
 BUSY = (
     68,
     "Timed out during operation: cannot acquire state change lock (held by monitor=remoteDispatch)",
@@ -72,6 +73,12 @@ class Connection:
         return int(self.alive)
 
 
+@pytest.fixture(autouse=True)
+def no_pause(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Try again at once."""
+    monkeypatch.setattr("fibackup.host.libvirt_host._THAW_PAUSE_SECONDS", 0.001)
+
+
 def host_of(connection: Connection) -> LibvirtHost:
     """Return a host on a connection that the caller keeps."""
     return LibvirtHost(connection)  # type: ignore[arg-type]
@@ -119,3 +126,57 @@ def test_a_domain_that_is_gone_has_no_guest_to_freeze() -> None:
     for call in ("lookupByUUIDString", "fsFreeze"):
         with pytest.raises(NoSuchDomainError):
             host_of(Connection(**{call: [GONE]})).freeze(UUID, 60)
+
+
+@pytest.mark.parametrize("error", [BUSY, MUTE, (113, ANSWERED), (88, "access denied")])
+@pytest.mark.parametrize("call", ["lookupByUUIDString", "fsThaw"])
+def test_a_thaw_is_tried_again(call: str, error: tuple[int, str]) -> None:
+    """Whatever has failed, the next try may thaw the guest."""
+    connection = Connection(**{call: [error]})
+    assert host_of(connection).thaw(UUID, 60) == 2
+    assert connection.calls.count("lookupByUUIDString") == 2
+
+
+@pytest.mark.parametrize("error", [BUSY, MUTE, (88, "access denied")])
+def test_a_thaw_ends_with_its_time(error: tuple[int, str]) -> None:
+    """The error says that the guest may be frozen, and why."""
+    with pytest.raises(AgentError, match="may be frozen still") as failure:
+        host_of(Connection(fsThaw=[error] * 999)).thaw(UUID, 0.02)
+    assert failure.value.maybe_frozen
+    assert error[1] in failure.value.reason
+
+
+def test_a_domain_that_is_gone_needs_no_thaw() -> None:
+    """A guest that is no more is not frozen."""
+    connection = Connection(fsThaw=[MUTE, GONE])
+    with pytest.raises(NoSuchDomainError):
+        host_of(connection).thaw(UUID, 60)
+
+
+def test_a_thaw_goes_on_with_the_daemon_that_comes_back(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A connection of our own is made again, as soon as there is something to connect to."""
+    lost = Connection(lookupByUUIDString=[None, CLOSED, CLOSED], fsThaw=[END_OF_FILE])
+    again, failures = Connection(), [REFUSED]
+
+    def connect(_: str) -> Connection:
+        if failures:
+            raise Refusal(*failures.pop())
+        return again
+
+    monkeypatch.setattr(libvirt, "open", connect)
+    host = host_of(lost)
+    host._uri = "qemu:///system"
+    assert host.thaw(UUID, 60) == 2
+    assert lost.calls == ["lookupByUUIDString", "fsThaw", *["lookupByUUIDString"] * 2]
+    assert again.calls == ["lookupByUUIDString", "fsThaw"]
+
+
+@pytest.mark.parametrize("call", ["lookupByUUIDString", "fsThaw"])
+def test_a_lost_connection_of_the_caller_ends_the_thaw_at_once(call: str) -> None:
+    """Only the caller can make it again, and the guest should not wait for that."""
+    connection = Connection(**{call: [END_OF_FILE] * 99})
+    connection.alive = False
+    with pytest.raises(AgentError, match="caller") as failure:
+        host_of(connection).thaw(UUID, 600)
+    assert failure.value.maybe_frozen
+    assert isinstance(failure.value.__cause__, HostError)

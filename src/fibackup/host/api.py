@@ -477,6 +477,9 @@ class Host(Protocol):
         """
         Thaw the guest's file systems; tried again until it succeeds or the time is over.
 
+        Whatever fails is tried again, a connection that was lost too. One that the caller keeps is
+        not made anew; when it is lost, no further try is made.
+
         Args:
             uuid: The domain's UUID.
             timeout_seconds: How long to try.
@@ -486,6 +489,7 @@ class Host(Protocol):
 
         Raises:
             AgentError: The guest may be frozen still.
+            NoSuchDomainError: The domain is gone, and its guest with it.
 
         Source:
             libvirt ``virDomainFSThaw``.

@@ -614,20 +614,30 @@ class LibvirtHost:
 
     def thaw(self, uuid: str, timeout_seconds: float) -> int:
         """See `Host.thaw`."""
-        handle = self._lookup(uuid)
         deadline = time.monotonic() + timeout_seconds
         while True:
             try:
                 with _agent_errors(uuid):
-                    return handle.fsThaw(None, 0)
+                    return self._lookup(uuid).fsThaw(None, 0)
             except AgentError as error:
-                if time.monotonic() + _THAW_PAUSE_SECONDS > deadline:
+                advice = self._ask_caller(error)
+                if advice or time.monotonic() + _THAW_PAUSE_SECONDS > deadline:
                     raise AgentError(
-                        reason=f"the guest may be frozen still: {error.reason}",
+                        reason=f"the guest may be frozen still: {error.reason}{advice}",
                         domain=uuid,
                         maybe_frozen=True,
                     ) from error
             time.sleep(_THAW_PAUSE_SECONDS)
+
+    def _ask_caller(self, error: AgentError) -> str:
+        """Say that only the caller can connect again; nothing while another try may help."""
+        cause: BaseException | None = error
+        while cause is not None and not isinstance(cause, libvirt.libvirtError):
+            cause = cause.__cause__
+        code = cause.get_error_code() if cause is not None else None
+        if self._uri is not None or code not in CONNECTION_LOST or self._connection.isAlive():
+            return ""
+        return "; the connection is lost, and only the caller, whose it is, can make it again"
 
 
 def _definition_on(handle: libvirt.virDomain, uuid: str, job: CommitOffline) -> str:

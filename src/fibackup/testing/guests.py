@@ -191,9 +191,9 @@ class Guest:
         """Return how many file systems the agent has thawed."""
         if self.agent is AgentState.ABSENT:
             raise AgentError(
-                reason="the guest agent is not connected",
+                reason="the guest may be frozen still: the guest agent is not connected",
                 domain=self.name,
-                maybe_frozen=self.frozen,
+                maybe_frozen=True,
             )
         was, self.frozen = self.frozen, False
         return 2 if was else 0
