@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import subprocess
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, ExitStack, contextmanager
 from datetime import UTC, datetime
@@ -13,6 +14,7 @@ import pytest
 from fibackup.host.api import Host, PointStore
 from fibackup.host.executor import Executor
 from fibackup.model.point import History
+from fibackup.parse.domain_xml import with_disk_sources
 from fibackup.plan.backup import plan_backup
 from fibackup.plan.policy import BackupPolicy
 from fibackup.plan.report import Report
@@ -65,6 +67,10 @@ class World(Protocol):
 
     def start(self) -> None:
         """Start the domain."""
+        ...
+
+    def clone(self, target: str, path: PurePosixPath) -> None:
+        """Give a domain that is off, for a disk that it has, a new image that lies on *path*."""
         ...
 
     def touch(self, path: PurePosixPath) -> None:
@@ -120,6 +126,11 @@ class FakeWorld:
     def start(self) -> None:
         """Start the domain."""
         self.host.start(self.uuid)
+
+    def clone(self, target: str, path: PurePosixPath) -> None:
+        """Attach it."""
+        image = self.host.add_image(path.with_name("clone.qcow2"), backing=path)
+        self.host.attach_disk(self.uuid, target, path=image)
 
     def touch(self, path: PurePosixPath) -> None:
         """Move the time of an image."""
@@ -210,6 +221,15 @@ class RealWorld:
     def start(self) -> None:
         """Start the domain; it runs, and does nothing by itself."""
         self.domain.start(paused=False)
+
+    def clone(self, target: str, path: PurePosixPath) -> None:
+        """Define the domain anew; what lies under the image, its header alone says."""
+        image = path.with_name("clone.qcow2")
+        words = ["-f", "qcow2", "-F", "qcow2", "-b", str(path), str(image)]
+        subprocess.run(["qemu-img", "create", "-q", *words], check=True)
+        xml = self.host.domain_config(self.uuid, secrets=True)
+        define = self.domain.dom.connect().defineXML
+        define(with_disk_sources(xml, {target: (image, "qcow2")}))
 
     def touch(self, path: PurePosixPath) -> None:
         """Move the time of an image."""

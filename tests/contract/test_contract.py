@@ -387,6 +387,17 @@ def test_nobody_else_uses_an_image_of_the_domain(world: World) -> None:
     assert world.host.read_domain(world.uuid).snapshots == ()
 
 
+def test_an_image_under_two_disks_of_the_domain_is_shared(world: World, points: Points) -> None:
+    """Each of them is named; an image under one alone is not."""
+    points.take()
+    world.shut_off()
+    overlay, base = chain(world).paths
+    world.clone("vdb", base)
+    uses = world.host.image_uses(world.uuid, (overlay, base))
+    assert {(use.path, use.disk) for use in uses} == {(base, "vda"), (base, "vdb")}
+    assert not any(use.doubt for use in uses)
+
+
 def test_a_commit_off_line_is_refused_for_a_domain_that_runs(world: World, points: Points) -> None:
     """Its chain stays."""
     points.take()

@@ -10,6 +10,7 @@ from fibackup.errors import ChainError, ParseError
 from fibackup.model.chain import BackingChain, Image
 from fibackup.model.domain import Disk, DomainState
 from fibackup.parse.domain_xml import (
+    disk_images,
     disk_targets,
     domain_facts,
     has_passwords,
@@ -409,6 +410,28 @@ def test_every_file_that_a_domain_names_is_found() -> None:
         ("/m", "qcow2"),
         ("/pool/v", "qcow2"),
     ]
+
+
+def test_each_disk_tells_what_it_names_and_what_it_says_lies_under_that() -> None:
+    """Devices too; where the XML does not say what lies under an image, nobody does."""
+    network = "<backingStore type='network'><format type='raw'/><source protocol='nbd'/>"
+    block = "<driver type='qcow2'/><source dev='/dev/v'/>"
+    xml = domain(
+        disk(SOURCE + BASE + TARGET)
+        + disk(f"{SOURCE}{network}</backingStore>{TARGET.replace('vda', 'vdb')}")
+        + disk(block + TARGET.replace("vda", "vdc"), "type='block'")
+        + disk(TARGET.replace("vda", "sda"), "device='cdrom'")
+    )
+    found = {
+        target: [(str(image.path), image.format, image.header_backing) for image in images]
+        for target, images in disk_images(xml)
+    }
+    assert found == {
+        "vda": [("/a", "qcow2", "/b"), ("/b", "raw", "")],
+        "vdb": [("/a", "qcow2", "")],
+        "vdc": [("/dev/v", "qcow2", None)],
+        "sda": [],
+    }
 
 
 @pytest.mark.parametrize(

@@ -322,6 +322,34 @@ def test_an_image_that_another_domain_uses_is_refused_by_name() -> None:
         world.plan(PULL, uses=(ImageUse("db1", frozen),))
 
 
+def test_an_image_of_which_it_cannot_be_told_is_refused_with_the_reason() -> None:
+    """What cannot be told counts as used."""
+    world = World(1)
+    doubt = "it cannot be told what /i/odd lies on: it is odd"
+    use = ImageUse("db1", world.chain()[1], doubt=doubt)
+    with pytest.raises(SharedBaseError, match=f"db1 perhaps: {doubt}"):
+        world.plan(uses=(use,))
+
+
+def test_an_image_under_another_disk_of_the_domain_is_refused() -> None:
+    """By the plan, and by the run when it came after that; a disk's own use is none."""
+    world = World(1)
+    plan = world.plan()
+    own = world.chain()[1]
+    world.host.add_image("/images/clone.qcow2", backing=own)
+    world.host.attach_disk("web1", "vdc", path="/images/clone.qcow2")
+    uses = world.host.image_uses(world.uuid, world.chain())
+    assert [str(use) for use in uses if use.path == own] == [
+        "disk vda of web1",
+        "disk vdc of web1",
+    ]
+    with pytest.raises(SharedBaseError, match="is also used by: disk vdc of web1: /"):
+        world.plan(uses=uses)
+    with pytest.raises(StepError, match="is also used by: disk vdc of web1"):
+        Executor(world.host, None).run(plan)
+    assert world.chain()[1] == own
+
+
 def test_a_domain_that_comes_after_the_plan_is_noticed() -> None:
     """Right before the first write; nothing is written, also not in the ledger."""
     world = World(1)

@@ -11,6 +11,8 @@ from fibackup.errors import ParseError
 from fibackup.parse.qcow2_header import (
     NEEDED_BYTES,
     Qcow2Header,
+    backing_files,
+    is_qcow2,
     needed_bytes,
     parse_qcow2_header,
     resolve_backing,
@@ -237,6 +239,44 @@ def test_a_protocol_is_no_file(name: str) -> None:
     """What QEMU takes for a protocol is refused, with the remedy."""
     with pytest.raises(ParseError, match="qemu-img rebase -u"):
         resolve_backing(name, PurePosixPath("/i"))
+
+
+@pytest.mark.parametrize(
+    ("name", "paths"),
+    [
+        ("base", ["/i/base"]),
+        ("file:/t/base", ["/t/base"]),
+        ("file:base", ["/i/base"]),
+        ("host_device:/dev/vg/base", ["/dev/vg/base"]),
+        ("nbd://h/x", []),
+        ("rbd:pool/x", []),
+        ('json:{"driver":"qcow2","file":{"driver":"file","filename":"/t/base"}}', ["/t/base"]),
+        ('json:{"file.filename":"/t/base","driver":"qcow2"}', ["/t/base"]),
+        ('json:{"driver":"file","filename":"t/base"}', ["/t/base"]),
+        ('json:{"driver":"quorum","children":[{"filename":"/a"},{"filename":"/b"}]}', ["/a", "/b"]),
+        ('json:{"driver":"qcow2","file":{"driver":"nbd","port":1}}', []),
+        ('json:{"file.filename":"https://h/x"}', []),
+    ],
+)
+def test_a_name_tells_which_files_it_means(name: str, paths: list[str]) -> None:
+    """However it is written; an image on another machine is no file."""
+    assert [str(path) for path in backing_files(name, PurePosixPath("/i"))] == paths
+
+
+@pytest.mark.parametrize(
+    "name",
+    ["", "odd:x", "json:", "json:{", 'json:{"file":"node"}', "json:" + "[" * 100_000, "json:7"],
+)
+def test_a_name_that_tells_no_file_is_refused(name: str) -> None:
+    """It cannot be told what lies there."""
+    with pytest.raises(ParseError):
+        backing_files(name, PurePosixPath("/i"))
+
+
+def test_the_first_bytes_tell_a_qcow2_image() -> None:
+    """Sound or not."""
+    assert is_qcow2(b"QFI\xfb")
+    assert not is_qcow2(b"QFI")
 
 
 @pytest.mark.parametrize(("name", "directory"), [("", "/i"), ("a\0", "/i"), ("a", "i")])

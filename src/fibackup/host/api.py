@@ -201,8 +201,11 @@ class Host(Protocol):
         """
         Return which of *paths* other domains use, live or in their persistent definitions.
 
+        Those that several disks of the domain itself use are among them, once for each disk. So
+        are those of which it cannot be told, see `ImageUse.doubt`.
+
         Args:
-            uuid: The domain whose own use does not count.
+            uuid: The domain whose own use by one disk does not count.
             paths: Its images.
 
         Raises:

@@ -197,14 +197,16 @@ class Consolidator:
 
     def _refuse_shared(self, disk: ConsolidateDisk) -> None:
         """Ask once more, right before the first write: a domain may have come since the plan."""
-        users = self._host.image_uses(self._plan.uuid, disk.touched)
+        target = disk.job.target
+        found = self._host.image_uses(self._plan.uuid, disk.touched)
+        users = tuple(use for use in found if use.disk != target)
         if users:
-            names = tuple(dict.fromkeys(use.domain for use in users))
             raise SharedBaseError(
-                target=disk.job.target,
+                target=target,
                 path=str(users[0].path),
-                reason=f"{users[0].path} is also used by: {', '.join(names)}",
-                dependents=names,
+                reason=f"{users[0].path} is also used by: "
+                + ", ".join(dict.fromkeys(map(str, users))),
+                dependents=tuple(dict.fromkeys(use.domain for use in users)),
             )
 
 

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import os
 import stat
+from contextlib import suppress
 from pathlib import PurePosixPath
 
 from attrs import evolve
@@ -21,7 +22,7 @@ from fibackup.host.copy_image import read_qcow2_head
 from fibackup.host.files import how_to_remount, identity_of, os_errors
 from fibackup.host.lock import has_writer, refuse_users
 from fibackup.model.chain import MAX_DEPTH, BackingChain, Image
-from fibackup.parse.qcow2_header import Qcow2Header, resolve_backing
+from fibackup.parse.qcow2_header import Qcow2Header, backing_files, is_qcow2, resolve_backing
 
 __all__ = [
     "delete_unused",
@@ -153,57 +154,89 @@ def _backing(header: Qcow2Header, path: PurePosixPath, under: Image | None) -> s
 
 def shared_images(
     paths: tuple[PurePosixPath, ...], images: tuple[Image, ...]
-) -> tuple[PurePosixPath, ...]:
+) -> dict[PurePosixPath, str]:
     """
-    Return those of *paths* that another domain uses.
+    Return those of *paths* that another domain, or another disk, uses or may use.
 
     A domain that is off shows only its active layers, so the headers are followed from there, as
-    QEMU would when it starts. An image that is raw is never looked into: its guest wrote it.
+    QEMU would when it starts. An image that is raw is never looked into: its guest wrote it. An
+    image that is missing leads nowhere, and so does a file that is no qcow2 image at all.
 
     Args:
         paths: Images of ours.
-        images: What the other domain's XML names.
+        images: What the other XML names; see `disk_images` for their ``header_backing``.
 
     Returns:
-        The paths that are the same file as one of the images, or as one under them.
+        The paths that are the same file as one of the images, or as one under them, each with
+        ``""``. When a chain cannot be followed to its end, all others that exist as well, with
+        the image that it ends at, and why.
 
     Source:
         stat(2): device and inode; QEMU docs/interop/qcow2.txt.
     """
-    theirs = _files_under(images)
-    return tuple(path for path in paths if (key := _key(path)) is not None and key in theirs)
-
-
-def _key(path: PurePosixPath) -> tuple[int, int] | None:
-    try:
-        found = os.stat(path)
-    except OSError:
-        return None
-    return found.st_dev, found.st_ino
-
-
-def _files_under(images: tuple[Image, ...]) -> set[tuple[int, int]]:
-    """Return device and inode of images, and of all that their headers lead to."""
-    found: set[tuple[int, int]] = set()
-    for image in images:
-        below: Image | None = image
-        while below is not None:
-            key = _key(below.path)
-            if key is None or key in found:
-                break
-            found.add(key)
-            below = _named_below(below)
+    theirs, doubt = _files_under(images)
+    found: dict[PurePosixPath, str] = {}
+    for path in paths:
+        with suppress(FibackupError):
+            key = _key(path)
+            if key in theirs:
+                found[path] = ""
+            elif key is not None and doubt:
+                found[path] = doubt
     return found
 
 
-def _named_below(image: Image) -> Image | None:
-    """Return the backing file that the header of an image names."""
-    if image.format != "qcow2":
-        return None
-    below = _examine(image, None).header_backing
-    if not below or not below.startswith("/"):
-        return None
-    return Image(PurePosixPath(below), _backing_format(image.path) or "qcow2")
+def _key(path: PurePosixPath) -> tuple[int, int] | None:
+    """Return device and inode of a file, None when there is none."""
+    with os_errors(str(path)):
+        try:
+            found = os.stat(path)
+        except (FileNotFoundError, NotADirectoryError):
+            return None
+    return found.st_dev, found.st_ino
+
+
+def _files_under(images: tuple[Image, ...]) -> tuple[set[tuple[int, int] | None], str]:
+    """Return device and inode of images and of all that lies under them, and what is not known."""
+    said = {image.path for image in images if image.header_backing is not None}
+    seen: set[tuple[tuple[int, int], str]] = set()
+    waiting, doubt = list(images), ""
+    for image in waiting:  # it grows
+        try:
+            key = _key(image.path)
+            if key is None or (key, image.format) in seen:
+                continue
+            seen.add((key, image.format))
+            waiting.extend(_named_below(image))
+        except FibackupError as error:
+            if image.path not in said:
+                reason = f"it cannot be told what {image.path} lies on: {error.reason}"
+                doubt = doubt or reason
+    return {key for key, _ in seen}, doubt
+
+
+def _named_below(image: Image) -> tuple[Image, ...]:
+    """Return the backing file that the header of an image names, whatever else it says."""
+    if image.format in {"qcow", "qed"}:
+        raise ParseError(reason=f"an image in {image.format} format")
+    header = _sound_header(image.path) if image.format == "qcow2" else None
+    if header is None or header.backing_name is None:
+        return ()
+    below = backing_files(header.backing_name, image.path.parent)
+    return tuple(Image(path, header.backing_format or "qcow2") for path in below)
+
+
+def _sound_header(path: PurePosixPath) -> Qcow2Header | None:
+    """Return the header of an image, None when QEMU would not take the file for qcow2."""
+    with os_errors(str(path)):
+        fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
+        try:
+            kind = os.fstat(fd).st_mode
+            if not (stat.S_ISREG(kind) or stat.S_ISBLK(kind)) or not is_qcow2(os.pread(fd, 4, 0)):
+                return None
+            return read_qcow2_head(fd, str(path))[0]
+        finally:
+            os.close(fd)
 
 
 def refuse_unwritable(directory: PurePosixPath, *, as_us: bool) -> None:

@@ -19,7 +19,8 @@ import os
 import threading
 import time
 import xml.etree.ElementTree as ET
-from collections.abc import Generator
+from collections import Counter
+from collections.abc import Generator, Mapping
 from contextlib import AbstractContextManager, contextmanager, suppress
 from datetime import UTC, datetime
 from importlib.metadata import PackageNotFoundError, version
@@ -86,9 +87,9 @@ from fibackup.model.ledger import Ledger
 from fibackup.model.point import FileRole, Versions
 from fibackup.model.snapshot import Snapshot
 from fibackup.parse.domain_xml import (
+    disk_images,
     disk_targets,
     domain_root,
-    named_images,
     parse_domain_xml,
     with_disk_sources,
     with_passwords,
@@ -475,11 +476,15 @@ class LibvirtHost:
     def delete_image(self, uuid: str, path: PurePosixPath) -> None:
         """See `Host.delete_image`."""
         for handle in self._handles():
-            if shared_images((path,), self._images(handle)):
+            images = tuple(each for disk in self._images(handle).values() for each in disk)
+            for doubt in shared_images((path,), images).values():
                 with libvirt_errors("virDomainGetName"):
                     name = handle.name()
+                reason = f"{name} may still use the overlay: {doubt}"
                 raise DomainBusyError(
-                    domain=uuid, reason=f"{name} still uses the overlay", path=str(path)
+                    domain=uuid,
+                    reason=reason if doubt else f"{name} still uses the overlay",
+                    path=str(path),
                 )
         delete_unused(path)
 
@@ -488,25 +493,34 @@ class LibvirtHost:
         out: list[ImageUse] = []
         for handle in self._handles():
             with libvirt_errors("virDomainGetName"):
-                name, other = handle.name(), handle.UUIDString() != uuid
-            if other:
-                out.extend(
-                    ImageUse(name, path) for path in shared_images(paths, self._images(handle))
-                )
+                name, own = handle.name(), handle.UUIDString() == uuid
+            disks = self._images(handle)
+            if own:
+                out.extend(_own_uses(name, paths, disks))
+                continue
+            images = tuple(each for disk in disks.values() for each in disk)
+            out.extend(
+                ImageUse(name, path, doubt=doubt)
+                for path, doubt in shared_images(paths, images).items()
+            )
         return tuple(out)
 
-    def _images(self, handle: libvirt.virDomain) -> tuple[Image, ...]:
-        """Return what a domain names, live and persistent; nothing when it has gone meanwhile."""
+    def _images(self, handle: libvirt.virDomain) -> dict[str, tuple[Image, ...]]:
+        """Return what each disk names, live and persistent; nothing when the domain has gone."""
         try:
             texts = [handle.XMLDesc(0)]
             if handle.isActive() and handle.isPersistent():
                 texts.append(handle.XMLDesc(libvirt.VIR_DOMAIN_XML_INACTIVE))
         except libvirt.libvirtError as error:
             if error.get_error_code() == libvirt.VIR_ERR_NO_DOMAIN:
-                return ()
+                return {}
             raise translate(error, doing="virDomainGetXMLDesc") from error
         volumes = find_volumes(self._connection, *texts)
-        return tuple(image for text in texts for image in named_images(text, volumes=volumes))
+        found: dict[str, tuple[Image, ...]] = {}
+        for text in texts:
+            for target, images in disk_images(text, volumes=volumes):
+                found[target] = (*found.get(target, ()), *images)
+        return found
 
     def _handles(self) -> list[libvirt.virDomain]:
         with libvirt_errors("virConnectListAllDomains"):
@@ -638,6 +652,19 @@ class LibvirtHost:
         if self._uri is not None or code not in CONNECTION_LOST or self._connection.isAlive():
             return ""
         return "; the connection is lost, and only the caller, whose it is, can make it again"
+
+
+def _own_uses(
+    name: str, paths: tuple[PurePosixPath, ...], disks: Mapping[str, tuple[Image, ...]]
+) -> tuple[ImageUse, ...]:
+    """Return which of *paths* several disks of one domain use."""
+    uses = tuple(
+        ImageUse(name, path, target, doubt)
+        for target, images in disks.items()
+        for path, doubt in shared_images(paths, images).items()
+    )
+    found = Counter(use.path for use in uses)
+    return tuple(use for use in uses if found[use.path] > 1)
 
 
 def _definition_on(handle: libvirt.virDomain, uuid: str, job: CommitOffline) -> str:

@@ -220,7 +220,8 @@ class RestoreRun:
                 reason="the host has a state of its TPM, which no restore overwrites: move it away",
                 path=str(tpm),
             )
-        uses = self._host.image_uses(step.uuid, step.kept_files)
+        found = self._host.image_uses(step.uuid, step.kept_files)
+        uses = tuple(use for use in found if not use.doubt)
         if uses:
             names = tuple(dict.fromkeys(use.domain for use in uses))
             raise SharedBaseError(

@@ -119,15 +119,24 @@ class Disk:
 @frozen
 class ImageUse:
     """
-    An image of one domain that another domain uses too, live or in its persistent definition.
+    An image of one domain that is used elsewhere too, live or in a persistent definition.
 
     Attributes:
-        domain: Name of the other domain.
+        domain: Name of the domain that uses it.
         path: The image, as the first domain names it.
+        disk: Target of the disk that uses it, when that is one of the first domain itself.
+        doubt: Why it cannot be told whether the image is used; empty: it is.
     """
 
     domain: str = field(validator=not_empty)
     path: PurePosixPath
+    disk: str = ""
+    doubt: str = ""
+
+    def __str__(self) -> str:
+        """Return who uses it, and what is not known of that."""
+        user = f"disk {self.disk} of {self.domain}" if self.disk else self.domain
+        return f"{user} perhaps: {self.doubt}" if self.doubt else user
 
 
 @frozen

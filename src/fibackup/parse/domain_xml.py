@@ -39,6 +39,7 @@ from fibackup.parse.volumes import Volumes, resolve_volumes, volumes_in
 from fibackup.parse.xml_tree import keep_breaks, parse_xml
 
 __all__ = [
+    "disk_images",
     "disk_targets",
     "domain_facts",
     "has_passwords",
@@ -175,6 +176,46 @@ def named_images(xml: str, *, volumes: Volumes = _NO_VOLUMES) -> tuple[Image, ..
         for node in disk.iter()
         if (file := _file(node)) and (path := PurePosixPath(file)).is_absolute()
     )
+
+
+def disk_images(
+    xml: str, *, volumes: Volumes = _NO_VOLUMES
+) -> tuple[tuple[str, tuple[Image, ...]], ...]:
+    """
+    Return every file and device that each disk of a domain names, as `named_images` does.
+
+    Args:
+        xml: The domain's XML, live or inactive.
+        volumes: As for `parse_domain_xml`.
+
+    Returns:
+        Targets with their images. ``header_backing`` is what the XML says of the image below:
+        ``""`` where there is none or no file, None where the XML leaves that to the header.
+
+    Raises:
+        ParseError: Not the XML of a domain. Nothing was touched.
+
+    Source:
+        libvirt, "Domain XML format": ``source``, ``backingStore``, ``mirror``, ``dataStore``.
+    """
+    return tuple(
+        (_target(disk, where)[0], tuple(_named(disk)))
+        for where, disk in _disks(domain_root(xml, volumes))
+    )
+
+
+def _named(disk: Element) -> Iterator[Image]:
+    for node in disk.iter():
+        path = _file_or_device(node)
+        if path is not None and PurePosixPath(path).is_absolute():
+            below = node.find("backingStore")
+            said = None if below is None else _file_or_device(below) or ""
+            yield Image(PurePosixPath(path), _declared(node) or _UNDECLARED, header_backing=said)
+
+
+def _file_or_device(node: Element) -> str | None:
+    source = node.find("source")
+    return None if source is None else source.get("file") or source.get("dev")
 
 
 def _declared(node: Element) -> str | None:

@@ -15,9 +15,12 @@ Nothing is opened here: a name in a header is text, and it may be a lie.
 
 from __future__ import annotations
 
+import json
 import re
+from collections.abc import Iterator
 from pathlib import PurePosixPath
 from struct import Struct
+from typing import cast
 
 from attrs import frozen
 
@@ -28,6 +31,8 @@ __all__ = [
     "MAX_CLUSTER_BYTES",
     "NEEDED_BYTES",
     "Qcow2Header",
+    "backing_files",
+    "is_qcow2",
     "needed_bytes",
     "parse_qcow2_header",
     "resolve_backing",
@@ -76,6 +81,14 @@ _COMPRESSION_NAMES = ("zlib", "zstd")
 
 _FORMAT = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,14}", re.ASCII)  # QEMU keeps 15 bytes of it
 _PROTOCOL = re.compile(r"[^:/]*:")  # QEMU, path_has_protocol()
+_LOCAL = ("file:", "host_device:")
+_REMOTE = frozenset(
+    {
+        *("ftp", "ftps", "gluster", "gluster+rdma", "gluster+tcp", "http", "https", "iscsi"),
+        *("iser", "nbd", "nbd+tcp", "nfs", "rbd", "sheepdog", "ssh", "tftp", "vxhs"),
+    }
+)
+"""Protocols of images that another machine has."""
 
 
 @frozen
@@ -271,6 +284,73 @@ def resolve_backing(name: str, directory: PurePosixPath) -> PurePosixPath:
         raise ParseError(where="backing file", reason=f"{name!r} in {directory} is no file name")
     _refuse_protocol(name)
     return directory / name
+
+
+def is_qcow2(head: bytes) -> bool:
+    """
+    Tell whether QEMU would take a file for a qcow2 image, sound or not.
+
+    Args:
+        head: Its first bytes, 4 or more.
+
+    Source:
+        QEMU docs/interop/qcow2, "Header": the magic number.
+    """
+    return head.startswith(_MAGIC)
+
+
+def backing_files(name: str, directory: PurePosixPath) -> tuple[PurePosixPath, ...]:
+    """
+    Return the files of this machine that a backing file name means, however it says so.
+
+    Nothing that comes from here is trusted: it tells what somebody else may need.
+
+    Args:
+        name: The name as the header has it: a path, ``file:...`` or ``json:{...}``.
+        directory: Absolute directory of the image that has the name.
+
+    Returns:
+        The files; none when the image is on another machine.
+
+    Raises:
+        ParseError: It cannot be told. Nothing was touched.
+
+    Source:
+        QEMU ``bdrv_fill_options()``: "json:" holds the options of ``blockdev-add``.
+    """
+    if name.startswith("json:"):
+        return _json_files(name.removeprefix("json:"))
+    for prefix in _LOCAL:
+        name = name.removeprefix(prefix)
+    if (found := _PROTOCOL.match(name)) and found[0][:-1] in _REMOTE:
+        return ()
+    return (resolve_backing(name, directory),)
+
+
+def _json_files(text: str) -> tuple[PurePosixPath, ...]:
+    """Return the files that options of QEMU name; libvirt starts QEMU in the root directory."""
+    try:
+        options = tuple(_options(json.loads(text)))
+    except (ValueError, RecursionError):
+        raise _bad("backing file", f"{text!r} is not JSON") from None
+    names = [value for option, value in options if option == "filename"]
+    remote = any(value in _REMOTE for option, value in options if option == "driver")
+    if not names and not remote:
+        raise _bad("backing file", f"{text!r} names no file")
+    root = PurePosixPath("/")
+    return tuple(path for name in names for path in backing_files(name, root))
+
+
+def _options(node: object, name: str = "") -> Iterator[tuple[str, str]]:
+    """Yield the last part of the name of each option that is a text, and that text."""
+    if isinstance(node, str):
+        yield name.rpartition(".")[2], node
+    elif isinstance(node, dict):
+        for key, value in cast("dict[str, object]", node).items():
+            yield from _options(value, key)
+    elif isinstance(node, list):
+        for value in cast("list[object]", node):
+            yield from _options(value)
 
 
 def rewrite_backing(cluster: bytes, *, name: str | None, format: str | None) -> bytes:  # noqa: A002

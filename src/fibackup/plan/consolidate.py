@@ -349,26 +349,27 @@ def _refuse_shared(domain: Domain, disk: ConsolidateDisk, uses: Sequence[ImageUs
     """Refuse to write or to free an image that another domain's chain has."""
     images = {image.path: image for image in chain_of(domain.disk(disk.job.target))}
     for path in disk.touched:
-        users = sharing(images[path], uses)
+        users = sharing(images[path], disk.job.target, uses)
         if users:
             raise SharedBaseError(
                 domain=domain.name,
                 target=disk.job.target,
                 path=str(path),
-                reason=f"the image is also used by: {', '.join(users)}",
-                dependents=users,
+                reason=f"the image is also used by: {', '.join(dict.fromkeys(map(str, users)))}",
+                dependents=tuple(dict.fromkeys(use.domain for use in users)),
             )
 
 
-def sharing(image: Image, uses: Sequence[ImageUse]) -> tuple[str, ...]:
+def sharing(image: Image, target: str, uses: Sequence[ImageUse]) -> tuple[ImageUse, ...]:
     """
-    Return the other domains whose chains have an image.
+    Return the uses of an image by other domains, and by other disks of its own.
 
     Args:
         image: The image.
-        uses: What other domains use.
+        target: The disk whose own use does not count.
+        uses: What `Host.image_uses` found.
 
     Source:
         docs/design.md: a base that another domain uses is never written.
     """
-    return tuple(dict.fromkeys(use.domain for use in uses if use.path == image.path))
+    return tuple(use for use in uses if use.path == image.path and use.disk != target)

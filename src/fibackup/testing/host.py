@@ -11,6 +11,7 @@ A hypervisor in memory.
 from __future__ import annotations
 
 import uuid as _uuid
+from collections import Counter
 from collections.abc import Generator, Mapping
 from contextlib import AbstractContextManager, contextmanager
 from datetime import UTC, datetime, timedelta
@@ -867,14 +868,15 @@ class FakeHost:
     def image_uses(self, uuid: str, paths: tuple[PurePosixPath, ...]) -> tuple[ImageUse, ...]:
         """See `Host.image_uses`."""
         with self.call("image_uses"):
-            return tuple(
-                ImageUse(guest.name, file.path)
+            uses = [
+                ImageUse(guest.name, file.path, target if guest.uuid == uuid else "")
                 for guest in self._guests.values()
-                if guest.uuid != uuid
-                for active in guest.active.values()
+                for target, active in guest.active.items()
                 for file in self._files.chain(active)
                 if file.path in paths
-            )
+            ]
+            own = Counter(use.path for use in uses if use.disk)
+            return tuple(use for use in uses if not use.disk or own[use.path] > 1)
 
     def run_block_job(
         self, uuid: str, job: CommitImages | PullImages, on_event: OnEvent, cancel: CancelToken
