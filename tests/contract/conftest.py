@@ -69,6 +69,10 @@ class World(Protocol):
         """Start the domain."""
         ...
 
+    def pause(self) -> None:
+        """Pause the domain."""
+        ...
+
     def clone(self, target: str, path: PurePosixPath) -> None:
         """Give a domain that is off, for a disk that it has, a new image that lies on *path*."""
         ...
@@ -126,6 +130,10 @@ class FakeWorld:
     def start(self) -> None:
         """Start the domain."""
         self.host.start(self.uuid)
+
+    def pause(self) -> None:
+        """Pause the domain."""
+        self.host.pause(self.uuid)
 
     def clone(self, target: str, path: PurePosixPath) -> None:
         """Attach it."""
@@ -221,6 +229,10 @@ class RealWorld:
     def start(self) -> None:
         """Start the domain; it runs, and does nothing by itself."""
         self.domain.start(paused=False)
+
+    def pause(self) -> None:
+        """Pause the domain."""
+        self.domain.dom.suspend()
 
     def clone(self, target: str, path: PurePosixPath) -> None:
         """Define the domain anew; what lies under the image, its header alone says."""

@@ -21,6 +21,7 @@ from fibackup.host.cancel import CancelToken
 from fibackup.host.events import ignore_events
 from fibackup.host.executor import Executor
 from fibackup.model.chain import BackingChain, FileIdentity
+from fibackup.model.domain import DomainState
 from fibackup.model.ledger import FrozenImage, KnownStore, Ledger, Overlay, Run, RunPhase
 from fibackup.model.point import DiskKind
 from fibackup.model.snapshot import NewOverlay, Snapshot
@@ -385,6 +386,18 @@ def test_nobody_else_uses_an_image_of_the_domain(world: World) -> None:
     """The domain's own use does not count."""
     assert world.host.image_uses(world.uuid, chain(world).paths) == ()
     assert world.host.read_domain(world.uuid).snapshots == ()
+
+
+def test_a_paused_guest_goes_on(world: World) -> None:
+    """One that runs, or is off, stays as it is."""
+    world.host.resume_guest(world.uuid)
+    world.pause()
+    assert world.host.read_domain(world.uuid).state is DomainState.PAUSED
+    world.host.resume_guest(world.uuid)
+    assert world.host.read_domain(world.uuid).state is DomainState.RUNNING
+    world.shut_off()
+    world.host.resume_guest(world.uuid)
+    assert world.host.read_domain(world.uuid).state is DomainState.SHUTOFF
 
 
 def test_an_image_under_two_disks_of_the_domain_is_shared(world: World, points: Points) -> None:

@@ -20,6 +20,7 @@ import signal
 import time
 import xml.etree.ElementTree as ET
 from collections.abc import Callable, Iterator
+from datetime import UTC, datetime
 from pathlib import Path
 
 import libvirt
@@ -44,6 +45,7 @@ from fibackup import (
     StalePlanError,
     StepError,
     plan_consolidation,
+    plan_recovery,
 )
 from fibackup import ConsolidationPolicy as Policy
 from fibackup import Method as How
@@ -590,6 +592,32 @@ def test_a_suspension_that_is_too_short_ends_in_an_abort(
         made.consolidate(Policy(bandwidth_bytes=MIB, timeout_seconds=1, suspend_seconds=0.5))
     assert made.chain() == before
     assert domain.dom.state()[0] == libvirt.VIR_DOMAIN_RUNNING
+    made.check()
+
+
+def test_a_guest_that_could_not_be_resumed_goes_on_with_the_recovery(
+    block_domain: MakeBlockDomain, series: MakeSeries, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Libvirt was away at that moment: the ledger says that it was us who suspended the guest."""
+    domain = running(block_domain(start=False))
+    made = series(domain)
+    slow_series(made)
+    limits = Policy(bandwidth_bytes=MIB, timeout_seconds=1, suspend_seconds=60)
+
+    def fail(*_: object) -> None:
+        raise libvirt.libvirtError("it is away")
+
+    with monkeypatch.context() as away:
+        away.setattr(libvirt.virDomain, "resume", fail)
+        with pytest.raises(StepError, match="it is away"):
+            made.consolidate(limits)
+    assert domain.dom.state()[0] == libvirt.VIR_DOMAIN_PAUSED
+    found = made.host.read_domain(domain.uuid)
+    assert found.ledger.run is not None
+    assert found.ledger.run.suspended
+    Executor(made.host, None).run(plan_recovery(found, None, now=datetime.now(UTC)))
+    assert domain.dom.state()[0] == libvirt.VIR_DOMAIN_RUNNING
+    assert made.host.read_domain(domain.uuid).ledger.run is None
     made.check()
 
 

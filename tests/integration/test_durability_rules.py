@@ -19,6 +19,7 @@ import json
 import re
 import shutil
 from collections.abc import Callable
+from contextlib import nullcontext
 from dataclasses import dataclass, replace
 from hashlib import sha256
 from pathlib import Path, PurePosixPath
@@ -567,7 +568,14 @@ def test_r10_a_job_is_believed_by_its_event_and_by_the_chain(
     step = fb.CommitImages("vda", base=base, top=top, pivot=False, leaves=leaves, timeout_seconds=0)
 
     def run() -> None:
-        block_jobs.run_commit(connection, handle, step, lambda _: None, CancelToken())  # type: ignore[arg-type]
+        block_jobs.run_commit(
+            connection,  # type: ignore[arg-type]
+            handle,
+            step,
+            lambda _: None,
+            CancelToken(),
+            nullcontext,
+        )
 
     if reason is None:
         run()

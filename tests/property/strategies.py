@@ -151,7 +151,8 @@ ledgers = st.builds(
     overlays=st.lists(overlays, max_size=3).map(tuple),
     images=st.lists(frozen_images, max_size=3).map(tuple),
     stores=st.lists(st.builds(KnownStore, uuids, paths.map(str), point_ids), max_size=2).map(tuple),
-    run=st.none() | st.builds(Run, point_ids, uuids, st.sampled_from(RunPhase), st.booleans()),
+    run=st.none()
+    | st.builds(Run, point_ids, uuids, st.sampled_from(RunPhase), st.booleans(), st.booleans()),
     memory=st.none() | paths,
 )
 

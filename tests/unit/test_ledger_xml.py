@@ -23,7 +23,7 @@ LEDGER = Ledger(
         FrozenImage(PurePosixPath("/i/e"), "qcow2", PurePosixPath("/i/template")),
     ),
     stores=(KnownStore(STORE, "/backup", POINT),),
-    run=Run(POINT, STORE, RunPhase.TAKEN, frozen=True),
+    run=Run(POINT, STORE, RunPhase.TAKEN, frozen=True, suspended=True),
 )
 OVERLAY = f'target="vda" path="/a" below="/b" point="{POINT}" store="{STORE}"'
 
@@ -101,6 +101,10 @@ def test_a_path_that_is_no_bytes_is_refused() -> None:
         (ledger('<run point="p" store="s" phase="done" frozen="no"/>'), "unknown phase"),
         (ledger('<run point="p" store="s" phase="taken" frozen="1"/>'), "neither yes nor no"),
         (ledger('<run point="p" store="s" phase="taken" frozen="no"/>' * 2), "twice"),
+        (
+            ledger('<run point="p" store="s" phase="taken" frozen="no" suspended="no"/>'),
+            "not 'yes'",
+        ),
         ("<!DOCTYPE ledger><ledger version='1'/>", "a DOCTYPE is refused"),
     ],
 )

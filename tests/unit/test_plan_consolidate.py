@@ -23,12 +23,14 @@ from fibackup.model.ledger import Ledger, Run, RunPhase
 from fibackup.plan.backup import plan_backup
 from fibackup.plan.consolidate import ConsolidationPolicy, Method, plan_consolidation
 from fibackup.plan.policy import BackupPolicy, Quiesce
+from fibackup.plan.recover import plan_recovery
 from fibackup.plan.report import Report
 from fibackup.plan.steps import (
     CommitImages,
     CommitOffline,
     ConsolidateDisk,
     EachDisk,
+    FinishBlockJob,
     Plan,
     PullImages,
 )
@@ -412,6 +414,46 @@ def test_a_second_disk_that_fails_is_a_warning_beside_the_first() -> None:
     with pytest.raises(StepError, match="gone") as caught:
         Executor(world.host, None).run(plan)
     assert "libvirt does not answer" in caught.value.state
+
+
+def test_what_a_failed_job_leaves_behind_stays_in_the_ledger(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """A guest that is suspended still: a recovery lets it go on, and a backup begins with one."""
+    world = World(1)
+
+    def fail(uuid: str, *_: object) -> None:
+        ledger = world.domain().ledger
+        assert ledger.run is not None
+        world.host.write_ledger(uuid, evolve(ledger, run=evolve(ledger.run, suspended=True)))
+        world.host.pause(uuid)
+        raise LibvirtError(reason="gone", code=38)
+
+    monkeypatch.setattr(world.host, "run_block_job", fail)
+    with pytest.raises(StepError, match="gone"):
+        world.run(ConsolidationPolicy(disks=("vda",)))
+    run = world.domain().ledger.run
+    assert run is not None
+    assert (run.phase, run.suspended) == (RunPhase.CONSOLIDATING, True)
+
+
+def test_a_job_that_outlives_its_run_is_left_to_a_recovery(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Libvirt was away; the job goes on, and the ledger says that it is ours."""
+    world = World(1)
+
+    def fail(uuid: str, job: CommitImages, *_: object) -> None:
+        world.host.leave_job(uuid, job)
+        raise LibvirtError(reason="gone", code=38)
+
+    monkeypatch.setattr(world.host, "run_block_job", fail)
+    with pytest.raises(StepError, match="gone"):
+        world.run(ConsolidationPolicy(disks=("vda",)))
+    plan = plan_recovery(world.domain(), None, now=world.host.now)
+    assert [type(step) for step in plan.steps] == [FinishBlockJob]
+    Executor(world.host, None).run(plan)
+    assert world.chain() == (world.own, TEMPLATE)
 
 
 def test_an_overlay_that_left_the_ledger_is_not_deleted() -> None:

@@ -533,6 +533,44 @@ def test_a_file_of_a_killed_memory_run_is_removed() -> None:
     assert world.plan().steps == ()
 
 
+@pytest.mark.parametrize("job", [False, True])
+def test_a_guest_that_a_killed_run_suspended_goes_on(*, job: bool) -> None:
+    """Before its job is seen to its end, which a pull of a paused guest could not be."""
+    world = World()
+    commit = consolidating(world)
+    run = world.ledger.run
+    assert run is not None
+    world.mark(evolve(world.ledger, run=evolve(run, suspended=True)))
+    if job:
+        world.host.leave_job("web1", PullImages("vda", commit.base, commit.leaves))
+    world.host.pause("web1")
+    plan = world.plan()
+    assert kinds(plan) == ["ResumeGuest", "WriteLedger", *["FinishBlockJob"] * job]
+    world.run(plan)
+    assert world.host.read_domain("web1").state is DomainState.RUNNING
+    assert world.plan().steps == ()
+
+
+@pytest.mark.parametrize("state", [DomainState.RUNNING, DomainState.SHUTOFF])
+def test_a_guest_that_is_not_paused_any_more_stays_as_it_is(state: DomainState) -> None:
+    """Somebody else was faster; only the ledger is written."""
+    world = World()
+    consolidating(world)
+    run = world.ledger.run
+    assert run is not None
+    world.mark(evolve(world.ledger, run=evolve(run, suspended=True)))
+    world.host.set_state("web1", state)
+    assert kinds(world.plan()) == ["WriteLedger"]
+
+
+def test_a_guest_that_its_owner_paused_stays_paused() -> None:
+    """The ledger does not say that it was us."""
+    world = World()
+    consolidating(world)
+    world.host.pause("web1")
+    assert kinds(world.plan()) == ["WriteLedger"]
+
+
 def test_the_steps_of_a_recovery_are_described() -> None:
     """The dry run says what would be thawed, written and deleted."""
     world = World()

@@ -22,6 +22,7 @@ from fibackup.plan.steps import (
     Plan,
     PullImages,
     RestoreDisks,
+    ResumeGuest,
     Step,
     ThawGuest,
     describe,
@@ -95,6 +96,7 @@ TOP = PurePosixPath("/i/top.qcow2")
             "bring 2 disks back:\n   vda: make an overlay",
         ),
         (ThawGuest(1.0), "thaw the guest"),
+        (ResumeGuest(), "let the guest go on, which an earlier run has suspended"),
         (
             EachDisk(
                 (ConsolidateDisk(CommitImages("vda", IMAGE, TOP, pivot=True, leaves=()), (TOP,)),)

@@ -298,6 +298,21 @@ class Host(Protocol):
         """
         ...
 
+    def resume_guest(self, uuid: str) -> None:
+        """
+        Let a paused guest go on; one that is not paused stays as it is.
+
+        Args:
+            uuid: The domain's UUID.
+
+        Raises:
+            LibvirtError: libvirt refused.
+
+        Source:
+            libvirt ``virDomainResume``.
+        """
+        ...
+
     def delete_memory(self, uuid: str, path: PurePosixPath) -> None:
         """
         Delete a file with the guest's memory that a snapshot of ours wrote; a missing one is fine.

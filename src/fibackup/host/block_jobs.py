@@ -8,6 +8,7 @@ Block jobs: start one, wait for its end, and believe only the chain that is read
     pull              base <- a <- b <- active     base base            ->   base <- active
 
     out of time       abort; or, for an active commit that may: suspend, READY, pivot, resume
+                      the caller suspends and resumes: the ledger has to say so meanwhile
     in the end        sync what was written, by a descriptor that was open before: QEMU does not
                       tell of a flush that failed when an inactive commit completes
 
@@ -20,11 +21,11 @@ from __future__ import annotations
 import os
 import threading
 import time
-from collections.abc import Generator, Sequence
-from contextlib import ExitStack, contextmanager
+from collections.abc import Callable, Generator, Sequence
+from contextlib import AbstractContextManager, ExitStack, contextmanager
 from enum import Enum
 from pathlib import PurePosixPath
-from typing import NoReturn
+from typing import NoReturn, TypeAlias
 
 import libvirt
 
@@ -39,6 +40,9 @@ from fibackup.parse.domain_xml import parse_domain_xml
 from fibackup.plan.steps import CommitImages, FinishBlockJob, PullImages
 
 __all__ = ["finish_job", "run_commit", "run_pull"]
+
+Suspended: TypeAlias = Callable[[], AbstractContextManager[None]]
+"""Lets a guest that runs stand still, for as long as the context is open."""
 
 _POLL_SECONDS = 0.5
 _SETTLE_SECONDS = 30.0
@@ -105,6 +109,7 @@ def run_commit(
     step: CommitImages,
     on_event: OnEvent,
     cancel: CancelToken,
+    suspended: Suspended,
 ) -> None:
     """
     Commit images down into the base of a step, and pivot when the active layer is among them.
@@ -115,6 +120,7 @@ def run_commit(
         step: What to commit.
         on_event: Gets `CopyProgress`.
         cancel: Aborts the job; the chain stays as it was.
+        suspended: Lets the guest stand still.
 
     Raises:
         BlockJobError: The job failed, or did not converge in its time: the chain is as before. Or
@@ -138,7 +144,7 @@ def run_commit(
             handle.blockCommit(step.target, str(step.base), top, step.bandwidth_bytes, flags)
         in_time = _wait(handle, step.target, watch, step.timeout_seconds, on_event, cancel)
         if not in_time and step.suspend_seconds:
-            with _suspended(handle):
+            with suspended():
                 _hurry(handle, step, watch, on_event, cancel)
         elif not in_time:
             _give_up(handle, step.target, step.timeout_seconds)
@@ -153,6 +159,7 @@ def run_pull(
     step: PullImages,
     on_event: OnEvent,
     cancel: CancelToken,
+    suspended: Suspended,
 ) -> None:
     """
     Pull what lies above the base of a step up into the active layer.
@@ -163,6 +170,7 @@ def run_pull(
         step: What to pull.
         on_event: Gets `CopyProgress`.
         cancel: Aborts the job; the chain stays as it was.
+        suspended: Lets the guest stand still.
 
     Raises:
         BlockJobError: The job failed, or took longer than its time: the chain is as before. Or
@@ -184,7 +192,7 @@ def run_pull(
         if not _wait(handle, step.target, watch, step.timeout_seconds, on_event, cancel):
             _give_up(handle, step.target, step.timeout_seconds)
         _settle(handle, step.target, step.leaves)
-        with _suspended(handle):  # QEMU flushes; until then what was pulled is in its memory only
+        with suspended():  # QEMU flushes; until then what was pulled is in its memory only
             pass
 
 
@@ -216,21 +224,6 @@ def _made_durable(target: str, images: Sequence[PurePosixPath], kept: str) -> Ge
                 ) from error
 
 
-@contextmanager
-def _suspended(handle: libvirt.virDomain) -> Generator[None]:
-    """Let the guest stand still, if it runs; it goes on in any case."""
-    if handle.state()[0] not in {libvirt.VIR_DOMAIN_RUNNING, libvirt.VIR_DOMAIN_BLOCKED}:
-        yield
-        return
-    with libvirt_errors("virDomainSuspend"):
-        handle.suspend()
-    try:
-        yield
-    finally:
-        with libvirt_errors("virDomainResume"):
-            handle.resume()
-
-
 def _hurry(
     handle: libvirt.virDomain,
     step: CommitImages,
@@ -252,6 +245,7 @@ def finish_job(
     step: FinishBlockJob,
     on_event: OnEvent,
     cancel: CancelToken,
+    suspended: Suspended,
 ) -> None:
     """
     Wait for the end of a job that runs already, and pivot when it is ready for that.
@@ -262,6 +256,7 @@ def finish_job(
         step: The disk, and how long to wait.
         on_event: Gets `CopyProgress`.
         cancel: Aborts the job.
+        suspended: Lets the guest stand still.
 
     Raises:
         BlockJobError: The job failed, or did not converge in its time; or what it wrote is lost,
@@ -282,7 +277,7 @@ def finish_job(
         if _mirror(handle, step.target) == "yes":
             _pivot(handle, step.target)
         _until_over(handle, step.target, watch, before)
-        with _suspended(handle):  # QEMU flushes what it has in its memory only
+        with suspended():  # QEMU flushes what it has in its memory only
             pass
 
 

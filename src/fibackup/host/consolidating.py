@@ -114,7 +114,12 @@ class Consolidator:
                 self._host.run_block_job(uuid, disk.job, self._emit, self._cancel)
         except FibackupError as error:
             # The base may have been written, its overlays still cover that: it is measured anew.
-            chain = self._host.read_domain(uuid).disk(target).chain
+            now = self._host.read_domain(uuid)
+            chain = now.disk(target).chain
+            if now.ledger.run is not None and now.ledger.run.suspended:
+                left = now.ledger.run  # a recovery lets the guest go on
+            if now.disk(target).block_job is not None:
+                raise  # the run stays in the ledger: a recovery sees the job to its end
             if chain is not None and set(disk.overlays) <= set(chain.paths):
                 result = settled(removed=(), after=chain)
                 self._host.write_ledger(uuid, evolve(result, run=left))

@@ -87,6 +87,7 @@ from fibackup.plan.steps import (
     PublishPoint,
     RestoreMemory,
     ResumeDomain,
+    ResumeGuest,
     SaveDomainConfig,
     SaveState,
     Step,
@@ -392,10 +393,8 @@ class _Run:
                 self._in_parallel(step)
             case EachDisk():
                 self._consolidator.each_disk(step)
-            case FinishBlockJob():
-                self._consolidator.finish_job(step)
-            case DeleteOverlays():
-                self._consolidator.delete(step.paths)
+            case ResumeGuest() | FinishBlockJob() | DeleteOverlays():
+                self._clear_away(step)
             case CopyMemory() | DeleteMemory() | RestoreMemory() | ResumeDomain():
                 self._apply_memory(step)
             case SaveDomainConfig() | SaveState():
@@ -421,6 +420,18 @@ class _Run:
             self._host.thaw(self._plan.uuid, step.timeout_seconds)
         except AgentError as error:
             self._warn(f"{error.reason}; look at it: virsh domfsthaw {self._plan.uuid}")
+
+    def _clear_away(self, step: ResumeGuest | FinishBlockJob | DeleteOverlays) -> None:
+        """Undo or end what a consolidation has left that was killed."""
+        match step:
+            case ResumeGuest():
+                self._host.resume_guest(self._plan.uuid)
+            case FinishBlockJob():
+                self._consolidator.finish_job(step)
+            case DeleteOverlays():
+                self._consolidator.delete(step.paths)
+            case _:
+                assert_never(step)
 
     def _warn(self, text: str) -> None:
         self._emit(Warned(text))

@@ -23,6 +23,7 @@ from collections import Counter
 from collections.abc import Generator, Mapping
 from contextlib import AbstractContextManager, contextmanager, suppress
 from datetime import UTC, datetime
+from functools import partial
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import PurePosixPath
 from types import TracebackType
@@ -35,6 +36,7 @@ from attrs import evolve
 from fibackup.errors import (
     AgentError,
     DomainBusyError,
+    FibackupError,
     ForeignConfigError,
     HostError,
     LibvirtError,
@@ -448,11 +450,42 @@ class LibvirtHost:
         self, uuid: str, job: CommitImages | PullImages, on_event: OnEvent, cancel: CancelToken
     ) -> None:
         """See `Host.run_block_job`."""
-        handle = self._lookup(uuid)
+        handle, suspended = self._lookup(uuid), partial(self._suspended, uuid)
         if isinstance(job, CommitImages):
-            run_commit(self._connection, handle, job, on_event, cancel)
+            run_commit(self._connection, handle, job, on_event, cancel, suspended)
         else:
-            run_pull(self._connection, handle, job, on_event, cancel)
+            run_pull(self._connection, handle, job, on_event, cancel, suspended)
+
+    @contextmanager
+    def _suspended(self, uuid: str) -> Generator[None]:
+        """Let the guest stand still, if it runs; the ledger says so, for who may have to end it."""
+        handle = self._lookup(uuid)
+        with libvirt_errors("virDomainGetState", uuid):
+            state = _state(handle.state())
+        if state not in {DomainState.RUNNING, DomainState.BLOCKED}:
+            yield
+            return
+        self._mark_suspended(uuid, suspended=True)
+        try:
+            with libvirt_errors("virDomainSuspend", uuid):
+                handle.suspend()
+            yield
+        finally:
+            self.resume_guest(uuid)
+            with suppress(FibackupError):  # what a caller writes next has no such mark either
+                self._mark_suspended(uuid, suspended=False)
+
+    def _mark_suspended(self, uuid: str, *, suspended: bool) -> None:
+        ledger = self._read_ledger(self._lookup(uuid), uuid)
+        if ledger.run is not None:
+            self.write_ledger(uuid, evolve(ledger, run=evolve(ledger.run, suspended=suspended)))
+
+    def resume_guest(self, uuid: str) -> None:
+        """See `Host.resume_guest`."""
+        handle = self._lookup(uuid)
+        with libvirt_errors("virDomainResume", uuid):
+            if _state(handle.state()) is DomainState.PAUSED:
+                handle.resume()
 
     def commit_offline(
         self, uuid: str, job: CommitOffline, on_event: OnEvent, cancel: CancelToken
@@ -471,7 +504,8 @@ class LibvirtHost:
         self, uuid: str, step: FinishBlockJob, on_event: OnEvent, cancel: CancelToken
     ) -> None:
         """See `Host.finish_block_job`."""
-        finish_job(self._connection, self._lookup(uuid), step, on_event, cancel)
+        handle, suspended = self._lookup(uuid), partial(self._suspended, uuid)
+        finish_job(self._connection, handle, step, on_event, cancel, suspended)
 
     def delete_image(self, uuid: str, path: PurePosixPath) -> None:
         """See `Host.delete_image`."""

@@ -48,12 +48,14 @@ class Run:
         phase: `RunPhase.INTENT` before the snapshot, `RunPhase.TAKEN` after it,
             `RunPhase.CONSOLIDATING` while a block job may be writing into a frozen image.
         frozen: True from before a freeze until after its thaw.
+        suspended: True from before the guest is suspended until after it was resumed.
     """
 
     point: str = field(validator=one_line)
     store: str = field(validator=one_line)
     phase: RunPhase = RunPhase.INTENT
     frozen: bool = False
+    suspended: bool = False
 
 
 @frozen

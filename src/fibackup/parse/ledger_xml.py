@@ -64,7 +64,15 @@ def render_ledger(ledger: Ledger) -> str:
     if ledger.run is not None:
         run = ledger.run
         frozen = "yes" if run.frozen else "no"
-        _add(root, "run", point=run.point, store=run.store, phase=run.phase, frozen=frozen)
+        _add(
+            root,
+            "run",
+            point=run.point,
+            store=run.store,
+            phase=run.phase,
+            frozen=frozen,
+            suspended="yes" if run.suspended else None,
+        )
     if ledger.memory is not None:
         _add(root, "memory", path=str(ledger.memory))
     for store in ledger.stores:
@@ -203,7 +211,8 @@ def _leaf(
 
 
 def _run(where: str, node: ET.Element) -> Run:
-    values = _leaf(node, where, {"point", "store", "phase", "frozen"})
+    needed = {"point", "store", "phase", "frozen"}
+    values = _leaf(node, where, needed, frozenset({"suspended"}))
     if values["frozen"] not in {"yes", "no"} or values["phase"] not in set(RunPhase):
         raise ParseError(where=where, reason="unknown phase, or frozen is neither yes nor no")
     return Run(
@@ -211,6 +220,7 @@ def _run(where: str, node: ET.Element) -> Run:
         store=values["store"],
         phase=RunPhase(values["phase"]),
         frozen=values["frozen"] == "yes",
+        suspended=_yes(f"{where}/@suspended", values.get("suspended")),
     )
 
 

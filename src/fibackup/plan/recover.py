@@ -5,6 +5,7 @@ Plan what a run that was killed has left: from chains, ledger and store, as they
 
     ledger says      found                                      ->  planned
     frozen           guest agent connected                          thaw
+    suspended        the domain is paused                           let the guest go on
     intent           no overlay of the point                        forget the run
     intent           its overlays in the chains                     they are ours, and prove nothing
     taken            its overlays, nothing under them changed       copy, publish the point
@@ -44,6 +45,7 @@ from fibackup.plan.steps import (
     Plan,
     PlannedDisk,
     PublishPoint,
+    ResumeGuest,
     SaveDomainConfig,
     Step,
     ThawGuest,
@@ -106,6 +108,7 @@ def plan_recovery(
     finding = _find(domain, history, jobs=bool(jobs), mute=mute, finish=finish)
     store = history if finding.point else None
     steps: tuple[Step, ...] = (
+        *_resume(domain),
         *((ThawGuest(60.0),) if left_frozen and domain.agent_connected else ()),
         *left_memory(domain),
         *(_finish(domain, store, finding.point, finding.parts, now) if store else ()),
@@ -163,8 +166,15 @@ def _jobs(domain: Domain) -> tuple[FinishBlockJob, ...]:
     return tuple(found)
 
 
+def _resume(domain: Domain) -> tuple[ResumeGuest, ...]:
+    """Return the step for a guest that a run of ours has suspended, and nobody else."""
+    run = domain.ledger.run
+    ours = run is not None and run.suspended
+    return (ResumeGuest(),) if ours and domain.state is DomainState.PAUSED else ()
+
+
 def _refuse_pull_while_paused(domain: Domain, disk: Disk) -> None:
-    if disk.block_job == "pull" and domain.state not in _LIVE:
+    if disk.block_job == "pull" and domain.state not in _LIVE and not _resume(domain):
         raise DomainStateError(
             domain=domain.name,
             target=disk.target,
@@ -192,6 +202,7 @@ def _find(
     ledger, run = domain.ledger, domain.ledger.run
     if run is None:
         return _Finding(ledger)
+    ledger = evolve(ledger, run=evolve(run, suspended=False))
     if mute:
         hint = f"thaw it when its guest agent is back: virsh domfsthaw {domain.uuid}"
         return _Finding(ledger, warnings=(f"the guest may be frozen still; {hint}",))

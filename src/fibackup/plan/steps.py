@@ -93,6 +93,7 @@ __all__ = [
     "RestoreTpm",
     "RestoredDisk",
     "ResumeDomain",
+    "ResumeGuest",
     "SaveDomainConfig",
     "SaveState",
     "SmokeStart",
@@ -392,6 +393,11 @@ class ResumeDomain:
 
 
 @frozen
+class ResumeGuest:
+    """Let a guest go on that a killed run has suspended; one that runs, or is off, stays so."""
+
+
+@frozen
 class FinishBlockJob:
     """
     Wait for the end of a block job of ours that a killed run left, and pivot if it waits for that.
@@ -513,6 +519,7 @@ class PublishPoint:
 
 Step: TypeAlias = (
     ThawGuest
+    | ResumeGuest
     | FinishBlockJob
     | DeleteOverlays
     | WriteLedger
@@ -848,6 +855,8 @@ def describe(step: Step) -> tuple[str, ...]:  # noqa: PLR0911 - one for each kin
             return (f"copy {images} of {disks}:", *lanes)
         case EachDisk():
             return _describe_each(step)
+        case ResumeGuest():
+            return ("let the guest go on, which an earlier run has suspended",)
         case FinishBlockJob():
             return (f"{step.target}: wait for the {step.kind} that a killed run left, finish it",)
         case DeleteOverlays():

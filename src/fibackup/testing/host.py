@@ -934,6 +934,13 @@ class FakeHost:
                 raise DomainBusyError(reason="a chain has the image", path=str(path))
             self._files.pop(path, None)
 
+    def resume_guest(self, uuid: str) -> None:
+        """See `Host.resume_guest`."""
+        with self.call("resume_guest"):
+            guest = self._guest(uuid)
+            if guest.state is DomainState.PAUSED:
+                guest.set_state(DomainState.RUNNING)
+
     def delete_memory(self, uuid: str, path: PurePosixPath) -> None:
         """See `Host.delete_memory`."""
         with self.call("delete_memory"):
