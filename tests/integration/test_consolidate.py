@@ -707,6 +707,43 @@ def test_a_domain_that_is_off_is_consolidated_off_line(
     made.check()
 
 
+def test_the_other_disks_of_a_domain_that_is_off_stay_as_they_are_defined(
+    block_domain: MakeBlockDomain, series: MakeSeries
+) -> None:
+    """A header without a format needs the definition, or the domain does not start."""
+    made = series(block_domain(DiskSpec(target="vda"), DiskSpec(target="vdb")))
+    made.backup()
+    made.consolidate(Policy(disks=("vda",), allow_paused=True))
+    made.backup()
+    made.domain.destroy()
+    made.consolidate(Policy(disks=("vda",)))
+    overlay, base = made.chain("vdb")[:2]
+    xml = made.domain.dom.XMLDesc(libvirt.VIR_DOMAIN_XML_INACTIVE)
+    assert f"<source file='{base}'/>" in xml
+    run("qemu-img", "rebase", "-u", "-f", "qcow2", "-b", "", overlay)
+    made.domain.start()
+    assert made.chain("vda") == (made.domain.path("vda"),)
+
+
+def test_an_active_layer_with_bitmaps_is_committed_while_the_domain_runs(
+    block_domain: MakeBlockDomain, series: MakeSeries
+) -> None:
+    """Off, it is refused in words, and nothing is written."""
+    made = series(block_domain())
+    made.backup()
+    made.domain.dom.checkpointCreateXML("<domaincheckpoint><name>cp</name></domaincheckpoint>")
+    made.write("vda", 1)
+    made.domain.destroy()
+    before, base = made.chain(), sha256(made.domain.path("vda"))
+    with pytest.raises(StepError, match="it has bitmaps"):
+        made.consolidate()
+    assert (made.chain(), sha256(made.domain.path("vda"))) == (before, base)
+    made.domain.start()
+    made.consolidate()
+    assert len(made.chain()) == 1
+    made.check()
+
+
 def test_a_domain_that_is_off_takes_a_full_commit_only(
     block_domain: MakeBlockDomain, series: MakeSeries
 ) -> None:

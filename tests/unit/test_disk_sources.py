@@ -95,6 +95,15 @@ def test_what_was_written_down_about_chains_is_gone_from_every_disk() -> None:
     assert source.attrib == {"file": "/iso\nx"}
 
 
+def test_what_is_written_down_about_other_disks_can_stay() -> None:
+    """Their headers may not say what libvirt has to know."""
+    before = disks(with_disk_sources(LIVE, {"vda": (NEW, "qcow2")}, keep_others=True))
+    assert before["vda"].find("backingStore") is None
+    for target, node in disks(LIVE).items():
+        if target != "vda":
+            assert ET.tostring(before[target]) == ET.tostring(node)
+
+
 def test_everything_else_stays_with_its_prefixes() -> None:
     """Name, UUID, metadata and QEMU's own arguments."""
     xml = with_disk_sources(LIVE, {"vda": (NEW, "qcow2")})

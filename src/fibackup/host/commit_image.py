@@ -14,9 +14,10 @@ import os
 from collections.abc import Generator
 from contextlib import contextmanager
 
-from fibackup.errors import DomainBusyError
+from fibackup.errors import DomainBusyError, HostError
 from fibackup.host import qemu_img
 from fibackup.host.cancel import CancelToken
+from fibackup.host.copy_image import read_qcow2_head
 from fibackup.host.events import CopyProgress, OnEvent
 from fibackup.host.files import identity_of, os_errors
 from fibackup.host.lock import hold_image_lock
@@ -40,7 +41,8 @@ def committed(job: CommitOffline, on_event: OnEvent, cancel: CancelToken) -> Gen
         While nobody can write the active layer, and its content is in the base as well.
 
     Raises:
-        HostError: The commit failed. The active layer shows what it showed before.
+        HostError: The active layer has bitmaps, or the commit failed. It shows what it showed
+            before.
         DomainBusyError: Somebody has written the active layer, or writes it now.
         CancelledError: *cancel* was set.
 
@@ -53,10 +55,16 @@ def committed(job: CommitOffline, on_event: OnEvent, cancel: CancelToken) -> Gen
         done = int(total * percent / 100)
         on_event(CopyProgress(job.target, "commit", done, total))
 
+    path = str(job.top)
+    with os_errors(path):
+        fd = os.open(job.top, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
+    try:
+        _refuse_bitmaps(fd, path)
+    finally:
+        os.close(fd)
     qemu_img.commit(
         job.base, job.top, "qcow2", depth=MAX_DEPTH, on_percent=on_percent, cancel=cancel
     )
-    path = str(job.top)
     with os_errors(path):
         fd = os.open(job.top, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
     try:
@@ -66,3 +74,15 @@ def committed(job: CommitOffline, on_event: OnEvent, cancel: CancelToken) -> Gen
         yield
     finally:
         os.close(fd)
+
+
+def _refuse_bitmaps(fd: int, path: str) -> None:
+    """Refuse an image whose bitmaps qemu-img would leave behind, and store anew as it closes it."""
+    header, _ = read_qcow2_head(fd, path)
+    if header.has_bitmaps:
+        raise HostError(
+            reason="it has bitmaps, such as those of libvirt's checkpoints, which a commit of a "
+            "domain that is off would lose: start the domain and consolidate it then, or delete "
+            "them first: virsh checkpoint-delete",
+            path=path,
+        )

@@ -496,16 +496,16 @@ class LibvirtHost:
         with committed(job, on_event, cancel):
             xml = _definition_on(handle, uuid, job)
             with libvirt_errors("virDomainDefineXML", uuid):
-                self._connection.defineXML(
-                    with_disk_sources(xml, {job.target: (job.base, job.base_format)})
-                )
+                sources = {job.target: (job.base, job.base_format)}
+                self._connection.defineXML(with_disk_sources(xml, sources, keep_others=True))
 
     def finish_block_job(
         self, uuid: str, step: FinishBlockJob, on_event: OnEvent, cancel: CancelToken
     ) -> None:
         """See `Host.finish_block_job`."""
         handle, suspended = self._lookup(uuid), partial(self._suspended, uuid)
-        finish_job(self._connection, handle, step, on_event, cancel, suspended)
+        with libvirt_errors("block job", uuid):
+            finish_job(self._connection, handle, step, on_event, cancel, suspended)
 
     def delete_image(self, uuid: str, path: PurePosixPath) -> None:
         """See `Host.delete_image`."""

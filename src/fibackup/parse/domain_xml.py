@@ -259,6 +259,7 @@ def with_disk_sources(
     sources: Mapping[str, tuple[PurePosixPath, str]],
     *,
     under: Mapping[str, tuple[PurePosixPath, ...]] = _NOTHING_UNDER,
+    keep_others: bool = False,
 ) -> str:
     """
     Return a domain's XML with other images under its disks.
@@ -268,10 +269,12 @@ def with_disk_sources(
         sources: Targets, each with the absolute path of its image and the image's format.
         under: Of these targets, the qcow2 images under that image, the nearest first; libvirt
             leaves their owners as they are. Without them libvirt follows the header.
+        keep_others: True: what is written down about the chains of other disks stays.
 
     Returns:
         The XML in which these disks are files with these images. What libvirt had written down
-        about the chains is gone from every disk: ``backingStore``, ``mirror`` and ``index``.
+        about the chains is gone from every disk: ``backingStore``, ``mirror`` and ``index``;
+        with *keep_others* from these alone.
 
     Raises:
         ParseError: Not the XML of a domain, or it has no disk of that target. Nothing was touched.
@@ -283,6 +286,8 @@ def with_disk_sources(
     missing = dict(sources)
     for where, node in _disks(root):
         target, _ = _target(node, where)
+        if keep_others and target not in sources:
+            continue
         for tag in ("backingStore", "mirror"):
             for each in node.findall(tag):
                 node.remove(each)

@@ -162,6 +162,11 @@ class Qcow2Header:
         return bool(self.incompatible & _EXTENDED_L2)
 
     @property
+    def has_bitmaps(self) -> bool:
+        """True when bitmaps of dirty clusters are in the image."""
+        return any(kind == _BITMAPS for kind, _ in self.extensions)
+
+    @property
     def encrypted(self) -> bool:
         """True when guest data is encrypted."""
         return self.crypt_method != 0
