@@ -586,3 +586,30 @@ def test_r10_a_job_is_believed_by_its_event_and_by_the_chain(
     assert calls[-1] == "deregister"
     assert ("abort" in calls) == (end is None)
     assert "read" in calls or end == libvirt.VIR_DOMAIN_BLOCK_JOB_FAILED
+
+
+class _Gone(_Connection):
+    """One whose daemon goes away during the job."""
+
+    def domainEventDeregisterAny(self, _: int) -> None:  # noqa: N802 - libvirt's name
+        raise libvirt.libvirtError("no connection")
+
+
+class _GoneHandle(_Handle):
+    """A domain of a daemon that goes away when the job has started."""
+
+    def blockJobInfo(self, *_: object) -> dict[str, int]:  # noqa: N802 - libvirt's name
+        raise libvirt.libvirtError("client socket is closed")
+
+
+def test_a_daemon_that_goes_away_in_a_job_is_an_error_of_ours(tmp_path: Path) -> None:
+    """So a run ends in words, and the next domain has its turn."""
+    calls: list[str] = []
+    connection: Any = _Gone(calls)
+    handle: Any = _GoneHandle(calls, connection, None, tmp_path)
+    base, top = PurePosixPath(tmp_path / "b.qcow2"), PurePosixPath(tmp_path / "c.qcow2")
+    for path in (base, top):
+        Path(path).touch()
+    step = fb.CommitImages("vda", base=base, top=top, pivot=True, leaves=(base,))
+    with pytest.raises(fb.LibvirtError, match="client socket is closed"):
+        block_jobs.run_commit(connection, handle, step, lambda _: None, CancelToken(), nullcontext)

@@ -22,7 +22,7 @@ import os
 import threading
 import time
 from collections.abc import Callable, Generator, Sequence
-from contextlib import AbstractContextManager, ExitStack, contextmanager
+from contextlib import AbstractContextManager, ExitStack, contextmanager, suppress
 from enum import Enum
 from pathlib import PurePosixPath
 from typing import NoReturn, TypeAlias
@@ -94,13 +94,15 @@ def _watching(
 ) -> Generator[_Watch]:
     """Listen before the job starts: READY may come before the starting call returns."""
     watch = _Watch(target)
-    callback = connection.domainEventRegisterAny(
-        handle, libvirt.VIR_DOMAIN_EVENT_ID_BLOCK_JOB_2, watch.job, None
-    )
+    with libvirt_errors("virConnectDomainEventRegisterAny"):
+        callback = connection.domainEventRegisterAny(
+            handle, libvirt.VIR_DOMAIN_EVENT_ID_BLOCK_JOB_2, watch.job, None
+        )
     try:
         yield watch
     finally:
-        connection.domainEventDeregisterAny(callback)
+        with suppress(libvirt.libvirtError):  # a daemon that has gone knows of no callback
+            connection.domainEventDeregisterAny(callback)
 
 
 def run_commit(
@@ -351,7 +353,8 @@ def _look(handle: libvirt.virDomain, target: str, on_event: OnEvent) -> _End | N
 
 def _mirror(handle: libvirt.virDomain, target: str) -> str | None:
     """Return the ``ready`` attribute of the disk's ``<mirror>``: "" while it runs, None without."""
-    domain = parse_domain_xml(handle.XMLDesc(0))
+    with libvirt_errors("virDomainGetXMLDesc"):
+        domain = parse_domain_xml(handle.XMLDesc(0))
     disk = next((each for each in domain.disks if each.target == target), None)
     return None if disk is None else disk.mirror_ready
 
@@ -382,7 +385,9 @@ def _settle(handle: libvirt.virDomain, target: str, leaves: tuple[PurePosixPath,
         found = _paths(handle, target)
         if found == leaves:
             return
-        if time.monotonic() > deadline or not handle.isActive():
+        with libvirt_errors("virDomainIsActive"):
+            active = handle.isActive()
+        if time.monotonic() > deadline or not active:
             raise BlockJobError(
                 target=target,
                 reason="after the block job the chain is not the expected one: "

@@ -451,10 +451,11 @@ class LibvirtHost:
     ) -> None:
         """See `Host.run_block_job`."""
         handle, suspended = self._lookup(uuid), partial(self._suspended, uuid)
-        if isinstance(job, CommitImages):
-            run_commit(self._connection, handle, job, on_event, cancel, suspended)
-        else:
-            run_pull(self._connection, handle, job, on_event, cancel, suspended)
+        with libvirt_errors("block job", uuid):
+            if isinstance(job, CommitImages):
+                run_commit(self._connection, handle, job, on_event, cancel, suspended)
+            else:
+                run_pull(self._connection, handle, job, on_event, cancel, suspended)
 
     @contextmanager
     def _suspended(self, uuid: str) -> Generator[None]:
