@@ -26,7 +26,7 @@ from fibackup.model.ledger import FrozenImage, KnownStore, Ledger, Overlay, Run,
 from fibackup.model.point import DiskKind
 from fibackup.model.snapshot import NewOverlay, Snapshot
 from fibackup.plan.consolidate import ConsolidationPolicy, Method, plan_consolidation
-from fibackup.plan.steps import CommitOffline, CopyImage, EachDisk
+from fibackup.plan.steps import CommitOffline, CopyImage, EachDisk, MendHeader
 
 if TYPE_CHECKING:
     from contract.conftest import Points, World
@@ -386,6 +386,21 @@ def test_nobody_else_uses_an_image_of_the_domain(world: World) -> None:
     """The domain's own use does not count."""
     assert world.host.image_uses(world.uuid, chain(world).paths) == ()
     assert world.host.read_domain(world.uuid).snapshots == ()
+
+
+def test_a_header_is_mended_while_the_domain_is_off(world: World, points: Points) -> None:
+    """The chain is the one that the step says, and the guest has what it had."""
+    points.take()
+    world.write("vda", 1, 5)
+    overlay, base = chain(world).paths
+    step = MendHeader("vda", overlay, base, "qcow2")
+    with pytest.raises(DomainBusyError):
+        world.host.mend_header(world.uuid, step)
+    world.shut_off()
+    world.host.mend_header(world.uuid, step)
+    assert chain(world).images[0].header_backing == str(base)
+    world.start()
+    assert world.guest_content("vda") == {1: 5}
 
 
 def test_a_paused_guest_goes_on(world: World) -> None:

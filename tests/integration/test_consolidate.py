@@ -25,12 +25,14 @@ from pathlib import Path
 
 import libvirt
 import pytest
+from attrs import evolve
 
 from fibackup import (
     BackupPolicy,
     BlockJobError,
     CancelledError,
     CancelToken,
+    ChainError,
     CopyProgress,
     DiskKind,
     DomainStateError,
@@ -50,6 +52,7 @@ from fibackup import (
 from fibackup import ConsolidationPolicy as Policy
 from fibackup import Method as How
 from fibackup.cli import main
+from fibackup.model.ledger import Run, RunPhase
 from hypervisor import (
     MIB,
     BlockDomain,
@@ -723,6 +726,31 @@ def test_the_other_disks_of_a_domain_that_is_off_stay_as_they_are_defined(
     run("qemu-img", "rebase", "-u", "-f", "qcow2", "-b", "", overlay)
     made.domain.start()
     assert made.chain("vda") == (made.domain.path("vda"),)
+
+
+def test_a_job_whose_end_libvirt_never_saw_is_undone_in_the_header(
+    block_domain: MakeBlockDomain, series: MakeSeries
+) -> None:
+    """The header skips overlays that the definition has; afterwards the domain is backed up."""
+    made = series(block_domain())
+    for number in range(3):
+        made.write("vda", number)
+        made.backup(consolidate=False)
+    made.domain.destroy()
+    active, *under = made.chain()
+    run("qemu-img", "commit", "-q", "-d", "-b", under[-1], under[0])
+    run("qemu-img", "rebase", "-u", "-f", "qcow2", "-F", "qcow2", "-b", under[-1], active)
+    ledger = made.host.read_domain(made.domain.uuid).ledger
+    killed = evolve(ledger, run=Run("-", "-", RunPhase.CONSOLIDATING))
+    made.host.write_ledger(made.domain.uuid, killed)
+    with pytest.raises(ChainError, match="its header names"):
+        made.plan()
+    found = made.host.read_domain(made.domain.uuid)
+    Executor(made.host, None).run(plan_recovery(found, None, now=datetime.now(UTC)))
+    assert made.chain() == (active, *under)
+    made.consolidate()
+    assert made.chain() == (made.domain.path("vda"),)
+    made.check()
 
 
 def test_an_active_layer_with_bitmaps_is_committed_while_the_domain_runs(

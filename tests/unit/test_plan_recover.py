@@ -8,11 +8,11 @@ from pathlib import PurePosixPath
 import pytest
 from attrs import evolve
 
-from fibackup.errors import BlockJobError, DomainStateError, StepError
+from fibackup.errors import BlockJobError, ChainError, DomainStateError, StepError
 from fibackup.host.cancel import CancelToken
 from fibackup.host.events import OnEvent, ignore_events
 from fibackup.host.executor import Executor
-from fibackup.model.domain import Disk, DomainState
+from fibackup.model.domain import Disk, Domain, DomainState
 from fibackup.model.ledger import Ledger, Overlay, Run, RunPhase
 from fibackup.model.point import History
 from fibackup.plan.backup import plan_backup
@@ -23,6 +23,7 @@ from fibackup.plan.steps import (
     CommitImages,
     DeleteOverlays,
     FinishBlockJob,
+    MendHeader,
     Plan,
     PublishPoint,
     PullImages,
@@ -569,6 +570,61 @@ def test_a_guest_that_its_owner_paused_stays_paused() -> None:
     consolidating(world)
     world.host.pause("web1")
     assert kinds(world.plan()) == ["WriteLedger"]
+
+
+def unheard_end(*, skip: int = 1) -> tuple[World, Domain]:
+    """Return a domain whose active layer has a header that skips images of the definition."""
+    world = World()
+    world.backup()
+    consolidating(world)
+    world.host.shut_off("web1")
+    domain = world.host.read_domain("web1")
+    chain = domain.disk("vda").chain
+    assert chain is not None
+    active, *under = chain.images
+    ahead = evolve(active, header_backing=str(under[skip].path) if skip < len(under) else "")
+    disk = evolve(domain.disk("vda"), chain=evolve(chain, images=(ahead, *under)))
+    return world, evolve(domain, disks=(disk, domain.disk("vdb")))
+
+
+@pytest.mark.parametrize("skip", [1, 2])
+def test_a_header_that_skips_overlays_of_ours_names_them_again(skip: int) -> None:
+    """Down to the disk's own image: the chain of the definition shows the same."""
+    world, domain = unheard_end(skip=skip)
+    chain = domain.disk("vda").chain
+    assert chain is not None
+    plan = plan_recovery(domain, None, now=world.host.now)
+    mend = MendHeader("vda", chain.paths[0], chain.paths[1], "qcow2")
+    assert plan.steps[0] == mend
+    assert kinds(plan) == ["MendHeader", "WriteLedger"]
+    world.run(plan)
+    assert world.plan().steps == ()
+
+
+def test_a_header_that_skips_the_disks_own_image_stays() -> None:
+    """It names nothing: what was discarded since would come back."""
+    world, domain = unheard_end(skip=9)
+    assert kinds(plan_recovery(domain, None, now=world.host.now)) == ["WriteLedger"]
+
+
+def test_a_header_of_a_domain_that_runs_waits_for_its_end() -> None:
+    """The run stays in the ledger, and the warning says what to do."""
+    world, domain = unheard_end()
+    running = evolve(domain, state=DomainState.RUNNING)
+    plan = plan_recovery(running, None, now=world.host.now)
+    assert plan.steps == ()
+    [warning] = plan.warnings
+    remedy = "shut the domain down, then: fibackup recover"
+    assert remedy in warning
+    with pytest.raises(ChainError, match=remedy):
+        plan_backup(running, world.history, now=world.host.now)
+
+
+def test_without_a_consolidation_no_header_is_mended() -> None:
+    """Nobody knows who wrote it, or why."""
+    world, domain = unheard_end()
+    ended = evolve(domain, ledger=evolve(domain.ledger, run=None))
+    assert plan_recovery(ended, None, now=world.host.now).steps == ()
 
 
 def test_the_steps_of_a_recovery_are_described() -> None:

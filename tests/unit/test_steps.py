@@ -19,6 +19,7 @@ from fibackup.plan.steps import (
     EachDisk,
     FlattenImage,
     InParallel,
+    MendHeader,
     Plan,
     PullImages,
     RestoreDisks,
@@ -96,6 +97,10 @@ TOP = PurePosixPath("/i/top.qcow2")
             "bring 2 disks back:\n   vda: make an overlay",
         ),
         (ThawGuest(1.0), "thaw the guest"),
+        (
+            MendHeader("vda", PurePosixPath("/i/C"), PurePosixPath("/i/B"), "qcow2"),
+            "vda: let /i/C lie on B again, as the definition says",
+        ),
         (ResumeGuest(), "let the guest go on, which an earlier run has suspended"),
         (
             EachDisk(

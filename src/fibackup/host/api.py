@@ -38,6 +38,7 @@ from fibackup.plan.steps import (
     DefineDomain,
     FinishBlockJob,
     FlattenImage,
+    MendHeader,
     PullImages,
     RestoreMemory,
     RestoreNvram,
@@ -295,6 +296,23 @@ class Host(Protocol):
 
         Source:
             docs/design.md: only images in the ledger are ever deleted.
+        """
+        ...
+
+    def mend_header(self, uuid: str, step: MendHeader) -> None:
+        """
+        Write another name into the header of an overlay of a domain that is off.
+
+        Args:
+            uuid: The domain's UUID.
+            step: The overlay, and what it is to lie on.
+
+        Raises:
+            DomainBusyError: The domain was started. Nothing was written.
+            HostError: The header cannot be written, or somebody has the image open.
+
+        Source:
+            qemu-img(1), ``rebase -u``.
         """
         ...
 

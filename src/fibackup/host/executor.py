@@ -82,6 +82,7 @@ from fibackup.plan.steps import (
     ExpectedDisk,
     FinishBlockJob,
     InParallel,
+    MendHeader,
     Plan,
     PlannedDisk,
     PublishPoint,
@@ -393,7 +394,7 @@ class _Run:
                 self._in_parallel(step)
             case EachDisk():
                 self._consolidator.each_disk(step)
-            case ResumeGuest() | FinishBlockJob() | DeleteOverlays():
+            case ResumeGuest() | MendHeader() | FinishBlockJob() | DeleteOverlays():
                 self._clear_away(step)
             case CopyMemory() | DeleteMemory() | RestoreMemory() | ResumeDomain():
                 self._apply_memory(step)
@@ -421,11 +422,13 @@ class _Run:
         except AgentError as error:
             self._warn(f"{error.reason}; look at it: virsh domfsthaw {self._plan.uuid}")
 
-    def _clear_away(self, step: ResumeGuest | FinishBlockJob | DeleteOverlays) -> None:
+    def _clear_away(self, step: ResumeGuest | MendHeader | FinishBlockJob | DeleteOverlays) -> None:
         """Undo or end what a consolidation has left that was killed."""
         match step:
             case ResumeGuest():
                 self._host.resume_guest(self._plan.uuid)
+            case MendHeader():
+                self._host.mend_header(self._plan.uuid, step)
             case FinishBlockJob():
                 self._consolidator.finish_job(step)
             case DeleteOverlays():

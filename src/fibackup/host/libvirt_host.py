@@ -78,7 +78,7 @@ from fibackup.host.machine_state import (
     unpack_tpm,
 )
 from fibackup.host.memory_image import delete_memory, forget_memory
-from fibackup.host.qemu_img import qemu_img_version
+from fibackup.host.qemu_img import qemu_img_version, rebase_header
 from fibackup.host.run_lock import hold_domain_lock
 from fibackup.host.volumes import find_volumes
 from fibackup.model.chain import Image
@@ -107,6 +107,7 @@ from fibackup.plan.steps import (
     CommitOffline,
     DefineDomain,
     FinishBlockJob,
+    MendHeader,
     PullImages,
     ResumeDomain,
 )
@@ -480,6 +481,15 @@ class LibvirtHost:
         ledger = self._read_ledger(self._lookup(uuid), uuid)
         if ledger.run is not None:
             self.write_ledger(uuid, evolve(ledger, run=evolve(ledger.run, suspended=suspended)))
+
+    def mend_header(self, uuid: str, step: MendHeader) -> None:
+        """See `Host.mend_header`."""
+        handle = self._lookup(uuid)
+        with libvirt_errors("virDomainIsActive", uuid):
+            active = bool(handle.isActive())
+        if active:
+            raise DomainBusyError(domain=uuid, target=step.target, reason="it was started")
+        rebase_header(step.path, step.below, step.format)
 
     def resume_guest(self, uuid: str) -> None:
         """See `Host.resume_guest`."""

@@ -429,6 +429,29 @@ def commit(
     _run(argv, on_percent, cancel, images=depth)
 
 
+def rebase_header(path: PurePosixPath, below: PurePosixPath, below_format: str) -> None:
+    """
+    Write another backing file name into the header of a qcow2 image, and nothing else.
+
+    Args:
+        path: Absolute path; QEMU's lock keeps every other user away.
+        below: What it is to name.
+        below_format: The format of that.
+
+    Raises:
+        QemuImgError: It failed.
+
+    Source:
+        qemu-img(1), ``rebase -u``.
+    """
+    argv = [
+        find_qemu_img(), "rebase", "-u",
+        "-f", "qcow2", "-F", below_format, "-b", str(below),
+        "--", str(path),
+    ]  # fmt: skip
+    _run(argv, lambda _: None, CancelToken(), said=[])
+
+
 def check(
     path: PurePosixPath, image_format: str, *, depth: int = 1, cancel: CancelToken
 ) -> CheckResult:

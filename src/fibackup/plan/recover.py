@@ -11,6 +11,8 @@ Plan what a run that was killed has left: from chains, ledger and store, as they
     taken            its overlays, nothing under them changed       copy, publish the point
     taken            anything else                                  the next point takes the layers
     consolidating    a job runs                                     wait for it, pivot
+    consolidating    off, a header skips what the definition has    let it name that again
+    consolidating    runs, a header skips what the chain has        say so, the run stays
     consolidating    overlays between two of the chain are gone     delete their files
     consolidating    the active overlay itself is gone              say so, delete nothing
 
@@ -20,12 +22,14 @@ planning again, and as pure as the plan of a backup.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from datetime import datetime
+from itertools import takewhile
 
 from attrs import evolve, frozen
 
 from fibackup.errors import ChainError, DomainStateError, UnsupportedDiskError
-from fibackup.model.chain import BackingChain
+from fibackup.model.chain import BackingChain, Image
 from fibackup.model.domain import Disk, Domain, DomainState
 from fibackup.model.ledger import KnownStore, Ledger, Overlay, Run, RunPhase
 from fibackup.model.point import DiskKind, History, parse_point_id
@@ -42,6 +46,7 @@ from fibackup.plan.steps import (
     ExpectedDisk,
     FinishBlockJob,
     InParallel,
+    MendHeader,
     Plan,
     PlannedDisk,
     PublishPoint,
@@ -109,6 +114,7 @@ def plan_recovery(
     store = history if finding.point else None
     steps: tuple[Step, ...] = (
         *_resume(domain),
+        *_mend(domain),
         *((ThawGuest(60.0),) if left_frozen and domain.agent_connected else ()),
         *left_memory(domain),
         *(_finish(domain, store, finding.point, finding.parts, now) if store else ()),
@@ -173,6 +179,37 @@ def _resume(domain: Domain) -> tuple[ResumeGuest, ...]:
     return (ResumeGuest(),) if ours and domain.state is DomainState.PAUSED else ()
 
 
+def _mend(domain: Domain) -> tuple[MendHeader, ...]:
+    """Return the steps for headers that are ahead of the definition of a domain that is off."""
+    return _skipping(domain) if domain.state is DomainState.SHUTOFF else ()
+
+
+def _skipping(domain: Domain) -> tuple[MendHeader, ...]:
+    """
+    Return what would mend overlays whose headers skip overlays of ours that libvirt has in a chain.
+
+    QEMU has ended a job there, and libvirt never heard of it. The images that are skipped have all
+    that they had, so the longer chain shows the same; whether the job's last writes have reached
+    the image that it wrote, nobody knows.
+    """
+    run, ledger = domain.ledger.run, domain.ledger
+    if run is None or run.phase is not RunPhase.CONSOLIDATING:
+        return ()
+    return tuple(
+        MendHeader(chain.target, image.path, below.path, below.format)
+        for chain in _chains(domain)
+        for image, below in zip(chain.images, chain.images[1:], strict=False)
+        if ledger.overlay(image.path) is not None
+        and image.header_backing in _past_ours(ledger, chain.below(image.path))
+    )
+
+
+def _past_ours(ledger: Ledger, under: Sequence[Image]) -> frozenset[str]:
+    """Return what lies under the first of some images, down to the first that is not ours."""
+    ours = takewhile(lambda image: ledger.overlay(image.path) is not None, under)
+    return frozenset(str(image.path) for image in under[1 : len(tuple(ours)) + 1])
+
+
 def _refuse_pull_while_paused(domain: Domain, disk: Disk) -> None:
     if disk.block_job == "pull" and domain.state not in _LIVE and not _resume(domain):
         raise DomainStateError(
@@ -214,6 +251,9 @@ def _find(
     marked = ledger.after_lost_job(_chains(domain))
     if jobs:
         return _Finding(marked)
+    if domain.state is not DomainState.SHUTOFF and (skipping := _skipping(domain)):
+        hint = f"shut the domain down, then: fibackup recover {domain.uuid}"
+        return _Finding(marked, warnings=(f"the header of {skipping[0].path} is ahead; {hint}",))
     return _Finding(evolve(marked, run=None), warnings=_lost(domain, marked))
 
 

@@ -251,8 +251,16 @@ def _check_image(domain: Domain, disk: Disk, image: Image, under: Image | None) 
     if image.header_backing is not None and image.header_backing != wanted:
         raise refuse(
             f"its header names {image.header_backing or 'no backing file'}, "
-            f"libvirt says {wanted or 'there is none'}"
+            f"libvirt says {wanted or 'there is none'}{_after_lost_job(domain)}"
         )
+
+
+def _after_lost_job(domain: Domain) -> str:
+    """Return what mends a header that a job of ours has written, whose end libvirt never saw."""
+    run = domain.ledger.run
+    if run is None or run.phase is not RunPhase.CONSOLIDATING:
+        return ""
+    return f"; shut the domain down, then: fibackup recover {domain.uuid}"
 
 
 def chain_of(disk: Disk) -> BackingChain:

@@ -83,6 +83,7 @@ __all__ = [
     "FlattenImage",
     "InParallel",
     "MakeDirectory",
+    "MendHeader",
     "Plan",
     "PlannedDisk",
     "PublishPoint",
@@ -398,6 +399,24 @@ class ResumeGuest:
 
 
 @frozen
+class MendHeader:
+    """
+    Let the header of an overlay name the image again that the definition of its domain has there.
+
+    Attributes:
+        target: The disk of a domain that is off.
+        path: The overlay.
+        below: What is under it by the definition.
+        format: The format of that.
+    """
+
+    target: str
+    path: PurePosixPath
+    below: PurePosixPath
+    format: str
+
+
+@frozen
 class FinishBlockJob:
     """
     Wait for the end of a block job of ours that a killed run left, and pivot if it waits for that.
@@ -520,6 +539,7 @@ class PublishPoint:
 Step: TypeAlias = (
     ThawGuest
     | ResumeGuest
+    | MendHeader
     | FinishBlockJob
     | DeleteOverlays
     | WriteLedger
@@ -855,10 +875,8 @@ def describe(step: Step) -> tuple[str, ...]:  # noqa: PLR0911 - one for each kin
             return (f"copy {images} of {disks}:", *lanes)
         case EachDisk():
             return _describe_each(step)
-        case ResumeGuest():
-            return ("let the guest go on, which an earlier run has suspended",)
-        case FinishBlockJob():
-            return (f"{step.target}: wait for the {step.kind} that a killed run left, finish it",)
+        case ResumeGuest() | MendHeader() | FinishBlockJob():
+            return (_describe_left(step),)
         case DeleteOverlays():
             lines = tuple(f"   {printable(str(path))}" for path in step.paths)
             return (f"delete {counted(len(lines), 'overlay')} that nothing needs:", *lines)
@@ -889,6 +907,19 @@ def _describe_snapshot(snapshot: Snapshot) -> tuple[str, ...]:
         return (f"take one snapshot of {targets}:", *lines)
     to = f"   memory: to {printable(str(snapshot.memory))}"
     return (f"take one snapshot of {targets} and the memory, live:", *lines, to)
+
+
+def _describe_left(step: ResumeGuest | MendHeader | FinishBlockJob) -> str:
+    match step:
+        case ResumeGuest():
+            return "let the guest go on, which an earlier run has suspended"
+        case MendHeader():
+            path, below = printable(str(step.path)), printable(step.below.name)
+            return f"{step.target}: let {path} lie on {below} again, as the definition says"
+        case FinishBlockJob():
+            return f"{step.target}: wait for the {step.kind} that a killed run left, finish it"
+        case _:
+            assert_never(step)
 
 
 def _describe_memory(

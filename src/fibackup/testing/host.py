@@ -47,6 +47,7 @@ from fibackup.plan.steps import (
     CommitOffline,
     DefineDomain,
     FinishBlockJob,
+    MendHeader,
     PullImages,
     ResumeDomain,
 )
@@ -933,6 +934,15 @@ class FakeHost:
             if path in used:
                 raise DomainBusyError(reason="a chain has the image", path=str(path))
             self._files.pop(path, None)
+
+    def mend_header(self, uuid: str, step: MendHeader) -> None:
+        """See `Host.mend_header`."""
+        with self.call("mend_header"):
+            guest = self._guest(uuid)
+            if guest.state is not DomainState.SHUTOFF:
+                raise DomainBusyError(reason="it was started", domain=guest.name)
+            law(step.below in self._files, f"{step.below} is no image")
+            self._files.rebase(self._files[step.path], step.below)
 
     def resume_guest(self, uuid: str) -> None:
         """See `Host.resume_guest`."""
