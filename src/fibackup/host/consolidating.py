@@ -102,9 +102,10 @@ class Consolidator:
             raise HostError(target=target, reason="an overlay is no longer ours by the ledger")
         self._refuse_shared(disk)
         stale = stale_overlays(before, ledger) if before is not None else frozenset[PurePosixPath]()
-        run = Run(self._plan.point or "-", self._plan.store or "-", RunPhase.CONSOLIDATING)
+        frozen = ledger.run is not None and ledger.run.frozen
+        run = Run(self._plan.point or "-", self._plan.store or "-", RunPhase.CONSOLIDATING, frozen)
         self._host.write_ledger(uuid, evolve(ledger, run=run))
-        left, self._unsettled = self._unsettled, run
+        left, self._unsettled = self._unsettled or (ledger.run if frozen else None), run
         written = None if isinstance(disk.job, PullImages) else disk.job.base
         settled = partial(consolidated, ledger, target=target, written=written, stale=stale)
         try:

@@ -52,8 +52,8 @@ from fibackup.host.events import (
 from fibackup.host.restore_run import RestoreRun
 from fibackup.host.side_by_side import side_by_side
 from fibackup.host.verifying import Verifier
-from fibackup.model.domain import Domain
-from fibackup.model.ledger import Ledger, RunPhase
+from fibackup.model.domain import Domain, DomainState
+from fibackup.model.ledger import Ledger, Run, RunPhase
 from fibackup.model.point import (
     Consistency,
     History,
@@ -105,6 +105,8 @@ __all__ = ["Executor"]
 
 logging.getLogger("fibackup").addHandler(logging.NullHandler())
 _log = logging.getLogger("fibackup.executor")
+
+_LIVE = frozenset({DomainState.RUNNING, DomainState.BLOCKED})
 
 
 class Executor:
@@ -223,6 +225,7 @@ class _Run:
         self._history: History | None = None
         self._point: RestorePoint | None = None
         self._written: Ledger | None = None
+        self._left_frozen: Run | None = None
         self._restore_run: RestoreRun | None = None
 
     @cached_property
@@ -350,6 +353,7 @@ class _Run:
             difference = snapshot.difference(disk.target for disk in domain.disks)
         if difference is not None:
             raise self._stale(difference)
+        self._left_frozen = _left_frozen(domain)
         for path in self._host.occupied(expects.absent):
             raise self._stale("the name of the new overlay is taken", str(path))
 
@@ -418,7 +422,7 @@ class _Run:
     def _thaw_leftover(self, step: ThawGuest) -> None:
         """Thaw what an earlier run left; a guest that has rebooted since need not answer."""
         try:
-            self._host.thaw(self._plan.uuid, step.timeout_seconds)
+            self._thaw(step.timeout_seconds)
         except AgentError as error:
             self._warn(f"{error.reason}; look at it: virsh domfsthaw {self._plan.uuid}")
 
@@ -435,6 +439,11 @@ class _Run:
                 self._consolidator.delete(step.paths)
             case _:
                 assert_never(step)
+
+    def _thaw(self, timeout_seconds: float) -> int:
+        thawed = self._host.thaw(self._plan.uuid, timeout_seconds)
+        self._left_frozen = None
+        return thawed
 
     def _warn(self, text: str) -> None:
         self._emit(Warned(text))
@@ -466,8 +475,15 @@ class _Run:
                 for entry in step.ledger.overlays
             ),
         )
+        self._written = self._remember(ledger)
+
+    def _remember(self, ledger: Ledger) -> Ledger:
+        """Write a ledger; one that an earlier run left says frozen until a thaw was answered."""
+        if self._left_frozen is not None:
+            run = ledger.run or evolve(self._left_frozen, phase=RunPhase.INTENT, suspended=False)
+            ledger = evolve(ledger, run=evolve(run, frozen=True))
         self._host.write_ledger(self._plan.uuid, ledger)
-        self._written = ledger
+        return ledger
 
     def _take_alone(self, step: TakeSnapshot) -> None:
         try:
@@ -521,7 +537,7 @@ class _Run:
             taken = True
         finally:
             if thaw_is_due:
-                thawed = self._host.thaw(self._plan.uuid, step.timeout_seconds)
+                thawed = self._thaw(step.timeout_seconds)
             if self._snapshot is None:
                 self._forget_intent()
             elif not taken:
@@ -557,16 +573,14 @@ class _Run:
             return
         if run.phase is RunPhase.INTENT:
             with suppress(FibackupError):  # then the next run does
-                self._host.write_ledger(
-                    self._plan.uuid, evolve(self._written, run=None, memory=None)
-                )
+                self._remember(evolve(self._written, run=None, memory=None))
 
     def _note_thawed(self) -> None:
         """Say in the ledger that no thaw is due: the next run must not thaw another's freeze."""
         if self._written is not None and self._written.run is not None:
             run = evolve(self._written.run, frozen=False)
             with suppress(FibackupError):
-                self._host.write_ledger(self._plan.uuid, evolve(self._written, run=run))
+                self._remember(evolve(self._written, run=run))
 
     def _crash_consistent(self, why: str) -> None:
         self._consistency = Consistency.CRASH
@@ -751,6 +765,12 @@ class _Run:
             snapshot=self._snapshot,
             point=self._point.id if self._point is not None else "",
         )
+
+
+def _left_frozen(domain: Domain) -> Run | None:
+    """Return the run of which a thaw is due; nothing of a freeze outlives the guest."""
+    run, lives = domain.ledger.run, domain.agent_connected or domain.state in _LIVE
+    return run if run is not None and run.frozen and lives else None
 
 
 def _is_above(found: ExpectedDisk, before: ExpectedDisk, new: NewOverlay) -> bool:

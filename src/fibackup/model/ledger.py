@@ -47,7 +47,7 @@ class Run:
         store: The store's UUID.
         phase: `RunPhase.INTENT` before the snapshot, `RunPhase.TAKEN` after it,
             `RunPhase.CONSOLIDATING` while a block job may be writing into a frozen image.
-        frozen: True from before a freeze until after its thaw.
+        frozen: True from before a freeze until a thaw was answered, in a later run if need be.
         suspended: True from before the guest is suspended until after it was resumed.
     """
 

@@ -4,7 +4,7 @@ Plan what a run that was killed has left: from chains, ledger and store, as they
 ::
 
     ledger says      found                                      ->  planned
-    frozen           guest agent connected                          thaw
+    frozen           guest agent connected                          thaw; until then, say frozen
     suspended        the domain is paused                           let the guest go on
     intent           no overlay of the point                        forget the run
     intent           its overlays in the chains                     they are ours, and prove nothing
@@ -16,8 +16,8 @@ Plan what a run that was killed has left: from chains, ledger and store, as they
     consolidating    overlays between two of the chain are gone     delete their files
     consolidating    the active overlay itself is gone              say so, delete nothing
 
-A second plan after the first was run has no steps. The executor improvises nothing: this is
-planning again, and as pure as the plan of a backup.
+A second plan after the first was run has no steps, unless a thaw has failed. The executor
+improvises nothing: this is planning again, and as pure as the plan of a backup.
 """
 
 from __future__ import annotations
