@@ -1,4 +1,4 @@
-"""A guest that somebody else has frozen: what test_linux_guest.py shows of the real one."""
+"""A freeze that was not had, and one that has gone by itself."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ from fibackup.host.executor import Executor
 from fibackup.model.point import Consistency
 from fibackup.plan.backup import plan_backup
 from fibackup.plan.policy import BackupPolicy, Quiesce
+from fibackup.plan.recover import plan_recovery
 from fibackup.plan.report import Report
 from fibackup.testing import FakeHost, FakeStore
 
@@ -21,7 +22,8 @@ def backup(host: FakeHost, store: FakeStore, quiesce: Quiesce) -> Report:
     """Take a point."""
     domain = host.read_domain("web1")
     policy = BackupPolicy(quiesce=quiesce)
-    plan = plan_backup(domain, store.read_history(domain.uuid), now=NOW, policy=policy)
+    history = store.read_history(domain.uuid)
+    plan = plan_backup(domain, history, now=host.now, policy=policy)
     return Executor(host, store).run(plan)
 
 
@@ -46,3 +48,40 @@ def test_a_guest_that_somebody_froze_is_not_thawed() -> None:
     assert report.point is not None
     assert report.point.consistency is Consistency.CRASH
     assert "frozen already" in report.point.consistency_detail
+
+
+class ExpiringHost(FakeHost):
+    """A guest that lets its freeze go by itself, as VSS does after some seconds."""
+
+    def thaw(self, uuid: str, timeout_seconds: float) -> int:
+        """Find nothing frozen any more."""
+        super().thaw(uuid, timeout_seconds)
+        return 0
+
+
+def test_a_freeze_that_expired_makes_no_point_that_must_be_quiesced() -> None:
+    """The run ends behind its snapshot, no thaw is due, and the next point takes the layers."""
+    host = ExpiringHost()
+    store = FakeStore(host)
+    uuid = host.add_domain("web1", {"vda": {0: 7}})
+    backup(host, store, Quiesce.OFF)
+    host.write("web1", "vda", 1, 8)
+    with pytest.raises(StepError, match="expired") as failure:
+        backup(host, store, Quiesce.REQUIRE)
+    cause = failure.value.__cause__
+    assert isinstance(cause, AgentError)
+    assert not cause.maybe_frozen
+    assert "delete neither" in failure.value.state
+    assert failure.value.next_command.startswith("fibackup backup")
+    run = host.read_domain("web1").ledger.run
+    assert run is not None
+    assert not run.frozen
+    recovery = plan_recovery(host.read_domain("web1"), store.read_history(uuid), now=NOW)
+    Executor(host, None).run(recovery)
+    assert len(store.read_history(uuid).points) == 1
+    host.write("web1", "vda", 2, 9)
+    point = backup(host, store, Quiesce.TRY).point
+    assert point is not None
+    assert str(point.kind) == "increment"
+    assert "expired" in point.consistency_detail
+    assert store.restore(uuid, point.id, "vda") == host.guest_sees("web1", "vda")

@@ -546,7 +546,7 @@ class _Run:
             self._frozen_seconds = time.monotonic() - clock
             self._consistency = Consistency.APPLICATION
         elif frozen:
-            self._crash_consistent("the freeze had expired when the guest was thawed")
+            self._expired(step)
         for inner in step.steps:
             self._confirm_snapshot(inner.snapshot)
 
@@ -565,6 +565,14 @@ class _Run:
             raise error
         self._crash_consistent(error.reason)
         return 0, error.maybe_frozen
+
+    def _expired(self, step: WhileFrozen) -> None:
+        """Go on without the freeze, or end with an intent of which no point is ever made."""
+        reason = "the freeze had expired when the guest was thawed"
+        if step.required:
+            self._note_thawed()
+            raise AgentError(domain=self._plan.domain, reason=reason)
+        self._crash_consistent(reason)
 
     def _forget_intent(self) -> None:
         """Take the intent back from the ledger, as no snapshot was attempted."""

@@ -161,7 +161,8 @@ class WhileFrozen:
 
     Attributes:
         steps: What happens while the guest stands still.
-        required: True: a failed freeze ends the run. False: it goes on, crash-consistent.
+        required: True: a freeze that fails or expires ends the run. False: it goes on,
+            crash-consistent.
         timeout_seconds: Time limit for the agent's answer, and for the thaw.
     """
 
