@@ -1,4 +1,4 @@
-"""A freeze that was not had, and one that has gone by itself."""
+"""A freeze that was not had, has gone by itself, or is interrupted."""
 
 from __future__ import annotations
 
@@ -6,8 +6,10 @@ from datetime import UTC, datetime
 
 import pytest
 
-from fibackup.errors import AgentError, StepError
+from fibackup.errors import AgentError, CancelledError, StepError
+from fibackup.host.cancel import CancelToken
 from fibackup.host.executor import Executor
+from fibackup.model.ledger import RunPhase
 from fibackup.model.point import Consistency
 from fibackup.plan.backup import plan_backup
 from fibackup.plan.policy import BackupPolicy, Quiesce
@@ -85,3 +87,39 @@ def test_a_freeze_that_expired_makes_no_point_that_must_be_quiesced() -> None:
     assert str(point.kind) == "increment"
     assert "expired" in point.consistency_detail
     assert store.restore(uuid, point.id, "vda") == host.guest_sees("web1", "vda")
+
+
+@pytest.mark.parametrize("quiesce", [Quiesce.OFF, Quiesce.REQUIRE])
+@pytest.mark.parametrize("call", ["take_snapshot", "thaw"])
+def test_a_stop_at_the_snapshot_comes_after_the_ledger_knows_it(
+    call: str, quiesce: Quiesce
+) -> None:
+    """A run that is cancelled while the guest is frozen leaves a point that can be finished."""
+    host = FakeHost()
+    store = FakeStore(host)
+    uuid = host.add_domain("web1", {"vda": {0: 7}})
+    cancel = CancelToken()
+    original = host._due
+
+    def due(name: str) -> tuple[BaseException | None, BaseException | None]:
+        if name == call or (name == "take_snapshot" and quiesce is Quiesce.OFF):
+            cancel.cancel()
+        return original(name)
+
+    host._due = due  # type: ignore[method-assign]
+    plan = plan_backup(
+        host.read_domain("web1"),
+        store.read_history(uuid),
+        now=NOW,
+        policy=BackupPolicy(quiesce=quiesce),
+    )
+    with pytest.raises(StepError) as failure:
+        Executor(host, store).run(plan, cancel=cancel)
+    assert isinstance(failure.value.__cause__, CancelledError)
+    assert failure.value.done[-1] == "write the domain's ledger: what was taken"
+    run = host.read_domain("web1").ledger.run
+    assert run is not None
+    assert (run.phase, run.frozen) == (RunPhase.TAKEN, False)
+    recovery = plan_recovery(host.read_domain("web1"), store.read_history(uuid), now=NOW)
+    Executor(host, store).run(recovery)
+    assert [point.id for point in store.read_history(uuid).points] == [plan.point]

@@ -16,7 +16,7 @@ class CancelToken:
     A flag that asks a run to stop; thread-safe, and safe to set from a signal handler.
 
     The run stops between two steps, or in the middle of a copy. It never stops between a freeze
-    and its thaw.
+    and its thaw, nor before the ledger knows the snapshot.
     """
 
     def __init__(self) -> None:

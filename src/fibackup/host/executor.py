@@ -144,7 +144,8 @@ class Executor:
         Args:
             plan: What `plan_backup` or `plan_restore` returned.
             on_event: Called with each `Event`, one at a time; what it raises is logged.
-            cancel: Asked between steps and while copying.
+            cancel: Asked between steps and while copying; not between a snapshot and the writing
+                of the ledger that makes it known.
             gate: Called before each step, under the locks of the run; a `FibackupError` that it
                 raises fails the step before it begins.
             holds_lock: True: the caller holds `Host.locked` of the domain, over more than this
@@ -291,11 +292,12 @@ class _Run:
 
     def _ask(self, index: int, step: Step) -> None:
         """Ask whether the step may begin; before a snapshot, a no takes the intent back."""
+        stoppable = index > 0 and not _follows_snapshot(step)
         try:
-            if index:
+            if stoppable:
                 self._cancel.check()
             self._gate(step)
-            if index:
+            if stoppable:
                 self._cancel.check()
         except FibackupError:
             self._forget_intent()
@@ -773,6 +775,12 @@ class _Run:
             snapshot=self._snapshot,
             point=self._point.id if self._point is not None else "",
         )
+
+
+def _follows_snapshot(step: Step) -> bool:
+    """Tell whether a step makes a snapshot known, without which no point is made of it."""
+    run = step.ledger.run if isinstance(step, WriteLedger) else None
+    return run is not None and run.phase is RunPhase.TAKEN
 
 
 def _left_frozen(domain: Domain) -> Run | None:
