@@ -132,6 +132,12 @@ def test_a_data_file_is_named() -> None:
     assert found.data_file == "outside.raw"
 
 
+def test_bitmaps_are_seen() -> None:
+    """They are an extension of their own."""
+    assert parse_qcow2_header(header(extension(0x23852875, bytes(24)))).has_bitmaps
+    assert not parse_qcow2_header(header(extension(FORMAT, b"raw"), name=b"b")).has_bitmaps
+
+
 def test_zstd_is_seen() -> None:
     """The compression type stands behind the header of version 3."""
     assert parse_qcow2_header(header(incompatible=8, compression=1)).compression == "zstd"
