@@ -194,6 +194,11 @@ class LibvirtHost:
         with libvirt_errors(f"cannot connect to {where}"):
             host = cls(libvirt.open(where))
         host._uri = where
+        try:
+            _refuse_remote(host.uri)  # an alias of libvirt.conf may stand for another machine
+        except RequirementError:
+            host.close()
+            raise
         return host
 
     def __repr__(self) -> str:
@@ -738,6 +743,7 @@ def _refuse_remote(uri: str) -> None:
         "libssh2",
         "tcp",
         "tls",
+        "ext",
     }:
         raise RequirementError(
             reason="the hypervisor is on another machine; fibackup reads the images themselves",

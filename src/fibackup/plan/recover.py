@@ -59,7 +59,10 @@ from fibackup.plan.steps import (
 
 __all__ = ["plan_recovery"]
 
-_FINISHED = "crash-consistent: finished by recover, after its run had ended"
+_FINISHED = (
+    "crash-consistent: finished by recover, after its run had ended; its XML, NVRAM and TPM state "
+    "are of then"
+)
 _LIVE = frozenset({DomainState.RUNNING, DomainState.BLOCKED})
 
 
