@@ -210,7 +210,7 @@ class World:
         try:
             Executor(None, shelf).run(plan)
         except (FibackupError, KeyboardInterrupt) as error:
-            if fault is None and not (self.rotten and "not what was recorded" in str(error)):
+            if fault is None and not (self.rotten and isinstance(error.__cause__, VerifyError)):
                 raise
         finally:
             self.host.heal()

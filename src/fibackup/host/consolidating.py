@@ -102,10 +102,17 @@ class Consolidator:
             raise HostError(target=target, reason="an overlay is no longer ours by the ledger")
         self._refuse_shared(disk)
         stale = stale_overlays(before, ledger) if before is not None else frozenset[PurePosixPath]()
-        frozen = ledger.run is not None and ledger.run.frozen
-        run = Run(self._plan.point or "-", self._plan.store or "-", RunPhase.CONSOLIDATING, frozen)
+        before_us = ledger.run
+        frozen = before_us is not None and before_us.frozen
+        run = Run(
+            self._plan.point or "-",
+            self._plan.store or "-",
+            RunPhase.CONSOLIDATING,
+            frozen=frozen,
+            suspended=before_us is not None and before_us.suspended,  # by the disk before
+        )
         self._host.write_ledger(uuid, evolve(ledger, run=run))
-        left, self._unsettled = self._unsettled or (ledger.run if frozen else None), run
+        left, self._unsettled = self._unsettled or (before_us if frozen else None), run
         written = None if isinstance(disk.job, PullImages) else disk.job.base
         settled = partial(consolidated, ledger, target=target, written=written, stale=stale)
         try:
@@ -120,6 +127,7 @@ class Consolidator:
             if now.ledger.run is not None and now.ledger.run.suspended:
                 left = now.ledger.run  # a recovery lets the guest go on
             if now.disk(target).block_job is not None:
+                self._unsettled = now.ledger.run
                 raise  # the run stays in the ledger: a recovery sees the job to its end
             if chain is not None and set(disk.overlays) <= set(chain.paths):
                 result = settled(removed=(), after=chain)
