@@ -264,13 +264,21 @@ def test_libvirts_snapshots_are_named() -> None:
 
 
 @pytest.mark.parametrize(
-    ("phase", "refused"),
-    [(RunPhase.INTENT, True), (RunPhase.TAKEN, True), (RunPhase.CONSOLIDATING, False)],
+    ("phase", "frozen", "refused"),
+    [
+        (RunPhase.INTENT, False, True),
+        (RunPhase.TAKEN, False, True),
+        (RunPhase.TAKEN, True, True),
+        (RunPhase.CONSOLIDATING, False, False),
+        (RunPhase.INTENT, True, False),
+    ],
 )
-def test_a_backup_that_has_not_ended_is_in_the_way(phase: RunPhase, *, refused: bool) -> None:
-    """Its overlays are not stored yet; a consolidation that died can be tried again."""
+def test_a_backup_that_has_not_ended_is_in_the_way(
+    phase: RunPhase, *, frozen: bool, refused: bool
+) -> None:
+    """Its overlays are not stored yet; a consolidation that died, or a thaw, can wait."""
     world = World(1)
-    run = Run("20261124T040000Z", "store", phase)
+    run = Run("20261124T040000Z", "store", phase, frozen)
     world.host.write_ledger(world.uuid, evolve(world.domain().ledger, run=run))
     if refused:
         with pytest.raises(DomainStateError, match="20261124T040000Z has not ended"):
@@ -367,6 +375,34 @@ def test_a_domain_that_comes_after_the_plan_is_noticed() -> None:
     kept = {path: image for path, image in before.items() if "vda" in path.name}
     assert {path: world.host.images()[path] for path in kept} == kept
     assert world.domain().ledger.run == ledger.run
+
+
+def test_a_job_that_somebody_began_since_the_plan_is_not_taken_for_ours() -> None:
+    """Nothing is written, also not in the ledger: a recovery would pivot it."""
+    world = World(1)
+    plan, ledger = world.plan(), world.domain().ledger
+    chain = world.chain()
+    world.host.leave_job(
+        "web1", CommitImages("vda", chain[-1], chain[0], pivot=True, leaves=chain[-1:])
+    )
+    with pytest.raises(StepError, match="which is not ours") as caught:
+        Executor(world.host, None).run(plan)
+    assert isinstance(caught.value.__cause__, DomainBusyError)
+    assert world.domain().ledger.run == ledger.run
+    assert world.domain().disk("vda").block_job == "active commit"
+    assert world.chain() == chain
+
+
+def test_what_a_recovery_still_has_to_do_outlives_a_consolidation() -> None:
+    """A thaw, or a header that waits until the domain is off."""
+    for run in (
+        Run("20261124T040000Z", "store", RunPhase.INTENT, frozen=True),
+        Run("-", "-", RunPhase.CONSOLIDATING),
+    ):
+        world = World(1)
+        world.host.write_ledger(world.uuid, evolve(world.domain().ledger, run=run))
+        world.run()
+        assert world.domain().ledger.run == run
 
 
 def test_a_backup_spares_a_base_that_another_domain_uses() -> None:

@@ -607,6 +607,17 @@ def test_a_header_that_skips_the_disks_own_image_stays() -> None:
     assert kinds(plan_recovery(domain, None, now=world.host.now)) == ["WriteLedger"]
 
 
+def test_a_header_is_not_put_on_an_overlay_that_is_gone() -> None:
+    """Or whose file is to be deleted: the shorter chain is whole."""
+    world, domain = unheard_end()
+    chain = domain.disk("vda").chain
+    assert chain is not None
+    active, below, *rest = chain.images
+    gone = evolve(chain, images=(active, evolve(below, problem="No such file"), *rest))
+    lacking = evolve(domain, disks=(evolve(domain.disk("vda"), chain=gone), domain.disk("vdb")))
+    assert kinds(plan_recovery(lacking, None, now=world.host.now)) == ["WriteLedger"]
+
+
 def test_a_header_of_a_domain_that_runs_waits_for_its_end() -> None:
     """The run stays in the ledger, and the warning says what to do."""
     world, domain = unheard_end()

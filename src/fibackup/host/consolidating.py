@@ -19,7 +19,13 @@ from pathlib import PurePosixPath
 
 from attrs import evolve
 
-from fibackup.errors import BlockJobError, FibackupError, HostError, SharedBaseError
+from fibackup.errors import (
+    BlockJobError,
+    DomainBusyError,
+    FibackupError,
+    HostError,
+    SharedBaseError,
+)
 from fibackup.host.api import Host
 from fibackup.host.cancel import CancelToken
 from fibackup.host.events import OnEvent
@@ -98,21 +104,27 @@ class Consolidator:
         uuid, target = self._plan.uuid, disk.job.target
         domain = self._host.read_domain(uuid)
         ledger, before = domain.ledger, domain.disk(target).chain
+        job = domain.disk(target).block_job
+        if job is not None:  # of somebody who began it since the plan: never to be taken for ours
+            raise DomainBusyError(
+                target=target,
+                reason=f"a {job} runs on the disk, which is not ours",
+                remedy="wait for it, then consolidate",
+            )
         if any(ledger.overlay(path) is None for path in disk.overlays):
             raise HostError(target=target, reason="an overlay is no longer ours by the ledger")
         self._refuse_shared(disk)
         stale = stale_overlays(before, ledger) if before is not None else frozenset[PurePosixPath]()
-        before_us = ledger.run
-        frozen = before_us is not None and before_us.frozen
+        open_run = ledger.run  # a thaw or a header is owed; or the disk before is not settled
         run = Run(
             self._plan.point or "-",
             self._plan.store or "-",
             RunPhase.CONSOLIDATING,
-            frozen=frozen,
-            suspended=before_us is not None and before_us.suspended,  # by the disk before
+            frozen=open_run is not None and open_run.frozen,
+            suspended=open_run is not None and open_run.suspended,
         )
         self._host.write_ledger(uuid, evolve(ledger, run=run))
-        left, self._unsettled = self._unsettled or (before_us if frozen else None), run
+        left, self._unsettled = self._unsettled or open_run, run
         written = None if isinstance(disk.job, PullImages) else disk.job.base
         settled = partial(consolidated, ledger, target=target, written=written, stale=stale)
         try:
@@ -203,7 +215,7 @@ class Consolidator:
             stale=stale,
         )
         others = any(disk.block_job for disk in domain.disks if disk.target != target)
-        result = evolve(result, run=ledger.run if others else None)
+        result = evolve(result, run=ledger.run if others else _owed(ledger.run))
         if lost is not None:
             self._let_go(result, gone)
             raise lost
@@ -222,6 +234,13 @@ class Consolidator:
                 + ", ".join(dict.fromkeys(map(str, users))),
                 dependents=tuple(dict.fromkeys(use.domain for use in users)),
             )
+
+
+def _owed(run: Run | None) -> Run | None:
+    """Return what is left of a run whose job has ended: nothing, unless a thaw is due."""
+    if run is None or not run.frozen:
+        return None
+    return evolve(run, phase=RunPhase.INTENT, suspended=False)
 
 
 def _first_line(error: FibackupError) -> str:

@@ -196,6 +196,9 @@ def _key(path: PurePosixPath) -> tuple[int, int] | None:
     return found.st_dev, found.st_ino
 
 
+_FOLLOWED = frozenset({"qcow2", "qcow", "qed"})
+
+
 def _files_under(images: tuple[Image, ...]) -> tuple[set[tuple[int, int] | None], str]:
     """Return device and inode of images and of all that lies under them, and what is not known."""
     said = {image.path for image in images if image.header_backing is not None}
@@ -209,7 +212,7 @@ def _files_under(images: tuple[Image, ...]) -> tuple[set[tuple[int, int] | None]
             seen.add((key, image.format))
             waiting.extend(_named_below(image))
         except FibackupError as error:
-            if image.path not in said:
+            if image.path not in said and image.format in _FOLLOWED:
                 reason = f"it cannot be told what {image.path} lies on: {error.reason}"
                 doubt = doubt or reason
     return {key for key, _ in seen}, doubt

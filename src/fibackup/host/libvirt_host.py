@@ -114,6 +114,9 @@ from fibackup.plan.steps import (
 
 __all__ = ["LibvirtHost"]
 
+_PAUSED_BY_CALL = {libvirt.VIR_DOMAIN_PAUSED_USER, libvirt.VIR_DOMAIN_PAUSED_UNKNOWN}
+"""Why a guest stands still that was suspended; a crash, a watchdog or a migration is no such."""
+
 _STATES = {
     libvirt.VIR_DOMAIN_RUNNING: DomainState.RUNNING,
     libvirt.VIR_DOMAIN_BLOCKED: DomainState.BLOCKED,
@@ -500,7 +503,8 @@ class LibvirtHost:
         """See `Host.resume_guest`."""
         handle = self._lookup(uuid)
         with libvirt_errors("virDomainResume", uuid):
-            if _state(handle.state()) is DomainState.PAUSED:
+            state, reason = handle.state()
+            if state == libvirt.VIR_DOMAIN_PAUSED and reason in _PAUSED_BY_CALL:
                 handle.resume()
 
     def commit_offline(

@@ -26,7 +26,7 @@ from attrs import evolve, field, frozen
 from fibackup.errors import ChainError, DomainStateError, PolicyError, SharedBaseError
 from fibackup.model.chain import BackingChain, Image
 from fibackup.model.domain import Disk, Domain, DomainState, ImageUse
-from fibackup.model.ledger import Ledger, RunPhase
+from fibackup.model.ledger import Ledger, Run, RunPhase
 from fibackup.plan.policy import BackupPolicy
 from fibackup.plan.selection import chain_of, check_disk, check_state, choose_disks, live_states
 from fibackup.plan.steps import (
@@ -163,6 +163,11 @@ def _leaves_behind(domain: Domain, disk: ConsolidateDisk) -> tuple[str, ...]:
     )
 
 
+def _can_wait(run: Run) -> bool:
+    """Tell whether a consolidation may come before what a run has left: a job, or a thaw."""
+    return run.phase is RunPhase.CONSOLIDATING or (run.phase is RunPhase.INTENT and run.frozen)
+
+
 def _check_domain(domain: Domain, policy: ConsolidationPolicy) -> None:
     check_state(domain, BackupPolicy(allow_paused=policy.allow_paused))
     if domain.snapshots:
@@ -172,7 +177,7 @@ def _check_domain(domain: Domain, policy: ConsolidationPolicy) -> None:
             remedy="delete them first: virsh snapshot-delete --metadata",
         )
     run = domain.ledger.run
-    if run is not None and run.phase is not RunPhase.CONSOLIDATING:
+    if run is not None and not _can_wait(run):
         raise DomainStateError(
             domain=domain.name,
             reason=f"the backup of point {run.point} has not ended",

@@ -203,8 +203,15 @@ def _skipping(domain: Domain) -> tuple[MendHeader, ...]:
         for chain in _chains(domain)
         for image, below in zip(chain.images, chain.images[1:], strict=False)
         if ledger.overlay(image.path) is not None
+        and _is_there(below, ledger)
         and image.header_backing in _past_ours(ledger, chain.below(image.path))
     )
+
+
+def _is_there(image: Image, ledger: Ledger) -> bool:
+    """Tell whether an overlay can be lain on: its file may be gone, or on its way out."""
+    entry = ledger.overlay(image.path)
+    return image.problem is None and entry is not None and not entry.freed
 
 
 def _past_ours(ledger: Ledger, under: Sequence[Image]) -> frozenset[str]:
