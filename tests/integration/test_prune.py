@@ -21,7 +21,9 @@ import pytest
 import fibackup as fb
 from fibackup.cli.main import main
 from fibackup.host import qemu_img
+from fibackup.host.files import open_directory
 from fibackup.host.lock import hold_image_lock
+from fibackup.host.record import Recorder
 from hypervisor.host import run
 from hypervisor.images import MIB
 from hypervisor.killing import Killer
@@ -819,3 +821,25 @@ def test_a_prune_that_cannot_finish_ends_no_backup(
         check(maker, tmp_path / "out")
         prune(maker, fb.RetentionPolicy(keep_last=1))
         nothing_is_left_over(maker.root, maker.uuid)
+
+
+def test_what_was_found_wrong_since_the_plan_is_not_merged(tmp_path: Path) -> None:
+    """A new image of it would have a right hash, and nothing would be wrong any more."""
+    with StoreMaker(tmp_path) as maker:
+        for number in range(5):
+            maker.point({"vda": {number: 1}}, full=number == 4)
+        points = ids(maker)
+        policy = fb.RetentionPolicy(keep_last=2)
+        plan = fb.plan_prune(maker.history(), policy, now=NOW)
+        found = fb.ContentCheck(
+            f"vda/{points[1]}.qcow2", "0" * 64, NOW, None, fb.FaultKind.STRUCTURE, "leaks"
+        )
+        with open_directory(str(maker.home)) as fd:
+            recorder = Recorder(fd, 1, [])
+            recorder.add(found)
+            recorder.finish()
+        with pytest.raises(fb.StepError, match=f"{points[1]}.qcow2 was found wrong; plan again"):
+            fb.Executor(None, maker.store).run(plan)
+        again = fb.plan_prune(maker.history(), policy, now=NOW)
+        assert not [step for step in again.steps if isinstance(step, fb.MergeImages)]
+        check(maker, tmp_path / "out")

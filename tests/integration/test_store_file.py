@@ -77,9 +77,9 @@ def test_nothing_is_written_while_a_domain_has_two_directories(
     maker: StoreMaker, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """One is a copy, and nobody can tell which: its name may even sort first."""
-    points = maker.history().points
-    copy = maker.home.with_name(f"before-upgrade-{maker.home.name}")
-    shutil.copytree(maker.home, copy)
+    points, home = maker.history().points, maker.home
+    copy = home.with_name(f"before-upgrade-{home.name}")
+    shutil.copytree(home, copy)
     assert maker.store.domains() == (maker.uuid,)
     assert main(["list", "--store", str(maker.root)]) == 0
     told = capsys.readouterr()
@@ -92,5 +92,8 @@ def test_nothing_is_written_while_a_domain_has_two_directories(
     with pytest.raises(fb.StoreError, match="have the same UUID"):
         maker.point({"vda": {3: 3}})
     shutil.rmtree(copy)
+    copy.mkdir()  # nothing is in it
+    home.with_name(f"after-{home.name}").symlink_to(home.name)
+    assert maker.store.copies() == {}
     assert maker.history().points == points
     assert maker.restores(maker.point({"vda": {3: 3}}).id, tmp_path / "into")

@@ -353,6 +353,57 @@ def test_what_a_disk_was_is_not_forgotten_while_it_is_wrong() -> None:
     assert evolve(content(1), earlier="d" * 64).entry(2).sha256 == "c" * 64
 
 
+def test_what_another_found_wrong_meanwhile_is_not_replaced() -> None:
+    """By what was read before that, in a verification that ended later."""
+    read = entry("a", 0)
+    wrong_now = evolve(read, time=read.time + timedelta(seconds=3), fault="it is wrong")
+    there = fb.VerificationRecord(files=(wrong_now,))
+    assert there.with_entries([read]) == there
+    assert there.with_entries([evolve(read, run=wrong_now.run + 1)]).files[0].fault == ""
+    later = evolve(read, time=wrong_now.time + timedelta(seconds=1))
+    assert there.with_entries([later]).files == (later,)
+
+
+def test_what_a_disk_was_is_told_from_what_was_wrong() -> None:
+    """Also by an entry that has the wrong hash, as its words show."""
+    words = f"the disk reads otherwise than before: sha256 {'d' * 64}, {'c' * 64} then"
+    kept = evolve(content(1).entry(1), fault=words)
+    assert evolve(kept, sha256="d" * 64).reference == "c" * 64
+    assert evolve(kept, sha256="c" * 64).reference == "c" * 64
+    assert evolve(kept, sha256=None, fault="cut").reference is None
+
+
+def test_the_fault_of_an_image_that_was_handed_over_ends_with_a_right_reading() -> None:
+    """It is read with the point that has it now; until then all that lies on it is spoiled."""
+    of = history(point(1, disk(1)), point(3, disk(3, 1, images=2)))
+    heir = of.points[1].disks[0]
+    name = f"vda/{heir.images[1].name}"
+    bad = evolve(content(1, fb.FaultKind.STRUCTURE).entry(1), file=name)
+    top = f"vda/{heir.images[0].name}"
+    chain = ImageTree(of, "vda").fingerprints()[heir.images[0].name]
+    for run, ends in ((1, False), (2, True)):
+        right_now = evolve(content(1).entry(run), file=top, chain=chain)
+        record = fb.VerificationRecord(contents=(bad, right_now))
+        assert (found_wrong(of, record) == frozenset()) is ends
+        faults = judge(evolve(survey(of), record=record)).faults
+        assert [(fault.file, fault.points) for fault in faults] == (
+            [] if ends else [(name, (point_id(3),))]
+        )
+    unread = fb.VerificationRecord(contents=(bad,))
+    assert found_wrong(of, unread) == {name}
+
+
+def test_a_structure_that_was_wrong_spoils_what_lies_on_it_until_it_is_read_again() -> None:
+    """A disk that only reads otherwise spoils the points that show it."""
+    of = history(point(1, disk(1)), point(2, disk(2, 1)))
+    broken = content(1, fb.FaultKind.STRUCTURE).entry(1)
+    other = evolve(broken, fault="the disk reads otherwise than before: sha256 x, y then")
+    for kept, points in ((broken, (point_id(1), point_id(2))), (other, (point_id(1),))):
+        told = evolve(survey(of), record=fb.VerificationRecord(contents=(kept,)))
+        (fault,) = judge(told).faults
+        assert fault.points == points
+
+
 def test_what_was_found_wrong_stays_a_fault_until_it_is_read_again() -> None:
     """Of disks, which only a deep verification reads, also when images were merged under them."""
     of = history(point(1, disk(1)), point(2, disk(2, 1)))

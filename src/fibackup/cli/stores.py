@@ -152,7 +152,8 @@ def refuse_another(path: str, domain: fb.Domain, found: str | None, *, allowed: 
             raise fb.NotAStoreError(
                 domain=domain.name,
                 reason=f"the domain has point {known.point} in a store at this path, and "
-                f"{instead}: is its disk mounted? Where a new store is meant, say --new-store",
+                f"{instead}: is its disk mounted? Where a new store is meant, say so once: "
+                "fibackup backup --new-store",
                 path=path,
             )
 

@@ -22,10 +22,11 @@ from attrs import frozen
 from fibackup.errors import ManifestError
 from fibackup.host.files import read_small
 from fibackup.host.seals import MANIFEST_SUFFIX, read_seals
+from fibackup.host.store_files import is_manifest
 from fibackup.model.point import RestorePoint, is_point_id
 from fibackup.parse.manifest import parse_manifest
 
-__all__ = ["Manifests", "read_manifests"]
+__all__ = ["Manifests", "manifests_naming", "read_manifests"]
 
 _OF_THE_FILE = {errno.EIO, errno.ELOOP, errno.ENXIO, errno.ENOENT, errno.EISDIR}
 """Errors that say something of one file; others end the reading."""
@@ -102,6 +103,28 @@ def read_manifests(dir_fd: int, files: Iterable[str], *, store: str, uuid: str) 
         seals_fault=fault,
         suspect=bool(unreadable or lost),
     )
+
+
+def manifests_naming(dir_fd: int, files: Iterable[str], names: Iterable[str]) -> list[str]:
+    """
+    Return the manifests in which any of some names stands, without understanding them.
+
+    Args:
+        dir_fd: The domain's directory.
+        files: The names in it.
+        names: Such as ``"20261124T040407Z.qcow2"``; ASCII, so they stand there as they are.
+
+    Raises:
+        OSError: One cannot be read.
+    """
+    wanted = [name.encode() for name in names]
+    found: list[str] = []
+    for file in sorted(files):
+        if is_manifest(file):
+            data = read_small(file, dir_fd)
+            if any(name in data for name in wanted):
+                found.append(file)
+    return found
 
 
 def _seals(dir_fd: int) -> tuple[Mapping[str, str], str | None]:

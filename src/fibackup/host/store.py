@@ -58,13 +58,14 @@ from fibackup.host.flatten import flatten
 from fibackup.host.history import read_points
 from fibackup.host.linked import forget_independent, linked_files, note_linked
 from fibackup.host.lock import hold_store_lock
+from fibackup.host.manifests import manifests_naming, read_manifests
 from fibackup.host.memory_image import copy_memory, restore_memory
 from fibackup.host.merge import prepare, put_in_place, recover_merge, remove_waiting
 from fibackup.host.nbd import hash_content
 from fibackup.host.prune import drop_points, recover_removal
 from fibackup.host.publish import publish_point, sweep
 from fibackup.host.qemu_img import find_qemu_img
-from fibackup.host.record import Recorder
+from fibackup.host.record import Recorder, record_of_faults
 from fibackup.host.restored import (
     copy_chain,
     create_linked,
@@ -429,23 +430,47 @@ class Store(StoreReader):
             if exists(MERGE_FILE, fd) or exists(REMOVAL_FILE, fd):
                 with self._no_readers(fd, step.wait_seconds):
                     self._recover(fd, uuid)
-            points = read_points(fd, store=self._uuid, uuid=uuid)[0].points
-            point = next((each for each in points if each.id == step.point), None)
-            if point is None:
-                file = step.point + MANIFEST_SUFFIX
-                raise NoSuchPointError(reason=f"no point {step.point}", path=str(path / file))
-            fault = shared(step, points)
-            if fault is not None:
-                raise StalePlanError(reason=f"{fault}; plan again")
+            point = self._point_to_merge(step, fd, path, uuid)
+            self._refuse_found_wrong(step, fd, path, uuid)
             prepared = prepare(step, point, fd, path, on_event, cancel)
             try:
                 with self._no_readers(fd, step.wait_seconds):
+                    self._refuse_found_wrong(step, fd, path, uuid)
                     put_in_place(prepared.merge, fd)
             except BaseException:
                 if not exists(MERGE_FILE, fd):
                     remove_waiting(fd)
                 raise
             return prepared.image, prepared.freed_bytes
+
+    def _point_to_merge(
+        self, step: MergeImages, fd: int, path: PurePosixPath, uuid: str
+    ) -> RestorePoint:
+        """Return the point whose images are merged, unless another one names any of them."""
+        names = [step.point, *(image.name for image in step.images)]
+        files = manifests_naming(fd, list_directory(fd), names)
+        found = read_manifests(fd, files, store=self._uuid, uuid=uuid)
+        fault = f"{found.unreadable[0][0]} is damaged" if found.unreadable else None
+        fault = fault or shared(step, found.points)
+        if fault is not None:
+            raise StalePlanError(reason=f"{fault}; plan again")
+        for point in found.points:
+            if point.id == step.point:
+                return point
+        where = path / f"{step.point}{MANIFEST_SUFFIX}"
+        raise NoSuchPointError(reason=f"no point {step.point}", path=str(where))
+
+    def _refuse_found_wrong(
+        self, step: MergeImages, fd: int, path: PurePosixPath, uuid: str
+    ) -> None:
+        """Refuse to make a sound image of what a verification has found wrong since the plan."""
+        record, _ = record_of_faults(fd)
+        if not (record.files or record.contents):  # as nearly always
+            return
+        wrong = self._history(fd, path.name, uuid)[0].distrusted
+        for image in step.images:
+            if f"{step.target}/{image.name}" in wrong:
+                raise StalePlanError(reason=f"{image.name} was found wrong; plan again")
 
     @contextmanager
     def _no_readers(self, fd: int, wait_seconds: float) -> Generator[None]:

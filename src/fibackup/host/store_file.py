@@ -15,17 +15,15 @@ from pathlib import PurePosixPath
 
 from fibackup.errors import ManifestError, NotAStoreError, ParseError, StoreError
 from fibackup.host.files import open_directory, read_small
-from fibackup.host.store_files import directories_in, list_directory, read_text
+from fibackup.host.store_files import directories_in, is_manifest, list_directory, read_text
 from fibackup.model.checks import UUID_PATTERN
-from fibackup.model.point import RestorePoint, is_point_id
+from fibackup.model.point import RestorePoint
 from fibackup.parse.manifest import parse_manifest, parse_store_file, render_store_file
 
 __all__ = ["STORE_FILE", "read_store_file", "uuid_of"]
 
 STORE_FILE = "fibackup-store.json"
 """Name of the file that makes a directory a store."""
-
-_MANIFEST = ".json"
 
 
 def read_store_file(fd: int, path: PurePosixPath) -> str:
@@ -89,7 +87,7 @@ def _oldest(name: str, fd: int) -> RestorePoint | None:
 
 def _sound(fd: int) -> Iterator[RestorePoint]:
     for name in sorted(list_directory(fd)):
-        if name.endswith(_MANIFEST) and is_point_id(name.removesuffix(_MANIFEST)):
+        if is_manifest(name):
             with suppress(OSError, StoreError):
                 yield parse_manifest(read_small(name, fd))
 

@@ -20,6 +20,7 @@ __all__ = [
     "RECEIPT",
     "directories_in",
     "exists",
+    "is_manifest",
     "is_stored_image",
     "is_temporary",
     "list_directory",
@@ -33,6 +34,7 @@ RECEIPT = ".receipt"
 PROTECTED_SUFFIX = ".protected"
 """How the name of the file ends that keeps a point, after the id of the point."""
 
+_MANIFEST = re.compile(r"[0-9]{8}T[0-9]{6}Z\.json", re.ASCII)
 _IMAGE = re.compile(r"[^/]+/[0-9]{8}T[0-9]{6}Z(-[0-9]+)?\.qcow2", re.ASCII)
 
 
@@ -56,6 +58,11 @@ def list_entries(fd: int) -> dict[str, bool]:
 def is_stored_image(file: str) -> bool:
     """Tell whether a file has the name of an image, such as ``vda/20261124T040407Z-1.qcow2``."""
     return _IMAGE.fullmatch(file) is not None
+
+
+def is_manifest(name: str) -> bool:
+    """Tell whether a file has the name of a manifest, such as ``20261124T040407Z.json``."""
+    return _MANIFEST.fullmatch(name) is not None
 
 
 def directories_in(fd: int) -> frozenset[str]:

@@ -14,7 +14,7 @@ It imports no step of a plan and no tool, so a list starts in half the time.
 from __future__ import annotations
 
 import os
-from collections.abc import Generator
+from collections.abc import Generator, Mapping
 from contextlib import contextmanager
 from pathlib import PurePosixPath
 from types import TracebackType
@@ -27,7 +27,7 @@ from fibackup.host.lock import look_at_lock
 from fibackup.host.manifests import Manifests
 from fibackup.host.record import sound_record
 from fibackup.host.store_file import STORE_FILE, read_store_file, uuid_of
-from fibackup.host.store_files import directories_in, exists, list_directory
+from fibackup.host.store_files import directories_in, exists, is_manifest, list_directory
 from fibackup.host.survey import list_files, survey_faults
 from fibackup.model.point import History
 from fibackup.model.records import RECORD_FILE
@@ -171,7 +171,38 @@ class StoreReader(Drawable):
         Source:
             docs/store-format.md, "Directories".
         """
-        return tuple(sorted(name for name in list_directory(self._fd) if uuid_of(name) == uuid))
+        return self._by_uuid().get(uuid, ())
+
+    def copies(self) -> Mapping[str, tuple[str, ...]]:
+        """
+        Return the domains that have more than one directory, with all of them.
+
+        Source:
+            docs/store-format.md, "Directories".
+        """
+        return {uuid: names for uuid, names in self._by_uuid().items() if len(names) > 1}
+
+    def _by_uuid(self) -> Mapping[str, tuple[str, ...]]:
+        found: dict[str, list[str]] = {}
+        for name in sorted(list_directory(self._fd)):
+            uuid = uuid_of(name)
+            if uuid is not None:
+                found.setdefault(uuid, []).append(name)
+        return {
+            uuid: tuple(names if len(names) == 1 else self._with_points(names))
+            for uuid, names in found.items()
+        }
+
+    def _with_points(self, names: list[str]) -> list[str]:
+        """Leave out what is no directory, or an empty one; but leave one."""
+        inside = directories_in(self._fd)
+        real = [name for name in names if name in inside]
+        full = [name for name in real if self._has_points(name)]
+        return full or real[:1] or names[:1]
+
+    def _has_points(self, name: str) -> bool:
+        with open_directory(name, self._fd) as fd:
+            return any(map(is_manifest, list_directory(fd)))
 
     def read_history(self, uuid: str) -> History:
         """See `PointStore.read_history`."""

@@ -14,9 +14,11 @@ A fault in an image spoils every point that reads through it.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Collection, Iterable
 from datetime import datetime
 from enum import StrEnum
+from typing import TypeAlias
 
 from attrs import field, frozen
 
@@ -37,6 +39,11 @@ __all__ = [
     "Verification",
     "VerificationRecord",
 ]
+
+READS_OTHERWISE = "the disk reads otherwise"
+"""How the fault of a disk begins that could be read, and was another one."""
+
+_READ_AND_WAS = re.compile(r": sha256 ([0-9a-f]{64}), ([0-9a-f]{64}) then")
 
 
 class FaultKind(StrEnum):
@@ -128,6 +135,17 @@ class CheckedContent:
     sha256: str | None
     fault: str = ""
 
+    @property
+    def reads_otherwise(self) -> bool:
+        """True when the disk could be read, and was another one: what lies on it may be right."""
+        return self.fault.startswith(READS_OTHERWISE)
+
+    @property
+    def reference(self) -> str | None:
+        """sha256 to compare the next reading with; one that a fault says is wrong is no such."""
+        said = _READ_AND_WAS.search(self.fault)
+        return said[2] if said is not None and said[1] == self.sha256 else self.sha256
+
 
 @frozen
 class FileCheck:
@@ -208,6 +226,9 @@ class ContentCheck:
         return CheckedContent(self.file, self.chain, self.time, run, sha256, self.reason)
 
 
+_Entry: TypeAlias = CheckedFile | CheckedContent
+
+
 @frozen
 class VerificationRecord:
     """
@@ -243,6 +264,8 @@ class VerificationRecord:
         """
         Return the record with newer entries in place of older ones.
 
+        What another verification has found wrong meanwhile is not replaced by what was read before.
+
         Args:
             files: What was read.
             contents: What was read.
@@ -254,12 +277,21 @@ class VerificationRecord:
         Source:
             docs/store-format.md, ``verified.json``.
         """
-        by_file = {entry.file: entry for entry in (*self.files, *files)}
-        by_top = {entry.file: entry for entry in (*self.contents, *contents)}
+        by_file = {entry.file: entry for entry in self.files}
+        by_file |= {e.file: e for e in files if not _outdated(e, by_file.get(e.file))}
+        by_top = {entry.file: entry for entry in self.contents}
+        by_top |= {e.file: e for e in contents if not _outdated(e, by_top.get(e.file))}
         return VerificationRecord(
             files=tuple(by_file[name] for name in sorted(by_file) if name not in forget),
             contents=tuple(by_top[name] for name in sorted(by_top) if name not in forget),
         )
+
+
+def _outdated(entry: _Entry, there: _Entry | None) -> bool:
+    """Tell whether something was found wrong after an entry said that it is right."""
+    if there is None or not there.fault or entry.fault:
+        return False
+    return there.run >= entry.run and there.time > entry.time
 
 
 @frozen

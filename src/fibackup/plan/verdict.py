@@ -128,6 +128,37 @@ class _Reading:
             return _NEVER
         return _age(entry)
 
+    def wrong_disks(self, target: str, tree: ImageTree) -> Mapping[str, CheckedContent]:
+        """
+        Return what was wrong through images of a disk, and is not known to be right since.
+
+        A point that was dropped has handed its image to another, with which it is read: when that
+        disk was right in a later verification, structure and content, so is the image.
+        """
+        found = {
+            name: entry
+            for file, entry in self.contents.items()
+            if entry.fault and file.startswith(f"{target}/")
+            for name in (file.removeprefix(f"{target}/"),)
+            if name in tree.images
+        }
+        if not found:
+            return found
+        prints, shown = tree.fingerprints(), {*tree.tops.values()}
+        return {
+            name: entry
+            for name, entry in found.items()
+            if name in shown or not self._right_since(target, tree, name, prints)
+        }
+
+    def _right_since(
+        self, target: str, tree: ImageTree, name: str, prints: Mapping[str, str]
+    ) -> bool:
+        top = tree.tops.get(tree.owners[name], "")
+        later, was = self.contents.get(f"{target}/{top}"), self.contents[f"{target}/{name}"]
+        right = later is not None and not later.fault and later.chain == prints.get(top)
+        return right and later is not None and later.run > was.run
+
 
 def _age(entry: CheckedFile | CheckedContent) -> _Age:
     return _Age(None if entry.fault else entry.time, bool(entry.fault))
@@ -213,11 +244,10 @@ def found_wrong(history: History, record: VerificationRecord) -> frozenset[str]:
         return frozenset()
     reading, wrong = _Reading(record), set[str]()
     for target, tree in trees_of(history).items():
-        prints = tree.fingerprints()
+        disks = reading.wrong_disks(target, tree)
         for name, image in tree.images.items():
             file = f"{target}/{name}"
-            own = reading.of_file(file, image.sha256)
-            if own.with_(reading.of_content(file, prints.get(name))).wrong:
+            if name in disks or reading.of_file(file, image.sha256).wrong:
                 wrong.add(file)
     others = (file for point in history.points for file in point.files)
     wrong.update(file.name for file in others if reading.of_file(file.name, file.sha256).wrong)
@@ -368,12 +398,14 @@ def _faults_of_before(
     still = (check for check in checks if (check.file, check.sha256) in named)
     yield from _faults_of_files(history, trees, still)
     read = {check.file for check in contents}
-    disks = (
-        ContentCheck(each.file, each.chain, each.time, None, FaultKind.DISK, _before(each))
-        for each in record.contents
-        if each.fault and each.file not in read
-    )
-    yield from _faults_of_contents(history, trees, disks)
+    for target, tree in trees.items():
+        for name, entry in _Reading(record).wrong_disks(target, tree).items():
+            if entry.file in read:
+                continue
+            shown = frozenset(point for point, top in tree.tops.items() if top == name)
+            points = shown if shown and entry.reads_otherwise else tree.shown_through(name)
+            reason, spoiled = _before(entry), _in_order(history, points)
+            yield target, Fault(FaultKind.DISK, entry.file, reason, spoiled)
 
 
 def _before(entry: CheckedFile | CheckedContent) -> str:

@@ -204,7 +204,7 @@ def _verify_contents(
                 virtual_size_bytes=images[0].virtual_size_bytes,
                 estimate_bytes=sizes[target][images[0].name],
                 recorded=tuple(recorded.get(file, ())),
-                earlier=entry.sha256 if entry is not None else None,
+                earlier=entry.reference if entry is not None else None,
             )
         )
     return VerifyContents(

@@ -8,6 +8,7 @@ from typing import Self
 from attrs import evolve, field, frozen
 
 from fibackup.model.checks import sha256_hex
+from fibackup.model.verification import READS_OTHERWISE
 from fibackup.units import counted, format_bytes
 
 __all__ = ["ContentToVerify", "ExpectedHeader", "FileToVerify", "VerifyContents", "VerifyFiles"]
@@ -125,7 +126,7 @@ class ContentToVerify:
             known[self.earlier] = "when it was read before"
         for each, when in known.items():
             if each != sha256:
-                return f"the disk reads otherwise than {when}: sha256 {sha256}, {each} then"
+                return f"{READS_OTHERWISE} than {when}: sha256 {sha256}, {each} then"
         return ""
 
 

@@ -559,7 +559,10 @@ class FakeStore(Drawable):
             fault = shared(step, map(parse_manifest, shelf.manifests.values()))
             if fault is not None:
                 raise StalePlanError(reason=f"{fault}; plan again")
+            wrong = shelf.history(self._uuid, self.path, uuid).distrusted
             for image in step.images:
+                if f"{step.target}/{image.name}" in wrong:
+                    raise StalePlanError(reason=f"{image.name} was found wrong; plan again")
                 shelf.verify(step.target, image)
             new = shelf.gather(step)
             on_event(ImageCopied(step.target, new.record.name, new.record.size_bytes, "0" * 64))

@@ -93,10 +93,10 @@ def _list(arguments: argparse.Namespace) -> int:
         else:
             histories = [find_history(store, arguments.domain)]
         listed = [fb.list_points(each, store.read_record(each.uuid)) for each in histories]
-        copies = [store.directories(each.uuid)[1:] for each in histories]
-    for history, others in zip(histories, copies, strict=True) if not arguments.quiet else ():
+        copies = store.copies()
+    for history in histories if not arguments.quiet else ():
         where = fb.printable(history.directory)
-        for other in others:
+        for other in copies.get(history.uuid, ())[1:]:
             warn(f"{where}: nothing is written beside {fb.printable(other)}, of the same UUID")
         for file, reason in history.unreadable:
             warn(f"{where}/{file}: {reason}")
