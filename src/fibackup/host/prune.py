@@ -35,7 +35,7 @@ from fibackup.model.journal import Removal
 from fibackup.model.point import RestorePoint
 from fibackup.model.records import REMOVAL_FILE
 from fibackup.parse.manifest import render_manifest, render_removal
-from fibackup.plan.prune_steps import DropPoints
+from fibackup.plan.prune_steps import DropPoints, files_needed
 from fibackup.plan.records import describe_damaged
 
 __all__ = ["drop_points", "recover_removal"]
@@ -78,20 +78,7 @@ def _is_needed(removal: Removal, points: Iterable[RestorePoint]) -> bool:
 
 
 def _needs(points: Iterable[RestorePoint]) -> frozenset[str]:
-    """Return the files that points name, and those that their images lie on."""
-    return frozenset(
-        file
-        for point in points
-        for file in (
-            *(file.name for file in point.files),
-            *(
-                f"{disk.target}/{name}"
-                for disk in point.disks
-                for image in disk.images
-                for name in (image.name, image.backing)
-            ),
-        )
-    )
+    return frozenset(file for point in points for file in files_needed(point))
 
 
 def _without_protected(removal: Removal, points: Sequence[RestorePoint], dir_fd: int) -> Removal:

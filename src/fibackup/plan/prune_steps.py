@@ -17,7 +17,15 @@ from fibackup.model.point import History, RestorePoint, StoredImage
 from fibackup.plan.forest import broken_points
 from fibackup.units import counted, format_bytes
 
-__all__ = ["READERS_SECONDS", "DropPoints", "MergeImages", "describe_prune", "misfit", "shared"]
+__all__ = [
+    "READERS_SECONDS",
+    "DropPoints",
+    "MergeImages",
+    "describe_prune",
+    "files_needed",
+    "misfit",
+    "shared",
+]
 
 READERS_SECONDS = 600.0
 """How long a prune waits for those who read, before it leaves things as they are."""
@@ -116,7 +124,7 @@ def misfit(step: DropPoints, history: History) -> str | None:
             return f"point {heir.id} would take over images that are not there"
     taken = frozenset(step.files)
     for point in history.points:
-        if point.id not in gone and not taken.isdisjoint(_needs(heirs.get(point.id, point))):
+        if point.id not in gone and not taken.isdisjoint(files_needed(heirs.get(point.id, point))):
             return f"point {point.id} needs a file that would be deleted"
     return None
 
@@ -147,8 +155,19 @@ def shared(step: MergeImages, points: Iterable[RestorePoint]) -> str | None:
     return None
 
 
-def _needs(point: RestorePoint) -> Iterator[str]:
-    """Give the files that a point names, and those that its images lie on."""
+def files_needed(point: RestorePoint) -> Iterator[str]:
+    """
+    Give the files that a point names, and those that its images lie on.
+
+    Args:
+        point: The point.
+
+    Yields:
+        Such as ``"20261124T040407Z.xml"`` and ``"vda/20261124T040407Z.qcow2"``.
+
+    Source:
+        docs/store-format.md, ``images``.
+    """
     yield from (file.name for file in point.files)
     for disk in point.disks:
         for image in disk.images:
