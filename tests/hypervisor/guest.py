@@ -19,6 +19,7 @@ import shutil
 import time
 import xml.etree.ElementTree as ET
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final, Literal, Self
@@ -132,7 +133,8 @@ class LinuxGuest:
 
     def shutdown(self, timeout_seconds: float = 30) -> None:
         """Stop writing, unmount, power off; needs the agent."""
-        self.dom.shutdownFlags(libvirt.VIR_DOMAIN_SHUTDOWN_GUEST_AGENT)
+        with suppress(libvirt.libvirtError):  # an agent that is off already does not answer
+            self.dom.shutdownFlags(libvirt.VIR_DOMAIN_SHUTDOWN_GUEST_AGENT)
         self._wait(lambda: not self.is_active, timeout_seconds, "power off")
 
     def close(self) -> None:

@@ -78,10 +78,10 @@ from fibackup.host.machine_state import (
     unpack_tpm,
 )
 from fibackup.host.memory_image import delete_memory, forget_memory
-from fibackup.host.qemu_img import qemu_img_version, rebase_header
+from fibackup.host.qemu_img import qemu_img_version, rebase_header, shows_the_same_on
 from fibackup.host.run_lock import hold_domain_lock
 from fibackup.host.volumes import find_volumes
-from fibackup.model.chain import Image
+from fibackup.model.chain import MAX_DEPTH, Image
 from fibackup.model.checks import UUID_PATTERN
 from fibackup.model.domain import Disk, Domain, DomainState, ImageUse
 from fibackup.model.host_facts import HostFacts
@@ -497,6 +497,15 @@ class LibvirtHost:
             active = bool(handle.isActive())
         if active:
             raise DomainBusyError(domain=uuid, target=step.target, reason="it was started")
+        if not shows_the_same_on(step.path, step.below, step.format, depth=2 * MAX_DEPTH):
+            raise HostError(
+                domain=uuid,
+                target=step.target,
+                reason="by its header the overlay shows another disk than by the definition, so "
+                "something was written under it since; nothing is changed: let the definition name "
+                "what the header names, or the header what the definition does",
+                path=str(step.path),
+            )
         rebase_header(step.path, step.below, step.format)
 
     def resume_guest(self, uuid: str) -> None:

@@ -42,6 +42,8 @@ __all__ = [
     "find_qemu_img",
     "gather",
     "qemu_img_version",
+    "rebase_header",
+    "shows_the_same_on",
 ]
 
 OnPercent = Callable[[float], None]
@@ -427,6 +429,30 @@ def commit(
         "--", str(top),
     ]  # fmt: skip
     _run(argv, on_percent, cancel, images=depth)
+
+
+def shows_the_same_on(
+    path: PurePosixPath, below: PurePosixPath, below_format: str, *, depth: int
+) -> bool:
+    """
+    Tell whether a qcow2 image would show what it shows if it lay on another one.
+
+    Args:
+        path: Absolute path; its header says what it lies on.
+        below: What it might lie on instead, whose own header leads on.
+        below_format: The format of that.
+        depth: Images under both, at most.
+
+    Raises:
+        QemuImgError: One cannot be read.
+
+    Source:
+        qemu-img(1), ``compare``; QEMU qapi/block-core.json, ``BlockdevOptionsQcow2``.
+    """
+    now = _node(path)
+    then = {**now, "backing": {**_node(below), "driver": below_format}}
+    argv = [find_qemu_img(), "compare", "-p", "--", *(f"json:{json.dumps(n)}" for n in (now, then))]
+    return _run(argv, lambda _: None, CancelToken(), accept=(0, 1), images=depth) == 0
 
 
 def rebase_header(path: PurePosixPath, below: PurePosixPath, below_format: str) -> None:
