@@ -156,8 +156,9 @@ class _Reading:
     ) -> bool:
         top = tree.tops.get(tree.owners[name], "")
         later, was = self.contents.get(f"{target}/{top}"), self.contents[f"{target}/{name}"]
-        right = later is not None and not later.fault and later.chain == prints.get(top)
-        return right and later is not None and later.run > was.run
+        if later is None or later.fault or later.chain != prints.get(top):
+            return False
+        return later.run > was.run
 
 
 def _age(entry: CheckedFile | CheckedContent) -> _Age:
@@ -397,9 +398,9 @@ def _faults_of_before(
     named |= {(file.name, file.sha256) for point in history.points for file in point.files}
     still = (check for check in checks if (check.file, check.sha256) in named)
     yield from _faults_of_files(history, trees, still)
-    read = {check.file for check in contents}
+    reading, read = _Reading(record), {check.file for check in contents}
     for target, tree in trees.items():
-        for name, entry in _Reading(record).wrong_disks(target, tree).items():
+        for name, entry in reading.wrong_disks(target, tree).items():
             if entry.file in read:
                 continue
             shown = frozenset(point for point, top in tree.tops.items() if top == name)
