@@ -27,7 +27,7 @@ from fibackup.parse.manifest import parse_merge, parse_removal, render_merge, re
 from fibackup.plan.merge import MAX_OWN
 from fibackup.plan.pictures import plan_picture
 from fibackup.plan.prune import plan_prune
-from fibackup.plan.prune_steps import DropPoints, MergeImages, misfit, shared
+from fibackup.plan.prune_steps import DropPoints, MergeImages, misfit, shared, spoiled
 from fibackup.plan.report import Report
 from fibackup.plan.retention import RetentionPolicy
 from fibackup.plan.steps import Plan, headline
@@ -446,6 +446,21 @@ def test_what_an_interrupted_hand_over_left_is_written_before_anything_is_merged
     kinds = [type(step) for step in found.steps]
     assert kinds == [VerifyFiles, DropPoints, MergeImages]
     assert [heir.id for heir in drop_of(found).heirs] == [pid(3)]
+
+
+def test_an_image_that_was_found_wrong_since_is_not_merged() -> None:
+    """Its result would have a right hash; what is wrong elsewhere does not matter."""
+    history = chain(3)
+    [merge] = [
+        step
+        for step in plan(history, RetentionPolicy(keep_last=2)).steps
+        if isinstance(step, MergeImages)
+    ]
+    wrong, other = merge.images[1].name, f"vda/{pid(3)}.qcow2"
+    found = frozenset({f"vda/{wrong}"})
+    assert spoiled(merge, evolve(history, found_wrong=frozenset({other}))) is None
+    assert spoiled(merge, evolve(history, found_wrong=found)) == f"{wrong} was found wrong"
+    assert spoiled(merge, evolve(history, damaged=found)) == f"{wrong} was found wrong"
 
 
 def test_an_image_that_two_points_name_is_not_merged() -> None:

@@ -52,7 +52,7 @@ from fibackup.host.events import (
 from fibackup.host.restore_run import RestoreRun
 from fibackup.host.side_by_side import side_by_side
 from fibackup.host.verifying import Verifier
-from fibackup.model.domain import Domain, DomainState
+from fibackup.model.domain import Domain
 from fibackup.model.ledger import Ledger, Run, RunPhase
 from fibackup.model.point import (
     Consistency,
@@ -105,8 +105,6 @@ __all__ = ["Executor"]
 
 logging.getLogger("fibackup").addHandler(logging.NullHandler())
 _log = logging.getLogger("fibackup.executor")
-
-_LIVE = frozenset({DomainState.RUNNING, DomainState.BLOCKED})
 
 
 class Executor:
@@ -785,7 +783,7 @@ def _follows_snapshot(step: Step) -> bool:
 
 def _left_frozen(domain: Domain) -> Run | None:
     """Return the run of which a thaw is due; nothing of a freeze outlives the guest."""
-    run, lives = domain.ledger.run, domain.agent_connected or domain.state in _LIVE
+    run, lives = domain.ledger.run, domain.agent_connected or domain.state.runs
     return run if run is not None and run.frozen and lives else None
 
 

@@ -472,7 +472,7 @@ class LibvirtHost:
         handle = self._lookup(uuid)
         with libvirt_errors("virDomainGetState", uuid):
             state = _state(handle.state())
-        if state not in {DomainState.RUNNING, DomainState.BLOCKED}:
+        if not state.runs:
             yield
             return
         self._mark_suspended(uuid, suspended=True)

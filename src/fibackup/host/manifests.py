@@ -23,7 +23,7 @@ from fibackup.errors import ManifestError
 from fibackup.host.files import read_small
 from fibackup.host.seals import MANIFEST_SUFFIX, read_seals
 from fibackup.host.store_files import is_manifest
-from fibackup.model.point import RestorePoint, is_point_id
+from fibackup.model.point import RestorePoint
 from fibackup.parse.manifest import parse_manifest
 
 __all__ = ["Manifests", "manifests_naming", "read_manifests"]
@@ -80,8 +80,7 @@ def read_manifests(dir_fd: int, files: Iterable[str], *, store: str, uuid: str) 
     digests: dict[str, str] = {}
     points: list[RestorePoint] = []
     unreadable: dict[str, str] = {}
-    ids = [name.removesuffix(MANIFEST_SUFFIX) for name in files if name.endswith(MANIFEST_SUFFIX)]
-    ids = sorted(filter(is_point_id, ids))
+    ids = sorted(name.removesuffix(MANIFEST_SUFFIX) for name in files if is_manifest(name))
     for each in ids:
         try:
             data = _read(each, dir_fd)

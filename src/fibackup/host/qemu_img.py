@@ -213,13 +213,16 @@ def compress(
     _run(argv, on_percent, cancel, images=2 * depth)
 
 
-def compare(first: str, second: str, *, on_percent: OnPercent, cancel: CancelToken) -> bool:
+def compare(
+    first: str, second: str, *, depth: int = 1, on_percent: OnPercent, cancel: CancelToken
+) -> bool:
     """
     Tell whether two images read the same, to the byte; where one is longer, zeros count as nothing.
 
     Args:
         first: ``json:`` and the options of an image.
         second: The same of the other.
+        depth: Images that both consist of, those under them included.
         on_percent: Called with 0 to 100.
         cancel: Ends the child.
 
@@ -231,7 +234,7 @@ def compare(first: str, second: str, *, on_percent: OnPercent, cancel: CancelTok
         qemu-img(1), ``compare``: 0 the same, 1 not.
     """
     argv = [find_qemu_img(), "compare", "-p", "--", first, second]
-    return _run(argv, on_percent, cancel, accept=(0, 1)) == 0
+    return _run(argv, on_percent, cancel, images=depth, accept=(0, 1)) == 0
 
 
 def allocation(image: str, *, cancel: CancelToken) -> tuple[Extent, ...]:
@@ -451,8 +454,8 @@ def shows_the_same_on(
     """
     now = _node(path)
     then = {**now, "backing": {**_node(below), "driver": below_format}}
-    argv = [find_qemu_img(), "compare", "-p", "--", *(f"json:{json.dumps(n)}" for n in (now, then))]
-    return _run(argv, lambda _: None, CancelToken(), accept=(0, 1), images=depth) == 0
+    first, second = (f"json:{json.dumps(node)}" for node in (now, then))
+    return compare(first, second, depth=depth, on_percent=lambda _: None, cancel=CancelToken())
 
 
 def rebase_header(path: PurePosixPath, below: PurePosixPath, below_format: str) -> None:

@@ -18,7 +18,7 @@ from hashlib import sha256
 
 from fibackup.errors import ManifestError, StoreError
 from fibackup.host.files import read_small, replace_file
-from fibackup.model.point import is_point_id
+from fibackup.host.store_files import is_manifest
 from fibackup.model.records import SEALS_FILE
 from fibackup.parse.manifest import parse_manifest
 from fibackup.parse.seals import parse_seals, render_seals
@@ -62,7 +62,7 @@ def seal_points(published: str, dir_fd: int) -> None:
         docs/store-format.md, "Writing order".
     """
     seals = _sound_seals(dir_fd)
-    found = [name.removesuffix(MANIFEST_SUFFIX) for name in os.listdir(dir_fd) if _is(name)]
+    found = [name.removesuffix(MANIFEST_SUFFIX) for name in os.listdir(dir_fd) if is_manifest(name)]
     new = {
         point: digest
         for point in found
@@ -107,7 +107,3 @@ def _digest(point: str, dir_fd: int) -> str | None:
     except (OSError, StoreError):
         return None
     return sha256(data).hexdigest()
-
-
-def _is(name: str) -> bool:
-    return name.endswith(MANIFEST_SUFFIX) and is_point_id(name.removesuffix(MANIFEST_SUFFIX))

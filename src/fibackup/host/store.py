@@ -98,7 +98,7 @@ from fibackup.model.verification import ContentCheck, FileCheck
 from fibackup.parse.manifest import (
     render_store_file,
 )
-from fibackup.plan.prune_steps import DropPoints, MergeImages, misfit, shared
+from fibackup.plan.prune_steps import DropPoints, MergeImages, misfit, shared, spoiled
 from fibackup.plan.records import describe_damaged
 from fibackup.plan.report import RestoredImage
 from fibackup.plan.steps import (
@@ -467,10 +467,9 @@ class Store(StoreReader):
         record, _ = record_of_faults(fd)
         if not (record.files or record.contents):  # as nearly always
             return
-        wrong = self._history(fd, path.name, uuid)[0].distrusted
-        for image in step.images:
-            if f"{step.target}/{image.name}" in wrong:
-                raise StalePlanError(reason=f"{image.name} was found wrong; plan again")
+        fault = spoiled(step, self._history(fd, path.name, uuid)[0])
+        if fault is not None:
+            raise StalePlanError(reason=f"{fault}; plan again")
 
     @contextmanager
     def _no_readers(self, fd: int, wait_seconds: float) -> Generator[None]:

@@ -44,6 +44,11 @@ class DomainState(StrEnum):
     CRASHED = "crashed"
     PMSUSPENDED = "suspended by power management"
 
+    @property
+    def runs(self) -> bool:
+        """True while the guest's processors may run; blocked is waiting for input or output."""
+        return self in {DomainState.RUNNING, DomainState.BLOCKED}
+
 
 @frozen
 class Disk:

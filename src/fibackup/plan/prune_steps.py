@@ -25,6 +25,7 @@ __all__ = [
     "files_needed",
     "misfit",
     "shared",
+    "spoiled",
 ]
 
 READERS_SECONDS = 600.0
@@ -152,6 +153,27 @@ def shared(step: MergeImages, points: Iterable[RestorePoint]) -> str | None:
                 for image in disk.images:
                     if image.name in names:
                         return f"point {point.id} names {image.name} too"
+    return None
+
+
+def spoiled(step: MergeImages, history: History) -> str | None:
+    """
+    Say which image of a merge is damaged or was found wrong: the result would count as sound.
+
+    Args:
+        step: The merge.
+        history: What the store holds now; a verification may have ended since the plan.
+
+    Returns:
+        The reason not to merge, or None.
+
+    Source:
+        docs/verify.md, "What is found".
+    """
+    wrong = history.distrusted
+    for image in step.images:
+        if f"{step.target}/{image.name}" in wrong:
+            return f"{image.name} was found wrong"
     return None
 
 

@@ -63,7 +63,6 @@ _FINISHED = (
     "crash-consistent: finished by recover, after its run had ended; its XML, NVRAM and TPM state "
     "are of then"
 )
-_LIVE = frozenset({DomainState.RUNNING, DomainState.BLOCKED})
 
 
 @frozen
@@ -112,7 +111,7 @@ def plan_recovery(
     """
     jobs = _jobs(domain)
     left_frozen = domain.ledger.run is not None and domain.ledger.run.frozen
-    mute = left_frozen and domain.state in _LIVE and not domain.agent_connected
+    mute = left_frozen and domain.state.runs and not domain.agent_connected
     finding = _find(domain, history, jobs=bool(jobs), mute=mute, finish=finish)
     store = history if finding.point else None
     steps: tuple[Step, ...] = (
@@ -221,7 +220,7 @@ def _past_ours(ledger: Ledger, under: Sequence[Image]) -> frozenset[str]:
 
 
 def _refuse_pull_while_paused(domain: Domain, disk: Disk) -> None:
-    if disk.block_job == "pull" and domain.state not in _LIVE and not _resume(domain):
+    if disk.block_job == "pull" and not domain.state.runs and not _resume(domain):
         raise DomainStateError(
             domain=domain.name,
             target=disk.target,

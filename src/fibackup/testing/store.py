@@ -40,7 +40,7 @@ from fibackup.model.verification import (
     VerificationRecord,
 )
 from fibackup.parse.manifest import parse_manifest
-from fibackup.plan.prune_steps import DropPoints, MergeImages, misfit, shared
+from fibackup.plan.prune_steps import DropPoints, MergeImages, misfit, shared, spoiled
 from fibackup.plan.report import RestoredImage
 from fibackup.plan.steps import (
     CopyImage,
@@ -556,13 +556,12 @@ class FakeStore(Drawable):
             start = own.index(step.images[0]) if step.images[0] in own else 0
             if own[start : start + len(step.images)] != step.images:
                 raise StoreError(reason="the point has other images", path=step.images[0].name)
+            history = shelf.history(self._uuid, self.path, uuid)
             fault = shared(step, map(parse_manifest, shelf.manifests.values()))
+            fault = fault or spoiled(step, history)
             if fault is not None:
                 raise StalePlanError(reason=f"{fault}; plan again")
-            wrong = shelf.history(self._uuid, self.path, uuid).distrusted
             for image in step.images:
-                if f"{step.target}/{image.name}" in wrong:
-                    raise StalePlanError(reason=f"{image.name} was found wrong; plan again")
                 shelf.verify(step.target, image)
             new = shelf.gather(step)
             on_event(ImageCopied(step.target, new.record.name, new.record.size_bytes, "0" * 64))
