@@ -204,6 +204,63 @@ def test_a_chain_of_a_domain_that_is_off_is_followed_by_its_headers(
     bench.restores()
 
 
+def test_a_definition_that_ends_the_chain_above_a_base_is_refused(
+    bench: Bench, block_domain: MakeBlockDomain
+) -> None:
+    """QEMU opens no base there: a point with it would not be what the guest reads."""
+    place = bench.daemon.images / f"ends-{bench.out.parent.name[-20:]}"
+    place.mkdir()
+    base, top = place / "base.qcow2", place / "top.qcow2"
+    create_image(DiskSpec(), base)
+    subprocess.run(
+        ["qemu-io", "-f", "qcow2", "-c", "write -P 7 0 1M", str(base)],
+        check=True,
+        capture_output=True,
+    )
+    create_image(DiskSpec(backing=base), top)
+    domain = block_domain(DiskSpec(path=top, backing=base), on=bench.daemon, start=False)
+    end_chain(bench, domain)
+    before = picture(domain)
+    with pytest.raises(fb.ChainError, match=r"base\.qcow2, libvirt says there is none"):
+        bench.plan(domain)
+    assert picture(domain) == before
+    domain.dom.create()
+    with pytest.raises(fb.ChainError, match=r"base\.qcow2, libvirt says there is none"):
+        bench.plan(domain)
+
+
+def test_a_definition_that_ends_the_chain_grows_with_it(
+    bench: Bench, block_domain: MakeBlockDomain
+) -> None:
+    """Libvirt writes each overlay above what the definition said; off again, all of it is known."""
+    domain = block_domain(on=bench.daemon, start=False)
+    end_chain(bench, domain)
+    domain.dom.create()
+    full = bench.backup(domain)
+    domain.write("vda", 0, MIB, 1)
+    second = bench.backup(domain)
+    domain.write("vda", MIB, MIB, 2)
+    domain.destroy()
+    third = bench.backup(domain)
+    assert [point.disk("vda").parent for point in (full, second, third)] == [
+        None,
+        full.id,
+        second.id,
+    ]
+    bench.restores()
+
+
+def end_chain(bench: Bench, domain: BlockDomain) -> None:
+    """Have the definition say that nothing is to be opened below the disk's image."""
+    definition = ET.fromstring(domain.dom.XMLDesc(libvirt.VIR_DOMAIN_XML_INACTIVE))
+    disk = definition.find("devices/disk")
+    assert disk is not None
+    for stale in disk.findall("backingStore"):
+        disk.remove(stale)
+    ET.SubElement(disk, "backingStore")
+    bench.daemon.connection.defineXML(ET.tostring(definition, encoding="unicode"))
+
+
 def test_a_managed_save_is_refused(bench: Bench, block_domain: MakeBlockDomain) -> None:
     """Its memory belongs to the disks as they are; without it the domain is backed up."""
     domain = block_domain(on=bench.daemon)

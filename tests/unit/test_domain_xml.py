@@ -59,7 +59,19 @@ def test_a_domain_is_read() -> None:
     found = parse_domain_xml(domain(disk(SOURCE + BASE + TARGET)))
     assert (found.name, found.uuid, found.state) == ("web1", UUID, DomainState.UNKNOWN)
     expected = chain(("/a", "qcow2"), ("/b", "raw"))
-    assert found.disks == (Disk("vda", bus="virtio", chain=expected),)
+    assert found.disks == (Disk("vda", bus="virtio", chain=expected, chain_ends=True),)
+
+
+def test_only_an_empty_backing_store_ends_a_chain() -> None:
+    """Without one, as in the definition of a domain that is off, QEMU follows the headers."""
+    lower = "<backingStore type='file'><format type='raw'/><source file='/b'/>{}</backingStore>"
+    for inside, ends in (
+        ("", False),
+        (END, True),
+        (lower.format(""), False),
+        (lower.format(END), True),
+    ):
+        assert only_disk(disk(SOURCE + inside + TARGET)).chain_ends == ends
 
 
 def test_a_domain_may_have_no_devices() -> None:

@@ -792,7 +792,8 @@ def _examine_disk(handle: libvirt.virDomain, disk: Disk, *, active: bool) -> Dis
             info = handle.blockJobInfo(disk.target, 0)
         job = _BLOCK_JOBS.get(int(info.get("type", 0)), "unknown") if info else None
     chain = examine_chain(disk.chain)
-    return evolve(disk, chain=chain if active else follow_chain(chain), block_job=job)
+    known = active or disk.chain_ends
+    return evolve(disk, chain=chain if known else follow_chain(chain), block_job=job)
 
 
 def _snapshot_xml(snapshot: Snapshot) -> str:

@@ -70,6 +70,8 @@ class Disk:
         mirror_ready: ``ready=`` of the disk's ``<mirror>``, ``""`` while it is not ready, None
             without a mirror.
         config_source: Top image in the persistent definition, None when that has no such disk.
+        chain_ends: True when the XML ends the chain (``<backingStore/>``): QEMU opens nothing below
+            it, whatever the header of its last image names.
     """
 
     target: str = field(validator=one_line)
@@ -85,6 +87,7 @@ class Disk:
     block_job: str | None = None
     mirror_ready: str | None = None
     config_source: str | None = None
+    chain_ends: bool = False
 
     @property
     def skip_reason(self) -> str | None:

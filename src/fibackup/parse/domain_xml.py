@@ -490,6 +490,7 @@ def _disk(node: Element, where: str, config: dict[str, str]) -> Disk:
             block_job=mirror.get("job", "copy") if mirror is not None else None,
             mirror_ready=mirror.get("ready", "") if mirror is not None else None,
             config_source=config.get(target),
+            chain_ends=_ends(layers[-1][1]),
         )
     except (ChainError, ParseError):
         raise
@@ -511,6 +512,11 @@ def _layers(disk: Element, where: str) -> Iterator[tuple[str, Element]]:
             if len(node):
                 raise ParseError(where=where, reason="a backing store without a type")
             return  # <backingStore/>: the chain ends here, and libvirt knows it
+
+
+def _ends(last: Element) -> bool:
+    """Tell whether nothing is to be opened below the last layer, whatever its header names."""
+    return last.find("backingStore") is not None
 
 
 def _is_encrypted(node: Element) -> bool:
