@@ -36,6 +36,7 @@ from fibackup.model.verification import FoundFile
 from fibackup.parse.manifest import render_manifest
 from hypervisor.host import logged_qemu_img, run
 from hypervisor.stores import UUID, StoreMaker
+from integration.needed import need_strace
 
 pytestmark = pytest.mark.libvirt  # it needs qemu-img, as those do
 as_root = pytest.mark.skipif(os.geteuid() != 0, reason="only root can give files away")
@@ -183,6 +184,21 @@ def test_a_run_that_stores_nothing_leaves_no_directory(tmp_path: Path) -> None:
         with store.locked(UUID, "web1", exclusive=True):  # its XML waits for a point in vain
             store.save_config(UUID, f"{RUN}.xml", "<domain/>")
         assert names(tmp_path / "store") == ["fibackup-store.json"]
+
+
+def test_a_run_that_was_killed_while_it_made_the_store_is_in_nobodys_way(tmp_path: Path) -> None:
+    """What it had not named yet is replaced."""
+    need_strace()
+    place = tmp_path / "store"
+    place.mkdir(mode=0o700)
+    make = f"import fibackup; fibackup.Store.create({str(place)!r})"
+    words = ["strace", "-qq", "-e", "trace=linkat", "-e", "inject=linkat:signal=KILL"]
+    subprocess.run([*words, sys.executable, "-c", make], check=False, capture_output=True)
+    assert names(place) == [".fibackup-store.json.tmp"]
+    fb.Store.require_empty(place)
+    with fb.Store.open_or_create(place) as store:
+        assert store.strangers() == ()
+    assert names(place) == ["fibackup-store.json"]
 
 
 def test_a_directory_with_anything_in_it_stays(maker: StoreMaker) -> None:

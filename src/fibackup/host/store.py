@@ -18,6 +18,7 @@ Order of writing: images, their directory, the manifest, its directory. Nothing 
 
 from __future__ import annotations
 
+import fcntl
 import logging
 import os
 import re
@@ -45,6 +46,7 @@ from fibackup.host.copy_image import copy_image, stored_depth
 from fibackup.host.destination import destination_directory
 from fibackup.host.events import CopyProgress, OnEvent, Warned
 from fibackup.host.files import (
+    TEMP_SUFFIX,
     fsync_directory,
     make_directory,
     open_directory,
@@ -117,7 +119,9 @@ from fibackup.plan.verify_steps import VerifyContents, VerifyFiles
 __all__ = ["Store"]
 
 _READERS_LOCK = "lock.readers"
-_BEFORE_A_STORE = BESIDE_A_STORE | {COMPRESS_FILE}
+_UNNAMED = f".{STORE_FILE}{TEMP_SUFFIX}"
+_BEFORE_A_STORE = BESIDE_A_STORE | {COMPRESS_FILE, _UNNAMED}
+
 _log = logging.getLogger("fibackup.store")
 _NOT_SLUG = re.compile(r"[^A-Za-z0-9_.-]+")
 
@@ -158,22 +162,40 @@ class Store(StoreReader):
         Source:
             docs/store-format.md, ``fibackup-store.json``.
         """
+        cls.require_empty(path)
         where = PurePosixPath(os.path.abspath(path))
-        with os_errors(str(where)):
+        with os_errors(str(where)), open_directory(str(where)) as fd:
+            refuse_strangers(fd, str(where), "the store")
+            _forget_half_made(fd)
+            text = render_store_file(str(uuid4()), datetime.now(UTC))
+            write_once(STORE_FILE, text.encode(), fd)
+        return cls.open(where)
+
+    @staticmethod
+    def require_empty(path: str | os.PathLike[str]) -> None:
+        """
+        Refuse a directory that `create` would not make a store.
+
+        Args:
+            path: The directory.
+
+        Raises:
+            NotAStoreError: It is missing, or something is in it. Nothing was touched.
+
+        Source:
+            docs/store-format.md, ``fibackup-store.json``.
+        """
+        where = os.path.abspath(path)
+        with os_errors(where):
             try:
                 names = set(os.listdir(where)) - _BEFORE_A_STORE
             except (FileNotFoundError, NotADirectoryError):
-                raise NotAStoreError(reason="there is no such directory", path=str(where)) from None
-            if names:
-                raise NotAStoreError(
-                    reason=f"the directory is neither empty nor a store; it has {min(names)!r}",
-                    path=str(where),
-                )
-            with open_directory(str(where)) as fd:
-                refuse_strangers(fd, str(where), "the store")
-                text = render_store_file(str(uuid4()), datetime.now(UTC))
-                write_once(STORE_FILE, text.encode(), fd)
-        return cls.open(where)
+                raise NotAStoreError(reason="there is no such directory", path=where) from None
+        if names:
+            raise NotAStoreError(
+                reason=f"the directory is neither empty nor a store; it has {min(names)!r}",
+                path=where,
+            )
 
     @classmethod
     def open_or_create(cls, path: str | os.PathLike[str]) -> Self:
@@ -652,6 +674,17 @@ class Store(StoreReader):
             open_directory(step.target, fd) as disk,
         ):
             yield disk, path / step.target
+
+
+def _forget_half_made(fd: int) -> None:
+    """
+    Remove what a run left that was killed while it made the directory a store.
+
+    The lock, which lasts until *fd* is closed, keeps away from what another one makes right now.
+    """
+    with suppress(OSError):  # NFS locks no directories, and others may lock this one
+        fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        os.unlink(_UNNAMED, dir_fd=fd)
 
 
 def _directory_name(uuid: str, name: str) -> str:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import os
 from datetime import UTC, datetime
 
 import fibackup as fb
@@ -213,9 +212,6 @@ def _history_for_dry_run(arguments: argparse.Namespace, domain: fb.Domain) -> fb
     if arguments.existing_store:
         fb.Store.open(path).close()
     refuse_another(path, domain, None, allowed=arguments.new_store)
-    if not os.path.isdir(path) or set(os.listdir(path)) - {"lost+found", "compress"}:
-        raise fb.NotAStoreError(
-            reason="the directory is missing, or neither empty nor a store", path=path
-        )
+    fb.Store.require_empty(path)
     fb.Store.require_writable(path)
     return no_history(path, domain)
