@@ -757,7 +757,7 @@ def test_an_empty_hypervisor_and_an_empty_store(shell: Shell, domain: BlockDomai
         "points": [],
         "domains": [],
     }
-    assert shell.run("list", "-s", shell.store).stdout == ""
+    assert shell.run("list", "-s", shell.store).stdout == "no points\n"
     assert json.loads(shell.run(*shell.words("--running", "--json")).stdout) == {"results": []}
 
 

@@ -116,7 +116,9 @@ def _list(arguments: argparse.Namespace) -> int:
             else:
                 print(_table(points))
             print()
-    if len(histories) > 1 and any(listed):
+    if not any(listed):
+        print("no points")
+    elif len(histories) > 1:
         every = [point for points in listed for point in points]
         print(f"the store: {_total(every)}")
     return OK
