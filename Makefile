@@ -24,7 +24,7 @@ else
 ready :=
 endif
 
-.PHONY: help setup demo playground test check lint types unit property integration exhaustive docs readme package bench clean
+.PHONY: help bytecode setup demo playground test check lint types unit property integration exhaustive docs readme package bench clean
 
 help: ## print the targets
 	@grep -hE '^[a-z]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z]+):.*## (.*)/\1\t\2/' | expand -t 14
@@ -72,15 +72,19 @@ property: $(ready) ## laws, on generated cases
 	$(stage)
 	$(PYTHON) -m pytest -n 2 tests/property
 
-integration: $(ready) ## real domains
+# Children of tests write no bytecode, which would be among the calls that fail; they find it here.
+bytecode: $(ready)
+	@$(PYTHON) -m compileall -q src tests
+
+integration: bytecode ## real domains
 	$(stage)
 	$(PYTHON) -m pytest -n 2 tests/integration tests/contract -m libvirt
 
-exhaustive: $(ready) ## each error at each call of a backup and of a restore
+exhaustive: bytecode ## each error at each call of a backup and of a restore
 	$(stage)
 	FIBACKUP_REQUIRE=1 FIBACKUP_EXHAUSTIVE=1 $(PYTHON) -m pytest tests/integration/test_durability.py
 
-docs: $(ready) ## the pages; a warning is an error
+docs: bytecode ## the pages; a warning is an error
 	$(stage)
 	$(PYTHON) -m mkdocs build --strict --quiet
 	FIBACKUP_SITE=$(CURDIR)/site $(PYTHON) -m pytest tests/docs
