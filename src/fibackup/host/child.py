@@ -22,6 +22,8 @@ from collections.abc import Sequence
 from contextlib import suppress
 from functools import cache
 
+from fibackup.model.chain import MAX_STORED_DEPTH
+
 __all__ = ["bound_to_us", "limit_address_space", "limit_files"]
 
 _PLACES = "/usr/bin:/bin:/usr/sbin:/sbin"
@@ -30,7 +32,6 @@ _FILES = 4096
 _FILES_PER_IMAGE = 2
 _ADDRESS_SPACE_BYTES = 8 * 1024**3
 _ADDRESS_SPACE_PER_IMAGE_BYTES = 64 * 1024**2
-_MAX_IMAGES = 10_000
 
 
 def bound_to_us(argv: Sequence[str]) -> list[str]:
@@ -59,7 +60,7 @@ def limit_files(pid: int, images: int = 1) -> None:
     Source:
         setrlimit(2): only a privileged process may raise a hard limit.
     """
-    wanted = max(_FILES, _FILES_PER_IMAGE * min(images, _MAX_IMAGES))
+    wanted = max(_FILES, _FILES_PER_IMAGE * min(images, MAX_STORED_DEPTH))
     with suppress(ProcessLookupError):  # it has ended
         _, hard = resource.prlimit(pid, resource.RLIMIT_NOFILE)
         files = wanted if hard == resource.RLIM_INFINITY else min(wanted, hard)
@@ -79,7 +80,7 @@ def limit_address_space(pid: int, images: int = 1) -> None:
         QEMU docs/qcow2-cache.txt: for each image that is open a cache of L2 tables, 32 MiB at most,
         and one of refcount blocks, four clusters.
     """
-    most = _ADDRESS_SPACE_BYTES + _ADDRESS_SPACE_PER_IMAGE_BYTES * min(images, _MAX_IMAGES)
+    most = _ADDRESS_SPACE_BYTES + _ADDRESS_SPACE_PER_IMAGE_BYTES * min(images, MAX_STORED_DEPTH)
     with suppress(ProcessLookupError):
         _, hard = resource.prlimit(pid, resource.RLIMIT_AS)
         most = most if hard == resource.RLIM_INFINITY else min(most, hard)

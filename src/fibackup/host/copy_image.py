@@ -38,7 +38,7 @@ from fibackup.host.lock import hold_image_lock
 from fibackup.host.page_cache import drop
 from fibackup.host.qemu_img import convert
 from fibackup.host.store_files import RECEIPT
-from fibackup.model.chain import FileIdentity
+from fibackup.model.chain import MAX_STORED_DEPTH, FileIdentity
 from fibackup.model.point import Receipt, SourceImage, StoredImage
 from fibackup.parse.manifest import render_receipt
 from fibackup.parse.qcow2_header import (
@@ -52,7 +52,6 @@ from fibackup.plan.steps import CopyImage
 __all__ = ["copy_image", "read_qcow2_head", "stored_depth"]
 
 _FIRST_BYTES = 512
-_MAX_DEPTH = 10_000
 
 
 def copy_image(
@@ -183,7 +182,7 @@ def stored_depth(name: str | None, disk_fd: int) -> int:
     """
     depth = 0
     with suppress(OSError, FibackupError):
-        while name is not None and "/" not in name and depth < _MAX_DEPTH:
+        while name is not None and "/" not in name and depth < MAX_STORED_DEPTH:
             name = _stored_head(name, disk_fd).backing_name
             depth += 1
     return depth

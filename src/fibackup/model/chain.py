@@ -22,10 +22,13 @@ from fibackup.model.checks import absolute, non_negative, one_line
 from fibackup.render.drawable import Drawable
 from fibackup.units import format_bytes, printable
 
-__all__ = ["MAX_DEPTH", "OVERLAY_MARK", "BackingChain", "FileIdentity", "Image"]
+__all__ = ["MAX_DEPTH", "MAX_STORED_DEPTH", "OVERLAY_MARK", "BackingChain", "FileIdentity", "Image"]
 
 MAX_DEPTH = 200
 """Images in a chain at most; libvirt refuses more (``qemuDomainStorageSourceAccessAllow``)."""
+
+MAX_STORED_DEPTH = 10_000
+"""Images in a stored chain at most; who reads one follows no more headers, and asks for no more."""
 
 OVERLAY_MARK = ".bimg-"
 """What stands between the stem of a disk's image and the restore point in our overlays' names."""
