@@ -163,7 +163,7 @@ def plan_restore(
             for step in steps
         ),
         steps=(*passage, *_side_by_side(steps), *resuming, *domain.after),
-        warnings=(*_warnings(history, form), *_unchecked(history, steps), *domain.warnings),
+        warnings=(*_warnings(history, form), *_found_wrong(history, steps), *domain.warnings),
     )
 
 
@@ -223,13 +223,14 @@ def _warnings(history: History, form: RestoreForm) -> tuple[str, ...]:
     return (f"{words}; remove none of its images before",)
 
 
-def _unchecked(history: History, steps: tuple[DiskRestore, ...]) -> Iterator[str]:
-    """Say what is known to be wrong, where nobody is going to find out."""
+def _found_wrong(history: History, steps: tuple[DiskRestore, ...]) -> Iterator[str]:
+    """Say what is known to be wrong: the sha256 of an image does not show it of a disk."""
     for step in steps:
-        if isinstance(step, CreateLinked) and not step.verify:
-            files = (f"{step.target}/{image.name}" for image in step.images)
-            for file in filter(history.found_wrong.__contains__, files):
-                yield f"{file} was wrong when it was verified, and is not checked now"
+        unchecked = isinstance(step, CreateLinked) and not step.verify
+        words = "and is not checked now" if unchecked else "and may not show what the guest had"
+        files = (f"{step.target}/{image.name}" for image in step.images)
+        for file in filter(history.found_wrong.__contains__, files):
+            yield f"{file} was found wrong by a verification, {words}"
 
 
 def _refuse_damage(history: History, point: str, target: str) -> None:
