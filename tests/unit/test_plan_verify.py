@@ -235,8 +235,19 @@ def test_an_earlier_reading_is_known_also_after_a_merge() -> None:
     file = f"vda/{image_name(1)}"
     earlier = fb.CheckedContent(file, "0" * 64, NOW, 3, "c" * 64)
     (content,) = deep(chain(1), earlier).contents
-    assert content.earlier == "c" * 64
+    assert (content.earlier, content.since) == (earlier, 3)
     assert content.chain == ImageTree(chain(1), "vda").fingerprints()[image_name(1)]
+
+
+def test_what_was_read_first_through_something_wrong_is_not_compared_with() -> None:
+    """When that is right again, the disk reads otherwise, and is right too."""
+    files = [f"vda/{image_name(number)}" for number in (1, 2)]
+    below = fb.CheckedContent(files[0], "0" * 64, NOW, 7, "c" * 64, "otherwise", since=4)
+    for fault, since, known in (("", 7, False), ("", None, False), ("", 4, True), ("cut", 7, True)):
+        above = fb.CheckedContent(files[1], "0" * 64, NOW, 7, "d" * 64, fault, since)
+        contents = {each.file: each for each in deep(chain(2), below, above).contents}
+        assert contents[files[0]].earlier == below
+        assert contents[files[1]].earlier == (above if known else None)
 
 
 def test_a_disk_that_was_read_lately_is_not_read_again() -> None:
@@ -262,12 +273,29 @@ def test_what_was_read_is_compared_with_what_was_recorded() -> None:
     """What a point says wins over what an earlier verification has read."""
     (content,) = deep(chain(1)).contents
     assert content.judged("a" * 64) == ""
-    known = evolve(content, earlier="b" * 64)
+    earlier = fb.CheckedContent(content.file, content.chain, NOW, 3, "b" * 64)
+    known = evolve(content, earlier=earlier)
     assert "when it was read before" in known.judged("a" * 64)
     assert known.judged("b" * 64) == ""
     recorded = evolve(known, recorded=("a" * 64,))
     assert recorded.judged("a" * 64) == ""
     assert "when the point was taken" in recorded.judged("b" * 64)
+
+
+def test_what_is_compared_with_is_as_old_as_its_first_reading() -> None:
+    """Of a disk that is wrong: as old as when it was last right; of a point's own hash: at once."""
+    (content,) = deep(chain(1)).contents
+    assert content.since is None
+    assert evolve(content, recorded=("a" * 64,)).since == 0
+    entry = fb.CheckedContent(content.file, content.chain, NOW, 5, "b" * 64)
+    for earlier, since in (
+        (entry, 5),
+        (evolve(entry, since=2), 2),
+        (evolve(entry, since=4, fault="cut"), 4),
+        (evolve(entry, fault="cut"), 0),
+        (evolve(entry, sha256=None), None),
+    ):
+        assert evolve(content, earlier=earlier).since == since
 
 
 def test_disks_that_read_through_bad_files_are_left_out() -> None:

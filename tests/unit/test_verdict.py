@@ -9,6 +9,7 @@ from attrs import evolve
 
 import fibackup as fb
 from fibackup.model.tree import ImageTree
+from fibackup.model.verification import READS_OTHERWISE
 from fibackup.plan.verdict import found_wrong, judge
 from hypervisor.histories import (
     chain,
@@ -147,6 +148,13 @@ def test_an_image_of_no_point_may_be_of_one_whose_manifest_is_gone() -> None:
     assert why.startswith("the manifest of its point may be gone")
 
 
+def test_what_came_of_another_image_of_that_name_counts_for_nothing() -> None:
+    """A merge has put this one in its place while the other was looked at."""
+    check = wrong(f"vda/{image_name(1)}")
+    assert judge(survey(chain(1)), [check]).spoiled == (point_id(1),)
+    assert judge(survey(chain(1)), [evolve(check, sha256="f" * 64)]).faults == ()
+
+
 # --- what was read as a guest does --------------------------------------------------------------
 
 
@@ -159,12 +167,34 @@ def content(number: int, kind: fb.FaultKind | None = None, at: str = "") -> fb.C
 
 
 def test_a_disk_that_reads_otherwise_spoils_the_points_that_show_it() -> None:
-    """Those above it are read themselves."""
+    """Those above it are read themselves, and compared with what was found while it was right."""
     of = history(point(1, disk(1)), point(2, disk(2, 1)), point(3, disk(3, 1, images=0)))
-    found = judge(survey(of), (), [content(1, fb.FaultKind.DISK), content(2)])
-    (fault,) = found.faults
-    assert fault.points == (point_id(1), point_id(3))
-    assert found.read_disks == 1
+    chain = ImageTree(of, "vda").fingerprints()[image_name(2)]
+    was = evolve(content(1).entry(4), time=NOW - timedelta(days=1))
+    told = evolve(survey(of), record=fb.VerificationRecord(contents=(was,)))
+    bad = evolve(content(1, fb.FaultKind.DISK), earlier=was, reason=f"{READS_OTHERWISE} than then")
+    above = evolve(content(2), chain=chain)
+    shown, all_three = (point_id(1), point_id(3)), (point_id(1), point_id(2), point_id(3))
+    for since, points in ((0, shown), (4, shown), (5, all_three), (None, all_three)):
+        found = judge(told, (), [bad, evolve(above, since=since)])
+        (fault,) = found.faults
+        assert fault.points == points
+        assert found.read_disks == 1
+    (fault,) = judge(told, (), [bad]).faults
+    assert fault.points == all_three
+    unreadable = evolve(bad, kind=fb.FaultKind.UNREADABLE)
+    (fault,) = judge(told, (), [unreadable]).faults
+    assert fault.points == shown
+
+
+def test_what_is_recorded_already_is_not_added_to_the_record() -> None:
+    """A newer reading of another verification stays."""
+    of = history(point(1, disk(1)))
+    now = content(1)
+    newer = evolve(content(1, fb.FaultKind.DISK).entry(9), time=NOW + timedelta(seconds=9))
+    told = evolve(survey(of), record=fb.VerificationRecord(contents=(newer,)))
+    assert judge(told, (), [now]).faults == ()
+    assert not judge(told).points[0].whole
 
 
 def test_a_broken_structure_spoils_all_that_lies_on_it() -> None:
@@ -331,7 +361,11 @@ def test_a_check_becomes_an_entry_when_there_is_something_to_keep() -> None:
     kept = wrong(file).entry(3)
     assert kept is not None
     assert kept.fault == "it is wrong"
-    assert content(1).entry(3) == fb.CheckedContent(file, "0" * 64, NOW, 3, "c" * 64)
+    read = fb.CheckedContent(file, "0" * 64, NOW, 3, "c" * 64, since=3)
+    assert content(1).entry(3) == read
+    assert evolve(content(1), since=1).entry(3) == evolve(read, since=1)
+    assert (read.last_right, read.compared_since) == (3, 3)
+    assert evolve(read, since=None).compared_since == 3
 
 
 def test_newer_entries_replace_older_ones_and_what_is_gone_goes() -> None:
@@ -348,9 +382,16 @@ def test_newer_entries_replace_older_ones_and_what_is_gone_goes() -> None:
 def test_what_a_disk_was_is_not_forgotten_while_it_is_wrong() -> None:
     """Or the next reading would compare with what is wrong, and find nothing."""
     for kind in (fb.FaultKind.DISK, fb.FaultKind.STRUCTURE, fb.FaultKind.UNREADABLE):
-        check = evolve(content(1, kind), sha256="d" * 64, earlier="c" * 64)
-        assert check.entry(2).sha256 == "c" * 64
-    assert evolve(content(1), earlier="d" * 64).entry(2).sha256 == "c" * 64
+        was = content(1).entry(1)
+        check = evolve(content(1, kind), sha256="d" * 64, earlier=was)
+        kept = check.entry(2)
+        assert (kept.sha256, kept.last_right) == ("c" * 64, 1)
+        again = evolve(check, earlier=kept).entry(3)
+        assert (again.sha256, again.last_right) == ("c" * 64, 1)
+        never = evolve(check, earlier=None).entry(2)
+        assert (never.sha256, never.last_right) == (None, 0)
+    was = evolve(content(1).entry(1), sha256="d" * 64)
+    assert evolve(content(1), earlier=was).entry(2).sha256 == "c" * 64
 
 
 def test_what_another_found_wrong_meanwhile_is_not_replaced() -> None:
@@ -381,8 +422,8 @@ def test_the_fault_of_an_image_that_was_handed_over_ends_with_a_right_reading() 
     bad = evolve(content(1, fb.FaultKind.STRUCTURE).entry(1), file=name)
     top = f"vda/{heir.images[0].name}"
     chain = ImageTree(of, "vda").fingerprints()[heir.images[0].name]
-    for run, ends in ((1, False), (2, True)):
-        right_now = evolve(content(1).entry(run), file=top, chain=chain)
+    for run, since, ends in ((1, 0, False), (2, 0, True), (2, 2, False), (2, None, False)):
+        right_now = evolve(content(1).entry(run), file=top, chain=chain, since=since)
         record = fb.VerificationRecord(contents=(bad, right_now))
         assert (found_wrong(of, record) == frozenset()) is ends
         faults = judge(evolve(survey(of), record=record)).faults
@@ -396,12 +437,23 @@ def test_the_fault_of_an_image_that_was_handed_over_ends_with_a_right_reading() 
 def test_a_structure_that_was_wrong_spoils_what_lies_on_it_until_it_is_read_again() -> None:
     """A disk that only reads otherwise spoils the points that show it."""
     of = history(point(1, disk(1)), point(2, disk(2, 1)))
-    broken = content(1, fb.FaultKind.STRUCTURE).entry(1)
-    other = evolve(broken, fault="the disk reads otherwise than before: sha256 x, y then")
-    for kept, points in ((broken, (point_id(1), point_id(2))), (other, (point_id(1),))):
-        told = evolve(survey(of), record=fb.VerificationRecord(contents=(kept,)))
-        (fault,) = judge(told).faults
+    chain = ImageTree(of, "vda").fingerprints()[image_name(2)]
+    broken = content(1, fb.FaultKind.STRUCTURE).entry(2)
+    other = evolve(broken, fault=f"{READS_OTHERWISE} than before: sha256 x, y then", since=1)
+    above = evolve(content(2).entry(2), chain=chain, since=1)
+    both = (point_id(1), point_id(2))
+    for entries, points in (
+        ((broken, above), both),
+        ((other, above), both[:1]),
+        ((other, evolve(above, run=1)), both),
+        ((other,), both),
+    ):
+        told = evolve(survey(of), record=fb.VerificationRecord(contents=entries))
+        found = judge(told)
+        (fault,) = found.faults
         assert fault.points == points
+        ages = fb.last_verified(of, told.record)
+        assert tuple(each for each, age in ages.items() if age.wrong) == points
 
 
 def test_what_was_found_wrong_stays_a_fault_until_it_is_read_again() -> None:

@@ -32,7 +32,7 @@ from fibackup.host.files import (
     write_all,
 )
 from fibackup.host.manifests import read_manifests
-from fibackup.host.record import WRITTEN_BY_READERS, forget_unwritten
+from fibackup.host.record import WRITTEN_BY_READERS, forget_entries, forget_unwritten
 from fibackup.host.seals import MANIFEST_SUFFIX, seal_points
 from fibackup.host.store_files import (
     RECEIPT,
@@ -78,6 +78,7 @@ def publish_point(point: RestorePoint, fd: int, path: PurePosixPath) -> None:
                     named.append(file.name)
             _check_files(point, fd, path)
             _sync_disks(point, fd)
+            forget_entries([f"{d.target}/{i.name}" for d in point.disks for i in d.images], fd)
             publish_file(name, fd)
         except BaseException:
             for each in named:

@@ -33,6 +33,7 @@ __all__ = [
     "RECORD_LOCK",
     "WRITTEN_BY_READERS",
     "Recorder",
+    "forget_entries",
     "forget_unwritten",
     "hold_record_lock",
     "read_record",
@@ -114,7 +115,8 @@ class Recorder:
         dir_fd: The domain's directory; it stays open while the recorder is used.
         run: Number of the verification.
         named: Files that points name. What the record has of others, now, goes; not what another
-            verification adds of points that are published meanwhile.
+            verification adds of points that are published meanwhile. None: nothing goes, because
+            there are points of which it is not known what they name.
         clock: Seconds that only go up.
     """
 
@@ -122,14 +124,15 @@ class Recorder:
         self,
         dir_fd: int,
         run: int,
-        named: Collection[str],
+        named: Collection[str] | None,
         *,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         """Begin with nothing."""
         self._fd = dir_fd
         self._run = run
-        self._gone = sound_record(dir_fd)[0].named - {*named}
+        there = sound_record(dir_fd)[0].named
+        self._gone = there - {*named} if named is not None else frozenset[str]()
         self._clock = clock
         self._lock = Lock()
         self._written = clock()
@@ -186,6 +189,29 @@ def sound_record(dir_fd: int) -> tuple[VerificationRecord, str | None]:
         return read_record(dir_fd), None
     except ManifestError as error:
         return VerificationRecord(), error.reason
+
+
+def forget_entries(names: Collection[str], dir_fd: int) -> None:
+    """
+    Forget what was read of images that had these names before: a clock may give an id again.
+
+    Args:
+        names: Images in the domain's directory that no point has yet.
+        dir_fd: The domain's directory.
+
+    Source:
+        docs/store-format.md, ``verified.json``.
+    """
+    try:
+        data = read_small(RECORD_FILE, dir_fd)
+        if any(f'"{name}"'.encode() in data for name in names):
+            with hold_record_lock(dir_fd):
+                record = read_record(dir_fd).with_entries(forget=names)
+                replace_record(RECORD_FILE, render_record(record), dir_fd)
+    except FileNotFoundError:
+        pass
+    except (OSError, StoreError) as error:
+        _log.warning("what was verified before cannot be forgotten: %s", error)
 
 
 def forget_unwritten(dir_fd: int) -> None:

@@ -274,7 +274,9 @@ class Store(StoreReader):
     def _verification(self, uuid: str, run: int) -> Generator[tuple[int, PurePosixPath, Recorder]]:
         """Give a domain's directory; what is found is kept, also when it ends early."""
         with self._domain(uuid) as (fd, path), os_errors(str(path)):
-            recorder = Recorder(fd, run, named_files(self.read_history(uuid)))
+            history = self.read_history(uuid)
+            unknown = history.unreadable or history.lost
+            recorder = Recorder(fd, run, None if unknown else named_files(history))
             try:
                 yield fd, path, recorder
             finally:

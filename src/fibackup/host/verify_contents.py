@@ -120,6 +120,7 @@ class _Run:
             note=found.note,
             read_bytes=found.read_bytes,
             earlier=content.earlier,
+            since=content.since,
         )
         self.recorder.add(outcome)
         self.on_event(FileVerified(content.file, found.read_bytes, found.reason))

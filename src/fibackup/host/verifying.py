@@ -97,7 +97,7 @@ class Verifier:
         self._contents += self._store.verify_contents(
             self._plan.uuid, readable, self._on_event, self._cancel, threads=self._threads
         )
-        unknown = sum(not (each.recorded or each.earlier) for each in readable.contents)
+        unknown = sum(each.since is None for each in readable.contents)
         if unknown:
             disks = "1 disk has" if unknown == 1 else f"{unknown} disks have"
             self._notes.append(

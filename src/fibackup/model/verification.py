@@ -126,6 +126,9 @@ class CheckedContent:
         run: Number of the verification.
         sha256: sha256 of the flat content, None when it could not be read.
         fault: What was wrong, empty when nothing was.
+        since: Of a disk that was right, the verification that found what it is compared with, 0
+            when that is the hash that its point was taken with. Of one that was wrong, the
+            verification in which it was last right, 0 when it never was. None: not known.
     """
 
     file: str
@@ -134,6 +137,34 @@ class CheckedContent:
     run: int = field(validator=non_negative)
     sha256: str | None
     fault: str = ""
+    since: int | None = None
+
+    @property
+    def last_right(self) -> int:
+        """Number of the verification in which it was last right, 0 when there is none."""
+        return (self.since or 0) if self.fault else self.run
+
+    @property
+    def compared_since(self) -> int:
+        """Number of the verification that found what it is compared with, at the latest."""
+        return self.run if self.fault or self.since is None else self.since
+
+    def shows_right(self, chain: str | None, wrong: CheckedContent) -> bool:
+        """
+        Tell whether this reading shows its disk to be right, although one under it was wrong.
+
+        It does when it is no older, and was compared with what was found while that one was right:
+        what was read first through something wrong proves nothing.
+
+        Args:
+            chain: Fingerprint of the images as they are now, None when they do not reach a base.
+            wrong: What was wrong.
+
+        Source:
+            docs/verify.md, "A fault stays".
+        """
+        same = not self.fault and self.chain == chain
+        return same and self.run >= wrong.run and self.compared_since <= wrong.last_right
 
     @property
     def reads_otherwise(self) -> bool:
@@ -198,7 +229,9 @@ class ContentCheck:
         at: The image that is wrong, in the domain's directory; the top image, or one under it.
         note: What is odd and no fault, or empty.
         read_bytes: Bytes that were read.
-        earlier: sha256 of the content as a verification has found it before, or None.
+        earlier: What the record had of it, or None.
+        since: Number of the verification that found what it was compared with, 0 when that is the
+            hash that its point was taken with, None when there was nothing to compare with.
     """
 
     file: str
@@ -210,7 +243,8 @@ class ContentCheck:
     at: str = ""
     note: str = ""
     read_bytes: int = 0
-    earlier: str | None = None
+    earlier: CheckedContent | None = None
+    since: int | None = None
 
     def entry(self, run: int) -> CheckedContent:
         """
@@ -222,8 +256,12 @@ class ContentCheck:
         Source:
             docs/store-format.md, ``verified.json``.
         """
-        sha256 = self.sha256 if self.kind is None else self.earlier
-        return CheckedContent(self.file, self.chain, self.time, run, sha256, self.reason)
+        was = self.earlier
+        if self.kind is None:
+            sha256, since = self.sha256, run if self.since is None else self.since
+        else:
+            sha256, since = (was.reference, was.last_right) if was is not None else (None, 0)
+        return CheckedContent(self.file, self.chain, self.time, run, sha256, self.reason, since)
 
 
 _Entry: TypeAlias = CheckedFile | CheckedContent

@@ -18,10 +18,11 @@ The store's own file has such a checksum among its fields, and is read without o
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from contextlib import suppress
 from datetime import datetime
 from hashlib import sha256
-from typing import TypeVar, cast
+from typing import Any, TypeVar, cast
 
 from attrs import field, frozen
 
@@ -187,7 +188,7 @@ def parse_record(text: str | bytes, *, path: str | None = None) -> VerificationR
     Source:
         docs/schema/record.schema.json.
     """
-    return _parse(VerificationRecord, "record", text, path)
+    return _parse(VerificationRecord, "record", text, path, older=_without_since)
 
 
 def render_linked(linked: LinkedDisks) -> str:
@@ -364,8 +365,21 @@ def _render(key: str, value: JsonValue) -> str:
     return _dump({**document, "checksum": _checksum(document)})
 
 
+def _without_since(record: object) -> None:
+    """Give the entries of a record that was written before they had it the field ``since``."""
+    with suppress(AttributeError, KeyError, TypeError):  # it is no record: the reader says why
+        for entry in cast("dict[str, Any]", record)["contents"]:
+            entry.setdefault("since", None)
+
+
 def _parse(
-    kind: type[_T], key: str, text: str | bytes, path: str | None, *, proven: bool = False
+    kind: type[_T],
+    key: str,
+    text: str | bytes,
+    path: str | None,
+    *,
+    proven: bool = False,
+    older: Callable[[object], None] | None = None,
 ) -> _T:
     document = _load(text, path, _PLAIN_DECODER if proven else _DECODER)
     if set(document) != {*_KEYS, key}:
@@ -374,6 +388,8 @@ def _parse(
         raise ManifestError(reason="the checksum is not that of the content", path=path)
     if not isinstance(document["annotations"], dict):
         raise ManifestError(reason="annotations: expected an object", path=path)
+    if older is not None:
+        older(document[key])
     try:
         return decode(kind, document[key], key)
     except ParseError as error:

@@ -103,6 +103,7 @@ class _Age:
 
 
 _NEVER = _Age(None)
+_WRONG = _Age(None, wrong=True)
 
 
 class _Reading:
@@ -111,6 +112,7 @@ class _Reading:
     def __init__(self, record: VerificationRecord) -> None:
         self._files = {entry.file: entry for entry in record.files}
         self.contents = {entry.file: entry for entry in record.contents}
+        self._prints: dict[str, Mapping[str, str]] = {}
 
     def of_file(self, file: str, sha256: str) -> _Age:
         """Tell when a file with this sha256 was read."""
@@ -142,23 +144,41 @@ class _Reading:
             for name in (file.removeprefix(f"{target}/"),)
             if name in tree.images
         }
-        if not found:
-            return found
-        prints, shown = tree.fingerprints(), {*tree.tops.values()}
+        shown = {*tree.tops.values()} if found else set[str]()
         return {
             name: entry
             for name, entry in found.items()
-            if name in shown or not self._right_since(target, tree, name, prints)
+            if name in shown or not self._right_since(target, tree, name)
         }
 
-    def _right_since(
-        self, target: str, tree: ImageTree, name: str, prints: Mapping[str, str]
-    ) -> bool:
-        top = tree.tops.get(tree.owners[name], "")
-        later, was = self.contents.get(f"{target}/{top}"), self.contents[f"{target}/{name}"]
-        if later is None or later.fault or later.chain != prints.get(top):
+    def _right_since(self, target: str, tree: ImageTree, name: str) -> bool:
+        later, was = (
+            self.contents.get(f"{target}/{top}") for top in (tree.tops.get(tree.owners[name]), name)
+        )
+        if later is None or was is None or later.run <= was.run:
             return False
-        return later.run > was.run
+        return self._shows_right(target, tree, later, was)
+
+    def _shows_right(
+        self, target: str, tree: ImageTree, entry: CheckedContent, wrong: CheckedContent
+    ) -> bool:
+        prints = self._prints.setdefault(target, tree.fingerprints())
+        return entry.shows_right(prints.get(entry.file.removeprefix(f"{target}/")), wrong)
+
+    def spoiled(self, target: str, tree: ImageTree, wrong: CheckedContent) -> frozenset[str]:
+        """
+        Return the points that a disk spoils, which was wrong when it was last read.
+
+        One that was another disk leaves those alone that lie on it and are known to be right.
+        """
+        name = wrong.file.removeprefix(f"{target}/")
+        through = tree.shown_through(name)
+        if not wrong.reads_otherwise or name not in tree.tops.values():
+            return through
+        tops = {tree.tops[point] for point in through}
+        entries = (self.contents.get(f"{target}/{top}") for top in tops - {name})
+        right = {e.file for e in entries if e and self._shows_right(target, tree, e, wrong)}
+        return frozenset(p for p in through if f"{target}/{tree.tops[p]}" not in right)
 
 
 def _age(entry: CheckedFile | CheckedContent) -> _Age:
@@ -215,13 +235,25 @@ def ages_in(
 
     prints = {target: tree.fingerprints() for target, tree in trees.items() if reading.contents}
     ages = {target: of_images(target, tree) for target, tree in trees.items()}
+    spoiled = {
+        (target, point)
+        for target, tree in trees.items()
+        for wrong in reading.wrong_disks(target, tree).values()
+        for point in reading.spoiled(target, tree, wrong)
+    }
     found: dict[str, Verified] = {}
     for point in history.points:
         tops = {disk.target: trees[disk.target].tops.get(point.id) for disk in point.disks}
         parts = [reading.of_file(file.name, file.sha256) for file in point.files]
         parts += [ages[target].get(top or "", _NEVER) for target, top in tops.items()]
         all_files = reduce(_Age.with_, parts)
-        disks = reduce(_Age.with_, (of_content(target, top) for target, top in tops.items()))
+        disks = reduce(
+            _Age.with_,
+            (
+                _WRONG if (target, point.id) in spoiled else of_content(target, top)
+                for target, top in tops.items()
+            ),
+        )
         found[point.id] = Verified(all_files.time, disks.time, all_files.wrong or disks.wrong)
     return found
 
@@ -284,6 +316,7 @@ def judge(
     """
     history = survey.history
     trees = trees_of(history)
+    reading = _Reading(_with_checks(survey.record, contents))
     found = tuple(
         (target, fault)
         for target, fault in (
@@ -291,8 +324,8 @@ def judge(
             *_faults_of_manifests(history),
             *_faults_of_links(history, trees),
             *_faults_of_files(history, trees, files),
-            *_faults_of_contents(history, trees, contents),
-            *_faults_of_before(history, trees, survey.record, files, contents),
+            *_faults_of_contents(history, trees, reading, contents),
+            *_faults_of_before(history, trees, survey.record, reading, files, contents),
         )
         if point is None or point in fault.points or not fault.points
     )
@@ -349,21 +382,35 @@ def _faults_of_files(
     owners = {
         (file.name, file.sha256): point.id for point in history.points for file in point.files
     }
+    images = {
+        (f"{disk.target}/{image.name}", image.sha256)
+        for point in history.points
+        for disk in point.disks
+        for image in disk.images
+    }
     for check in checks:
-        if check.kind is None:
-            continue
+        known = (check.file, check.sha256)
+        if check.kind is None or not (known in images or known in owners):
+            continue  # of another image of that name, when a merge came between
         target, _, name = check.file.rpartition("/")
-        if target:
-            image = trees[target].images.get(name) if target in trees else None
-            points = trees[target].shown_through(name) if image is not None else frozenset[str]()
-        else:
-            points = frozenset({owners.get((check.file, check.sha256), "")} - {""})
-        if points:
-            yield target, Fault(check.kind, check.file, check.reason, _in_order(history, points))
+        points = trees[target].shown_through(name) if target else frozenset({owners[known]})
+        yield target, Fault(check.kind, check.file, check.reason, _in_order(history, points))
+
+
+def _with_checks(
+    record: VerificationRecord, contents: Sequence[ContentCheck]
+) -> VerificationRecord:
+    """Return the record with what was read now, where the store could not be written."""
+    there, run = {entry.file: entry.time for entry in record.contents}, record.next_run
+    missing = (each for each in contents if each.file not in there or there[each.file] < each.time)
+    return record.with_entries(contents=(each.entry(run) for each in missing))
 
 
 def _faults_of_contents(
-    history: History, trees: Mapping[str, ImageTree], checks: Iterable[ContentCheck]
+    history: History,
+    trees: Mapping[str, ImageTree],
+    reading: _Reading,
+    checks: Iterable[ContentCheck],
 ) -> Iterator[_Found]:
     for check in checks:
         target, _, top = check.file.rpartition("/")
@@ -372,6 +419,8 @@ def _faults_of_contents(
         tree, at = trees[target], check.at or check.file
         if check.kind is FaultKind.STRUCTURE:
             points = tree.shown_through(at.rpartition("/")[2])
+        elif check.kind is FaultKind.DISK:
+            points = reading.spoiled(target, tree, check.entry(reading.contents[check.file].run))
         else:
             points = frozenset(point for point, shown in tree.tops.items() if shown == top)
         if points:
@@ -382,6 +431,7 @@ def _faults_of_before(
     history: History,
     trees: Mapping[str, ImageTree],
     record: VerificationRecord,
+    reading: _Reading,
     files: Iterable[FileCheck],
     contents: Iterable[ContentCheck],
 ) -> Iterator[_Found]:
@@ -392,21 +442,13 @@ def _faults_of_before(
         for each in record.files
         if each.fault and each.file not in now
     )
-    named = {
-        (f"{target}/{n}", i.sha256) for target, t in trees.items() for n, i in t.images.items()
-    }
-    named |= {(file.name, file.sha256) for point in history.points for file in point.files}
-    still = (check for check in checks if (check.file, check.sha256) in named)
-    yield from _faults_of_files(history, trees, still)
-    reading, read = _Reading(record), {check.file for check in contents}
+    yield from _faults_of_files(history, trees, checks)
+    read = {check.file for check in contents}
     for target, tree in trees.items():
-        for name, entry in reading.wrong_disks(target, tree).items():
-            if entry.file in read:
-                continue
-            shown = frozenset(point for point, top in tree.tops.items() if top == name)
-            points = shown if shown and entry.reads_otherwise else tree.shown_through(name)
-            reason, spoiled = _before(entry), _in_order(history, points)
-            yield target, Fault(FaultKind.DISK, entry.file, reason, spoiled)
+        for entry in reading.wrong_disks(target, tree).values():
+            if entry.file not in read:
+                spoiled = _in_order(history, reading.spoiled(target, tree, entry))
+                yield target, Fault(FaultKind.DISK, entry.file, _before(entry), spoiled)
 
 
 def _before(entry: CheckedFile | CheckedContent) -> str:

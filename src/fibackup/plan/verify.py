@@ -24,7 +24,7 @@ from fibackup.errors import PolicyError
 from fibackup.model.point import History, RestorePoint, StoredImage
 from fibackup.model.records import RECORD_FILE
 from fibackup.model.tree import ImageTree, trees_of
-from fibackup.model.verification import Survey
+from fibackup.model.verification import CheckedContent, Survey
 from fibackup.plan.steps import Expectation, Plan, Step
 from fibackup.plan.verify_steps import (
     ContentToVerify,
@@ -191,10 +191,10 @@ def _verify_contents(
         of_this = entry is not None and (entry.fault or entry.chain == prints[target][top])
         candidates.append(_Candidate(file, sizes[target][top], entry if of_this else None))
     contents: list[ContentToVerify] = []
+    wrong = {file: entry for file, entry in entries.items() if entry.fault}
     for file in _chosen(candidates, now, policy):
         target, shown_at = tops[file]
         images = trees[target].images_of(shown_at)
-        entry = entries.get(file)
         contents.append(
             ContentToVerify(
                 target=target,
@@ -204,7 +204,9 @@ def _verify_contents(
                 virtual_size_bytes=images[0].virtual_size_bytes,
                 estimate_bytes=sizes[target][images[0].name],
                 recorded=tuple(recorded.get(file, ())),
-                earlier=entry.reference if entry is not None else None,
+                earlier=_known(
+                    entries.get(file), [wrong.get(f"{target}/{each.name}") for each in images[1:]]
+                ),
             )
         )
     return VerifyContents(
@@ -212,6 +214,16 @@ def _verify_contents(
         run=run,
         rate_bytes=policy.rate_bytes,
     )
+
+
+def _known(
+    entry: CheckedContent | None, under: Sequence[CheckedContent | None]
+) -> CheckedContent | None:
+    """Return what the record has of a disk, unless it was read first through what was wrong."""
+    if entry is None or entry.fault:
+        return entry
+    wrong = (each for each in under if each is not None)
+    return None if any(entry.compared_since > each.last_right for each in wrong) else entry
 
 
 def _add(image: StoredImage, under: int | None) -> int:

@@ -8,7 +8,7 @@ from typing import Self
 from attrs import evolve, field, frozen
 
 from fibackup.model.checks import sha256_hex
-from fibackup.model.verification import READS_OTHERWISE
+from fibackup.model.verification import READS_OTHERWISE, CheckedContent
 from fibackup.units import counted, format_bytes
 
 __all__ = ["ContentToVerify", "ExpectedHeader", "FileToVerify", "VerifyContents", "VerifyFiles"]
@@ -91,7 +91,7 @@ class ContentToVerify:
         virtual_size_bytes: What a guest sees.
         estimate_bytes: What its images take.
         recorded: sha256 of the flat content, as points say that were taken with one.
-        earlier: The same, as an earlier verification found it, or None.
+        earlier: What the record has of it, or None.
     """
 
     target: str
@@ -101,7 +101,16 @@ class ContentToVerify:
     virtual_size_bytes: int
     estimate_bytes: int
     recorded: tuple[str, ...] = ()
-    earlier: str | None = None
+    earlier: CheckedContent | None = None
+
+    @property
+    def since(self) -> int | None:
+        """Number of the verification that found what it is compared with; see `ContentCheck`."""
+        if self.recorded:
+            return 0
+        if self.earlier is None or self.earlier.reference is None:
+            return None
+        return self.earlier.last_right if self.earlier.fault else self.earlier.compared_since
 
     @property
     def file(self) -> str:
@@ -122,8 +131,9 @@ class ContentToVerify:
             docs/verify.md, "In depth".
         """
         known = dict.fromkeys(self.recorded, "when the point was taken")
-        if not known and self.earlier is not None:
-            known[self.earlier] = "when it was read before"
+        before = self.earlier.reference if self.earlier is not None else None
+        if not known and before is not None:
+            known[before] = "when it was read before"
         for each, when in known.items():
             if each != sha256:
                 return f"{READS_OTHERWISE} than {when}: sha256 {sha256}, {each} then"

@@ -356,6 +356,7 @@ class FakeStore(Drawable):
                     reason=reason,
                     read_bytes=len(clusters) * CLUSTER_BYTES,
                     earlier=content.earlier,
+                    since=content.since,
                 )
                 shelf.remember(check.entry(step.run))
                 checks.append(check)
@@ -503,9 +504,10 @@ class FakeStore(Drawable):
                     shelf.files[file.name] = shelf.unnamed.pop(file.name)
             shelf.check_complete(point)
             shelf.put_manifest(point)
-            for disk in point.disks:
-                for image in disk.images:
-                    shelf.receipts.pop((disk.target, image.name), None)
+            images = [(disk.target, image.name) for disk in point.disks for image in disk.images]
+            shelf.record = shelf.record.with_entries(forget=[f"{t}/{name}" for t, name in images])
+            for image in images:
+                shelf.receipts.pop(image, None)
 
     def drop(self, uuid: str, step: DropPoints) -> int:
         """See `PointStore.drop`."""

@@ -1,0 +1,165 @@
+"""
+What was found wrong stays so, whatever happens to points and manifests, until it is read right.
+
+::
+
+    A <- B <- C     B holds other bytes than it did, and its manifest agrees: only --deep can tell
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from datetime import UTC, datetime, timedelta
+from hashlib import sha256
+from pathlib import Path, PurePosixPath
+
+import pytest
+from attrs import evolve
+
+import fibackup as fb
+from fibackup.cli.main import main
+from fibackup.parse.manifest import render_manifest
+from fibackup.parse.seals import render_seals
+from hypervisor.host import run
+from hypervisor.stores import CLUSTER, START, StoreMaker
+
+pytestmark = pytest.mark.libvirt  # it needs qemu-img and qemu-nbd, as those do
+
+
+@pytest.fixture
+def maker(tmp_path: Path) -> Iterator[StoreMaker]:
+    """Give a store without points."""
+    with StoreMaker(tmp_path) as made:
+        yield made
+
+
+def verify(maker: StoreMaker, *, deep: bool = False) -> fb.Verification:
+    """Verify the points."""
+    survey = maker.store.survey(maker.uuid)
+    plan = fb.plan_verify(survey, now=datetime.now(UTC), policy=fb.VerifyPolicy(deep=deep))
+    found = fb.Executor(None, maker.store).run(plan).verification
+    assert found is not None
+    return found
+
+
+def make_wrong(maker: StoreMaker, point: fb.RestorePoint, cluster: int) -> None:
+    """Change what a disk reads as a faulty merge would: the manifest says what is there."""
+    (disk,) = point.disks
+    (image,) = disk.images
+    path = maker.path(f"vda/{image.name}")
+    run("qemu-io", "-f", "qcow2", "-c", f"write -q -P 9 {cluster * CLUSTER} {CLUSTER}", path)
+    data = path.read_bytes()
+    other = evolve(image, size_bytes=len(data), sha256=sha256(data).hexdigest())
+    changed = evolve(point, disks=(evolve(disk, images=(other,)),))
+    maker.path(f"{point.id}.json").write_text(render_manifest(changed))
+    ids = [path.name.removesuffix(".json") for path in maker.home.glob("*T*Z.json")]
+    seals = {each: sha256(maker.path(f"{each}.json").read_bytes()).hexdigest() for each in ids}
+    maker.path("points.sha256").write_text(render_seals(seals))
+
+
+def test_what_was_read_first_through_it_does_not_make_it_right(maker: StoreMaker) -> None:
+    """Neither the point above it, nor the one that has its image when its own point is gone."""
+    first = maker.point({"vda": {0: 1}})
+    second = maker.point({"vda": {1: 2}})
+    assert verify(maker, deep=True).faults == ()
+    make_wrong(maker, second, 1)
+    third = maker.point({"vda": {2: 3}})
+    assert verify(maker, deep=True).spoiled == (second.id, third.id)
+    assert verify(maker).spoiled == (second.id, third.id)
+    policy = fb.RetentionPolicy(keep_last=1)
+    now = START + timedelta(days=9)
+    fb.Executor(None, maker.store).run(fb.plan_prune(maker.history(), policy, now=now))
+    assert [point.id for point in maker.history().points] == [first.id, third.id]
+    for deep in (False, True, False):
+        assert verify(maker, deep=deep).spoiled == (third.id,)
+        assert maker.history().found_wrong == {f"vda/{second.id}.qcow2"}
+
+
+def test_what_is_right_above_it_is_right(maker: StoreMaker) -> None:
+    """It was read before, and reads the same: nothing shows of what lies under it."""
+    maker.point({"vda": {0: 1}})
+    second = maker.point({"vda": {1: 2}})
+    third = maker.point({"vda": {1: 3}})
+    assert verify(maker, deep=True).faults == ()
+    make_wrong(maker, second, 1)
+    assert verify(maker, deep=True).spoiled == (second.id,)
+    listed = fb.list_points(maker.history(), maker.store.read_record(maker.uuid))
+    assert [each.point.id for each in listed if each.verified.wrong] == [second.id]
+    assert maker.restores(third.id, maker.root.parent / "out")
+
+
+def test_a_manifest_that_cannot_be_read_for_a_while_forgets_nothing(maker: StoreMaker) -> None:
+    """What its images were found to be stands in the record until it is back."""
+    maker.point({"vda": {0: 1}})
+    second = maker.point({"vda": {1: 2}})
+    assert verify(maker, deep=True).faults == ()
+    make_wrong(maker, second, 1)
+    assert verify(maker, deep=True).spoiled == (second.id,)
+    manifest = maker.path(f"{second.id}.json")
+    kept = manifest.read_bytes()
+    for damage in (lambda: manifest.write_bytes(b"x"), manifest.unlink):
+        damage()
+        assert verify(maker).spoiled == (second.id,)
+        manifest.write_bytes(kept)
+        for deep in (False, True):
+            assert verify(maker, deep=deep).spoiled == (second.id,)
+
+
+def test_a_point_has_nothing_of_one_that_had_its_id(maker: StoreMaker) -> None:
+    """A clock that goes back gives an id again; what was read of that name was another image."""
+    first = maker.point({"vda": {0: 1}})
+    maker.point({"vda": {1: 2}}, full=True)
+    assert verify(maker, deep=True).faults == ()
+    policy = fb.RetentionPolicy(keep_last=1)
+    now = START + timedelta(days=9)
+    fb.Executor(None, maker.store).run(fb.plan_prune(maker.history(), policy, now=now))
+    assert f"vda/{first.id}.qcow2" in maker.store.read_record(maker.uuid).named
+    maker.start -= timedelta(days=2)
+    again = maker.point({"vda": {3: 9}}, full=True)
+    assert again.id == first.id
+    assert f"vda/{first.id}.qcow2" not in maker.store.read_record(maker.uuid).named
+    for _ in range(2):
+        assert verify(maker, deep=True).faults == ()
+
+
+def test_a_record_that_cannot_be_read_keeps_no_point_away(maker: StoreMaker) -> None:
+    """What an id had before is not known then."""
+    maker.point({"vda": {0: 1}})
+    verify(maker)
+    record = maker.path("verified.json")
+    name = f'"vda/{fb.format_point_id(START + timedelta(days=1))}.qcow2"'
+    record.write_text(name)
+    second = maker.point({"vda": {1: 2}})
+    assert maker.history().points[-1] == second
+    assert record.read_text() == name
+
+
+@pytest.mark.parametrize("form", fb.RestoreForm)
+def test_a_restore_of_what_was_found_wrong_says_so(maker: StoreMaker, form: str) -> None:
+    """Its images are what their manifest says; that shows nothing of the disk."""
+    maker.point({"vda": {0: 1}})
+    second = maker.point({"vda": {1: 2}})
+    verify(maker, deep=True)
+    make_wrong(maker, second, 1)
+    verify(maker, deep=True)
+    into = PurePosixPath(maker.root.parent / "out")
+    plan = fb.plan_restore(maker.history(), second.id, into=into, form=fb.RestoreForm(form))
+    assert sum(f"vda/{second.id}.qcow2 was found wrong" in each for each in plan.warnings) == 1
+    sound = fb.plan_restore(maker.history(), maker.history().points[0].id, into=into)
+    assert sound.warnings == ()
+
+
+def test_the_command_ends_with_what_stands(
+    maker: StoreMaker, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Exit 12 each night."""
+    maker.point({"vda": {0: 1}})
+    second = maker.point({"vda": {1: 2}})
+    verify(maker, deep=True)
+    make_wrong(maker, second, 1)
+    words = ["verify", "--store", str(maker.root), "--json"]
+    for more in (["--deep"], [], ["--sample", "1%"]):
+        assert main([*words, *more]) == 12
+        (result,) = json.loads(capsys.readouterr().out)["results"]
+        assert [each["whole"] for each in result["verification"]["points"]] == [True, False]
