@@ -14,6 +14,7 @@ import pytest
 
 import fibackup as fb
 from fibackup.cli.main import main
+from fibackup.cli.say import warn
 from fibackup.cli.stores import find_history
 from fibackup.parse.seals import parse_seals
 from hypervisor.host import run
@@ -115,7 +116,7 @@ def test_a_domain_that_has_lost_every_point_is_said_to_have_none(maker: StoreMak
         maker.path(f"{point}.json").unlink()
     for name in (maker.uuid, maker.name):
         with pytest.raises(fb.NoSuchPointError, match="no point of this domain"):
-            find_history(maker.store, name)
+            find_history(maker.store, name, warn)
 
 
 def _link(path: Path) -> None:

@@ -37,6 +37,7 @@ from hypervisor import (
     PrivateDaemon,
     differences,
 )
+from hypervisor.stores import StoreMaker
 
 pytestmark = pytest.mark.libvirt
 
@@ -679,6 +680,122 @@ def test_a_damaged_manifest_spoils_its_own_point_only(
     (manifest,) = bench.directory.glob(f"*/{two.id}.json")
     manifest.write_bytes(b"")
     assert bench.restores(domain, one.id)
+
+
+def newer(home: Path) -> None:
+    """Let a newer fibackup have written the first manifest."""
+    manifest = min(home.glob("*Z.json"))
+    manifest.write_text(json.dumps({**json.loads(manifest.read_text()), "format": 2}))
+
+
+def newer_record(home: Path) -> None:
+    """Let a newer fibackup have verified the domain."""
+    (home / "verified.json").write_text('{"format": 2}')
+
+
+def linked(home: Path) -> None:
+    """Put a symbolic link in the place of the domain's directory."""
+    home.rename(home.parents[1] / "elsewhere")
+    home.symlink_to(home.parents[1] / "elsewhere")
+
+
+def no_directory(home: Path) -> None:
+    """Put a file in the place of the domain's directory."""
+    home.rename(home.parents[1] / "elsewhere")
+    home.write_text("a stray file")
+
+
+BAD_DOMAINS: dict[str, tuple[Callable[[Path], None], str]] = {
+    "a newer manifest": (newer, "20261124T040407Z.json"),
+    "a link": (linked, ""),
+    "a file": (no_directory, ""),
+}
+
+
+@pytest.fixture
+def two(tmp_path: Path) -> Iterator[tuple[StoreMaker, StoreMaker]]:
+    """Give a store with two points of each of two domains, web1 and web2."""
+    uuid = "7c3c4f8a-63ca-5da2-bb74-dc6f8fc4553b"
+    with StoreMaker(tmp_path) as one, StoreMaker(tmp_path, uuid=uuid, name="web2") as other:
+        for number in (1, 2):
+            one.point({"vda": {number: number}})
+            other.point({"vda": {number: number}})
+        yield one, other
+
+
+@pytest.mark.parametrize("name", BAD_DOMAINS)
+def test_a_domain_that_cannot_be_read_hides_no_other(
+    two: tuple[StoreMaker, StoreMaker], tmp_path: Path, name: str
+) -> None:
+    """Asked for all, the others are done, exit 5; asked for another, there is a warning."""
+    good, bad = two
+    damage, file = BAD_DOMAINS[name]
+    where = str(bad.home / file).removesuffix("/")
+    damage(bad.home)
+    store = ("--store", str(good.root))
+
+    def run(code: int, verb: str, *words: str) -> subprocess.CompletedProcess[str]:
+        done = run_cli(verb, *store, *words)
+        assert done.returncode == code, done
+        assert where in done.stderr, done
+        return done
+
+    listed = json.loads(run(5, "list", "--json").stdout)
+    assert [each["domain"] for each in listed["domains"]] == ["web1"]
+    (result,) = listed["results"]
+    assert (result["uuid"], result["ok"], result["error"]["path"]) == (bad.uuid, False, where)
+    lines = [json.loads(line) for line in run(5, "list", "--json-lines").stdout.splitlines()]
+    assert [line["type"] for line in lines] == ["point", "point", "result", "end"]
+    assert "web1" in run(5, "list").stdout
+    assert "another domain cannot be read" in run(0, "list", "web1").stderr
+    assert run_cli("list", *store, "web1", "--quiet").stderr == ""
+    assert run_cli("list", *store, good.uuid).stderr == ""
+    run(0, "restore", "web1", "--into", str(tmp_path / "out"))
+    run(0, "verify", "web1")
+    run(4, "verify", "web1", "--strict")
+    results = json.loads(run(5, "verify", "--json").stdout)["results"]
+    assert {each["uuid"]: each["ok"] for each in results} == {good.uuid: True, bad.uuid: False}
+    run(0, "prune", "web1", "--keep-last", "2", "--dry-run")
+    run(4, "prune", "web1", "--keep-last", "2", "--dry-run", "--strict")
+    results = json.loads(run(5, "prune", "--keep-last", "1", "--json").stdout)["results"]
+    assert {each["uuid"]: each["ok"] for each in results} == {good.uuid: True, bad.uuid: False}
+    assert len(good.history().points) == 1
+    for verb in ("list", "verify"):
+        run(1, verb, "web2")
+    run(1, "prune", "web2", "--keep-last", "1")
+    run(1, "restore", "web2", "--into", str(tmp_path / "other"))
+    assert "it has points of: web1" in run(1, "list", "nobody").stderr
+
+
+def test_a_directory_that_cannot_be_read_may_be_the_one_that_is_meant(
+    tmp_path: Path,
+) -> None:
+    """Two domains have had a name: which one is asked for is not guessed."""
+    uuid = "7c3c4f8a-63ca-5da2-bb74-dc6f8fc4553b"
+    with StoreMaker(tmp_path) as one, StoreMaker(tmp_path, uuid=uuid) as other:
+        for maker in (one, other):
+            maker.point({"vda": {1: 1}})
+        newer(other.home)
+        for verb in ("list", "verify"):
+            done = run_cli(verb, "--store", one.root, "web1")
+            assert (done.returncode, "several domains" in done.stderr) == (1, True), done
+            assert run_cli(verb, "--store", one.root, one.uuid).returncode == 0
+
+
+def test_a_record_of_a_newer_format_does_not_hide_the_points(
+    two: tuple[StoreMaker, StoreMaker],
+) -> None:
+    """All points are listed, and the file is named."""
+    one, other = two
+    newer_record(other.home)
+    done = run_cli("list", "--store", one.root, "--json")
+    assert (done.returncode, str(other.home / "verified.json") in done.stderr) == (5, True), done
+    assert [each["points"] for each in json.loads(done.stdout)["domains"]] == [2, 2]
+    assert run_cli("list", "--store", one.root, "web2").returncode == 1
+    for verb, code in (("verify", 5), ("prune", 0)):
+        done = run_cli(verb, "--store", one.root, *(("--keep-last", "1") * (verb == "prune")))
+        assert done.returncode == code, done
+    assert len(one.history().points) == 1
 
 
 def test_a_damaged_receipt_does_not_hide_the_points(

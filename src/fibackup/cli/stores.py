@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Generator, Sequence
+from collections.abc import Callable, Generator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from datetime import datetime
 from threading import Lock
+from types import MappingProxyType
 
 import fibackup as fb
 from fibackup.cli.output import absolute
@@ -16,12 +17,14 @@ __all__ = [
     "find_history",
     "no_history",
     "open_store",
+    "read_histories",
     "refuse_another",
     "the_one",
 ]
 
 _opening = Lock()
 _NAMED = 10
+_NONE: Mapping[str, fb.FibackupError] = MappingProxyType({})
 _NO_STORE = "00000000-0000-0000-0000-000000000000"
 
 
@@ -158,56 +161,106 @@ def refuse_another(path: str, domain: fb.Domain, found: str | None, *, allowed: 
             )
 
 
-def find_history(store: fb.StoreReader, name: str) -> fb.History:
+def read_histories(
+    store: fb.StoreReader, uuids: Sequence[str]
+) -> tuple[tuple[fb.History, ...], dict[str, fb.FibackupError]]:
+    """
+    Return the histories that can be read; a domain that cannot be read hides no other.
+
+    Args:
+        store: Open.
+        uuids: The domains.
+
+    Returns:
+        The histories, in this order; and of each other domain, by its UUID, what is wrong.
+
+    Source:
+        docs/errors.md, "Exit codes".
+    """
+    found: list[fb.History] = []
+    unread: dict[str, fb.FibackupError] = {}
+    for uuid in uuids:
+        try:
+            found.append(store.read_history(uuid))
+        except fb.FibackupError as error:
+            unread[uuid] = error
+    return tuple(found), unread
+
+
+def find_history(store: fb.StoreReader, name: str, on_unread: Callable[[str], None]) -> fb.History:
     """
     Return the history of the domain with this UUID, or with this name at its newest point.
 
     Args:
         store: Open.
         name: Name or UUID.
+        on_unread: Called with a warning for each other domain that cannot be read.
 
     Raises:
         NoSuchPointError: There is none, or there are several of this name.
+        FibackupError: Its directory cannot be read.
 
     Source:
         docs/design.md, "Command line".
     """
     uuids = store.domains()
-    every = [store.read_history(uuid) for uuid in ([name] if name in uuids else uuids)]
+    if name in uuids:
+        every: Sequence[fb.History] = (store.read_history(name),)
+        unread = _NONE
+    else:
+        every, unread = read_histories(store, uuids)
     found = {
         each.uuid: each
         for each in every
         if each.points and name in {each.uuid, each.points[-1].domain}
     }
-    return found[the_one(store, name, tuple(found))]
+    return found[the_one(store, name, tuple(found), unread, on_unread)]
 
 
-def the_one(store: fb.StoreReader, name: str, found: Sequence[str]) -> str:
+def the_one(
+    store: fb.StoreReader,
+    name: str,
+    found: Sequence[str],
+    unread: Mapping[str, fb.FibackupError],
+    on_unread: Callable[[str], None],
+) -> str:
     """
     Return the domain that was meant.
+
+    A domain that cannot be read may be the one, when its directory has the name.
 
     Args:
         store: Open.
         name: What was asked for.
         found: UUIDs of the domains that have this name or UUID.
+        unread: Of the domains that cannot be read, by UUID, what is wrong.
+        on_unread: Called with a warning for each of these, when it is not the one.
 
     Raises:
         NoSuchPointError: There is none, or there are several.
+        FibackupError: The one cannot be read.
 
     Source:
         docs/design.md, "Command line".
     """
-    if len(found) == 1:
-        return found[0]
-    if found:
-        words = f"several domains have had this name; say which: {', '.join(found)}"
+    perhaps = [uuid for uuid in unread if f"{name}-{uuid}" in store.directories(uuid)]
+    if len(perhaps) == 1 and not found:
+        raise unread[perhaps[0]]
+    for uuid, error in unread.items():
+        if uuid not in perhaps:
+            on_unread(f"another domain cannot be read, and was passed over: {error}")
+    several = (*found, *perhaps)
+    if len(several) == 1:
+        return several[0]
+    if several:
+        words = f"several domains have had this name; say which: {', '.join(several)}"
         raise fb.NoSuchPointError(reason=words, domain=name)
     raise _no_such_domain(store, name)
 
 
 def _no_such_domain(store: fb.StoreReader, name: str) -> fb.NoSuchPointError:
     """Return the error for a domain without a point, which names those that have one."""
-    latest = (store.read_history(uuid).latest for uuid in store.domains())
+    latest = (history.latest for history in read_histories(store, store.domains())[0])
     names = sorted({point.domain for point in latest if point is not None})
     more = f" and {len(names) - _NAMED} more" if len(names) > _NAMED else ""
     known = ", ".join(names[:_NAMED]) + more if names else "none at all"

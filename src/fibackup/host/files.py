@@ -65,13 +65,14 @@ _NEW = os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
 
 
 @contextmanager
-def os_errors(path: str) -> Generator[None]:
+def os_errors(path: str, *, inside: bool = False) -> Generator[None]:
     """
     Turn each OSError into one of ours, and complete the paths of our own.
 
     Args:
         path: What it is about, when the error itself does not say; a bare name in an error of
             ours is beside it.
+        inside: True: it is a directory, and that name is in it.
 
     Raises:
         NoSpaceError: ENOSPC, EDQUOT, EFBIG.
@@ -99,7 +100,7 @@ def os_errors(path: str) -> Generator[None]:
         raise HostError(reason=words, path=where) from error
     except StoreError as error:
         if error.path is not None and not error.path.startswith("/"):
-            error.path = os.path.join(os.path.dirname(path), error.path)
+            error.path = os.path.join(path if inside else os.path.dirname(path), error.path)
         raise
 
 

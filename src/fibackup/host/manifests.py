@@ -146,7 +146,7 @@ def _point(
     point: str, data: bytes, digest: str, seals: Mapping[str, str], store: str, uuid: str
 ) -> RestorePoint:
     sealed = seals.get(point)
-    found = parse_manifest(data, proven=sealed == digest)
+    found = parse_manifest(data, path=point + MANIFEST_SUFFIX, proven=sealed == digest)
     if sealed not in {None, digest}:
         raise ManifestError(reason="it is not the manifest that was published")
     if found.id != point:

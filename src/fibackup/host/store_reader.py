@@ -201,8 +201,11 @@ class StoreReader(Drawable):
         return full or real[:1] or names[:1]
 
     def _has_points(self, name: str) -> bool:
-        with open_directory(name, self._fd) as fd:
-            return any(map(is_manifest, list_directory(fd)))
+        try:
+            with open_directory(name, self._fd) as fd:
+                return any(map(is_manifest, list_directory(fd)))
+        except PermissionError:  # it may have some: that is told of this domain, and of no other
+            return True
 
     def read_history(self, uuid: str) -> History:
         """See `PointStore.read_history`."""
@@ -210,7 +213,7 @@ class StoreReader(Drawable):
             name = self._find(uuid)
         if name is None:
             return History(store=self._uuid, path=self.path, uuid=uuid, compress=self._compresses())
-        with os_errors(f"{self.path}/{name}"), open_directory(name, self._fd) as fd:
+        with os_errors(f"{self.path}/{name}", inside=True), open_directory(name, self._fd) as fd:
             return self._history(fd, name, uuid)[0]
 
     def _history(self, fd: int, name: str, uuid: str) -> tuple[History, Manifests]:
@@ -227,7 +230,8 @@ class StoreReader(Drawable):
             name = self._find(uuid)
             if name is None:
                 return VerificationRecord()
-            with open_directory(name, self._fd) as fd:
+            where = f"{self.path}/{name}"
+            with os_errors(where, inside=True), open_directory(name, self._fd) as fd:
                 return sound_record(fd)[0]
 
     def survey(self, uuid: str) -> Survey:
@@ -237,7 +241,7 @@ class StoreReader(Drawable):
         if not directories:
             return Survey(history=self.read_history(uuid))
         name = directories[0]
-        with os_errors(f"{self.path}/{name}"), open_directory(name, self._fd) as fd:
+        with os_errors(f"{self.path}/{name}", inside=True), open_directory(name, self._fd) as fd:
             before = look_at_lock(WRITERS_LOCK, fd)
             files = list_files(fd)
             history, manifests = self._history(fd, name, uuid)

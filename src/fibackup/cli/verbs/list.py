@@ -4,19 +4,19 @@ from __future__ import annotations
 
 import argparse
 import gc
-from collections.abc import Generator, Sequence
+from collections.abc import Generator, Mapping, Sequence
 from contextlib import contextmanager
 from datetime import UTC, datetime
 
 import fibackup as fb
 from fibackup.cli.completion import complete_stored_domains, completed_by
 from fibackup.cli.drawing import terminal_width
-from fibackup.cli.exits import OK
+from fibackup.cli.exits import OK, SOME_FAILED
 from fibackup.cli.options import store_option
-from fibackup.cli.output import print_items, print_json
+from fibackup.cli.output import Failure, complain, print_items, print_json
 from fibackup.cli.say import warn
 from fibackup.cli.signals import Signals
-from fibackup.cli.stores import find_history
+from fibackup.cli.stores import find_history, read_histories
 
 __all__ = ["add_arguments", "run"]
 
@@ -88,12 +88,60 @@ def _uncollected() -> Generator[None]:
 
 def _list(arguments: argparse.Namespace) -> int:
     with fb.StoreReader.open(arguments.store) as store:
-        if arguments.domain is None:
-            histories = [store.read_history(uuid) for uuid in store.domains()]
-        else:
-            histories = [find_history(store, arguments.domain)]
-        listed = [fb.list_points(each, store.read_record(each.uuid)) for each in histories]
+        histories, unread = _histories(arguments, store)
+        listed = [fb.list_points(each, _record(store, each.uuid, unread)) for each in histories]
         copies = store.copies()
+    failures = [Failure(error, arguments, uuid=uuid) for uuid, error in sorted(unread.items())]
+    _warn(arguments, histories, copies)
+    for failure in failures:
+        complain(failure)
+    if arguments.json:
+        _print_documents(arguments, listed, failures)
+    else:
+        _print_tables(arguments, histories, listed)
+        if not (any(listed) or failures):
+            print("no points")
+    domains = {history.uuid for history in histories} | unread.keys()
+    return _code(failures, len(domains))
+
+
+def _histories(
+    arguments: argparse.Namespace, store: fb.StoreReader
+) -> tuple[tuple[fb.History, ...], dict[str, fb.FibackupError]]:
+    """Return what is listed, and what is wrong with each domain that cannot be read."""
+    if arguments.domain is None:
+        return read_histories(store, store.domains())
+
+    def tell(words: str) -> None:
+        if not arguments.quiet:
+            warn(words)
+
+    return (find_history(store, arguments.domain, tell),), {}
+
+
+def _record(
+    store: fb.StoreReader, uuid: str, unread: dict[str, fb.FibackupError]
+) -> fb.VerificationRecord:
+    """Return the record; the points are listed also when it cannot be read."""
+    try:
+        return store.read_record(uuid)
+    except fb.FibackupError as error:
+        unread[uuid] = error
+        return fb.VerificationRecord()
+
+
+def _code(failures: Sequence[Failure], domains: int) -> int:
+    if not failures:
+        return OK
+    return failures[0].code if len(failures) == domains else SOME_FAILED
+
+
+def _warn(
+    arguments: argparse.Namespace,
+    histories: Sequence[fb.History],
+    copies: Mapping[str, tuple[str, ...]],
+) -> None:
+    """Warn of what is wrong with domains that can be listed all the same."""
     for history in histories if not arguments.quiet else ():
         where = fb.printable(history.directory)
         for other in copies.get(history.uuid, ())[1:]:
@@ -105,23 +153,6 @@ def _list(arguments: argparse.Namespace) -> int:
         for point in history.lost:
             words = "it is gone, and so is its point; fibackup verify tells more"
             warn(f"{where}/{point}.json: {words}")
-    if arguments.json:
-        _print_documents(arguments, listed)
-        return OK
-    for history, points in zip(histories, listed, strict=True):
-        if points:
-            print(f"{fb.printable(points[-1].point.domain)}  {history.uuid}")
-            if arguments.tree:
-                print(fb.draw_history(history, width=terminal_width()))
-            else:
-                print(_table(points))
-            print()
-    if not any(listed):
-        print("no points")
-    elif len(histories) > 1:
-        every = [point for points in listed for point in points]
-        print(f"the store: {_total(every)}")
-    return OK
 
 
 # --- for people ---------------------------------------------------------------------------------
@@ -130,6 +161,25 @@ _TITLES = (
     *("point", "time (UTC)", "kind", "consistency", "disks"),
     *("own", "with what it needs", "freed without it", "verified (UTC)"),
 )
+
+
+def _print_tables(
+    arguments: argparse.Namespace,
+    histories: Sequence[fb.History],
+    listed: Sequence[Sequence[fb.ListedPoint]],
+) -> None:
+    """Print the points of each domain, and the sum of all."""
+    for history, points in zip(histories, listed, strict=True):
+        if points:
+            print(f"{fb.printable(points[-1].point.domain)}  {history.uuid}")
+            if arguments.tree:
+                print(fb.draw_history(history, width=terminal_width()))
+            else:
+                print(_table(points))
+            print()
+    every = [point for points in listed for point in points]
+    if every and len(histories) > 1:
+        print(f"the store: {_total(every)}")
 
 
 def _table(points: Sequence[fb.ListedPoint]) -> str:
@@ -176,14 +226,18 @@ def _total(points: Sequence[fb.ListedPoint]) -> str:
 
 
 def _print_documents(
-    arguments: argparse.Namespace, listed: Sequence[Sequence[fb.ListedPoint]]
+    arguments: argparse.Namespace,
+    listed: Sequence[Sequence[fb.ListedPoint]],
+    failures: Sequence[Failure],
 ) -> None:
+    failed = [failure.document() for failure in failures]
     points = sorted(
         (each for points in listed for each in points),
         key=lambda each: (each.point.time, each.point.sequence),
     )
     if arguments.json_lines:
         print_items(arguments, "points", map(_point_document, points))
+        print_items(arguments, "results", failed)
         return
     domains = [
         {
@@ -196,7 +250,8 @@ def _print_documents(
         if points
     ]
     documents = list(map(_point_document, points))
-    print_json(arguments, {"points": documents, "domains": domains})
+    results = {"results": failed} if failed else {}
+    print_json(arguments, {"points": documents, "domains": domains, **results})
 
 
 def _point_document(listed: fb.ListedPoint) -> dict[str, object]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import argparse
 import re
-from collections.abc import Iterator
+from collections.abc import Sequence
 from datetime import UTC, datetime, timedelta
 
 import fibackup as fb
@@ -16,8 +16,9 @@ from fibackup.cli.output import Failure, complain, print_items
 from fibackup.cli.parser import own_version
 from fibackup.cli.progress import aside
 from fibackup.cli.runs import Done, run_plan, show_plan
+from fibackup.cli.say import warn
 from fibackup.cli.signals import Signals
-from fibackup.cli.stores import find_history
+from fibackup.cli.stores import find_history, read_histories
 
 __all__ = ["add_arguments", "run"]
 
@@ -118,13 +119,21 @@ def run(arguments: argparse.Namespace, signals: Signals) -> int:
     )
     results: list[dict[str, object]] = []
     codes: list[int] = []
+    passed_over: list[str] = []
     warned = False
+
+    def tell(words: str) -> None:
+        if words not in passed_over:
+            warn(words)
+        passed_over.append(words)
+
     with fb.Store.open(arguments.store) as store:
-        for name in arguments.domains or tuple(_with_points(store)):
-            found: dict[str, object] = {"domain": name, "uuid": ""}
+        uuids = store.domains()
+        for name in arguments.domains or _to_prune(store, uuids):
+            found: dict[str, object] = {"domain": name, "uuid": name if name in uuids else ""}
             try:
                 signals.token.check()
-                history = find_history(store, name)
+                history = find_history(store, name, tell)
                 found = {"domain": history.points[-1].domain, "uuid": history.uuid}
                 done, warns = _prune(arguments, store, history, policy, signals)
                 warned = warned or warns
@@ -137,17 +146,18 @@ def run(arguments: argparse.Namespace, signals: Signals) -> int:
                 results.append(failure.document())
                 codes.append(failure.code)
     print_items(arguments, "results", results)
+    warned = warned or bool(passed_over)
     failed = [code for code in codes if code != OK]
     if not failed:
         return WARNINGS if warned and arguments.strict else OK
     return failed[0] if len(failed) == len(codes) else SOME_FAILED
 
 
-def _with_points(store: fb.Store) -> Iterator[str]:
-    for uuid in store.domains():
-        history = store.read_history(uuid)
-        if history.points or history.unreadable or history.lost:
-            yield uuid
+def _to_prune(store: fb.Store, uuids: Sequence[str]) -> tuple[str, ...]:
+    """Return the domains that have points, or may have: what is wrong with one is told of it."""
+    every, unread = read_histories(store, uuids)
+    there = {each.uuid for each in every if each.points or each.unreadable or each.lost}
+    return tuple(uuid for uuid in uuids if uuid in there or uuid in unread)
 
 
 def _prune(

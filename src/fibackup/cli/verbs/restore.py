@@ -17,6 +17,7 @@ from fibackup.cli.exits import OK, USAGE
 from fibackup.cli.options import disk_option, dry_run_option, store_option
 from fibackup.cli.output import absolute, print_items
 from fibackup.cli.runs import run_plan, show_plan
+from fibackup.cli.say import warn
 from fibackup.cli.signals import Signals
 from fibackup.cli.stores import find_history
 
@@ -116,7 +117,7 @@ def run(arguments: argparse.Namespace, signals: Signals) -> int:
         print(f"fibackup restore: {fault}", file=sys.stderr)
         return USAGE
     with fb.Store.open(arguments.store) as store, ExitStack() as opened:
-        uuid = find_history(store, arguments.domain).uuid
+        uuid = find_history(store, arguments.domain, warn).uuid
         opened.enter_context(store.locked(uuid, arguments.domain, exclusive=False))
         history = store.read_history(uuid)  # a prune waits from here on
         host = None

@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import os
 import re
+from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
 
 import fibackup as fb
@@ -17,7 +18,7 @@ from fibackup.cli.progress import aside, progress
 from fibackup.cli.runs import show_plan, warn_if_strict
 from fibackup.cli.say import ERROR, say, warn
 from fibackup.cli.signals import Signals
-from fibackup.cli.stores import the_one
+from fibackup.cli.stores import read_histories, the_one
 
 __all__ = ["add_arguments", "run"]
 
@@ -136,9 +137,15 @@ def run(arguments: argparse.Namespace, signals: Signals) -> int:
     Source:
         docs/verify.md.
     """
+    passed_over: list[str] = []
+
+    def tell(words: str) -> None:
+        passed_over.append(words)
+        warn(words)
+
     with fb.Store.open(arguments.store) as store:
         strangers = store.strangers() if arguments.domain is None else ()
-        uuids = store.domains() if arguments.domain is None else (_uuid(store, arguments.domain),)
+        uuids = _domains(store, arguments.domain, tell)
         if arguments.point is not None and len(uuids) != 1:
             say("fibackup verify: with --point, name the domain", ERROR)
             return USAGE
@@ -155,7 +162,7 @@ def run(arguments: argparse.Namespace, signals: Signals) -> int:
         return 12
     if codes:
         return codes[0] if len(codes) == len(results) else SOME_FAILED
-    warned = bool(strangers) or any(warned for _, _, warned in results)
+    warned = bool(strangers or passed_over) or any(warned for _, _, warned in results)
     return WARNINGS if warned and arguments.strict else OK
 
 
@@ -241,21 +248,25 @@ def _show(arguments: argparse.Namespace, found: fb.Verification) -> None:
             print(f"  {line}")
 
 
-def _uuid(store: fb.Store, name: str) -> str:
-    """Return the UUID of a domain, by it, by its name, or by the name of its directory."""
+def _domains(
+    store: fb.Store, name: str | None, on_unread: Callable[[str], None]
+) -> tuple[str, ...]:
+    """Return the UUIDs of all domains, or of one: by it, by its name, or by its directory's."""
     uuids = store.domains()
+    if name is None:
+        return uuids
     if name in uuids:
-        return name
-    return the_one(store, name, [uuid for uuid in uuids if name in _names(store, uuid)])
+        return (name,)
+    every, unread = read_histories(store, uuids)
+    found = [history.uuid for history in every if _is_called(store, history, name)]
+    return (the_one(store, name, found, unread, on_unread),)
 
 
-def _names(store: fb.Store, uuid: str) -> set[str]:
-    """Return the name at the newest point, and that of the directory: manifests may be gone."""
-    latest = store.read_history(uuid).latest
-    if latest is not None:
-        return {latest.domain}
-    directories = [each for each in os.listdir(store.path) if each.endswith(f"-{uuid}")]
-    return {each.removesuffix(f"-{uuid}") for each in directories}
+def _is_called(store: fb.Store, history: fb.History, name: str) -> bool:
+    """Tell by the name at the newest point, or by that of the directory: manifests may be gone."""
+    if history.latest is not None:
+        return history.latest.domain == name
+    return f"{name}-{history.uuid}" in os.listdir(store.path)
 
 
 def _count(faults: int) -> str:
