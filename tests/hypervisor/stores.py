@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import signal
+import subprocess
 from collections.abc import Mapping
 from contextlib import suppress
 from datetime import UTC, datetime, timedelta
@@ -105,13 +107,15 @@ class StoreMaker:
         compress: bool = False,
         packed: bool = False,
         hashed: bool = False,
+        killed: bool = False,
         states: Mapping[fb.FileRole, bytes] = NOTHING,
     ) -> fb.RestorePoint:
         """
         Take a point of disks, after writing clusters to each; the first one is a full.
 
         Its other files have the content that is given. *compress*: when it is stored; *packed*:
-        the guest's own image has clusters compressed by zlib, as those of templates are.
+        the guest's own image has clusters compressed by zlib, as those of templates are;
+        *killed*: the QEMU that wrote it was, after the guest had flushed.
         """
         history = self.history()
         self._count += 1
@@ -121,7 +125,9 @@ class StoreMaker:
         latest = history.latest
         with self.store.locked(self.uuid, self.name, exclusive=True):
             disks = tuple(
-                self._disk(target, point_id, clusters, full, options, compress, packed, hashed)
+                self._disk(
+                    target, point_id, clusters, full, options, compress, packed, hashed, killed
+                )
                 for target, clusters in writes.items()
             )
             config = self.store.save_config(self.uuid, f"{point_id}.xml", XML)
@@ -157,6 +163,7 @@ class StoreMaker:
         compress: bool,  # noqa: FBT001
         packed: bool,  # noqa: FBT001
         hashed: bool,  # noqa: FBT001
+        killed: bool,  # noqa: FBT001
     ) -> fb.PointDisk:
         live = self._live / f"{target}-{point}.qcow2"
         parent, under = (None, None) if full else self._tops.get(target, (None, None))
@@ -170,7 +177,9 @@ class StoreMaker:
                 f"write -q {'-c' if packed else ''} -P {byte} {cluster * unit} {unit}",
             )
         ]
-        if words:
+        if killed:
+            _write_and_be_killed(live, words)
+        elif words:
             run("qemu-io", "-f", "qcow2", *words, live)
         step = fb.CopyImage(
             target=target,
@@ -216,6 +225,12 @@ class StoreMaker:
             assert Path(image.path).read_bytes() == reference.read_bytes(), image.target
             Path(image.path).unlink()
         return True
+
+
+def _write_and_be_killed(path: Path, words: list[str]) -> None:
+    command = ["qemu-io", "-f", "qcow2", *words, "-c", "flush", "-c", "sigraise 9", str(path)]
+    done = subprocess.run(command, check=False, capture_output=True, timeout=60)
+    assert done.returncode == -signal.SIGKILL, done
 
 
 def _create(path: Path, under: Path | None, size_bytes: int, options: tuple[str, ...]) -> None:

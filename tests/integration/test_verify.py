@@ -34,6 +34,8 @@ from fibackup.host.nbd import NbdClient
 from fibackup.host.pace import Pace
 from fibackup.host.record import Recorder
 from fibackup.parse.manifest import render_manifest
+from fibackup.parse.qcow2_header import parse_qcow2_header
+from hypervisor import differences
 from hypervisor.stores import CLUSTER, StoreMaker
 
 pytestmark = pytest.mark.libvirt
@@ -407,6 +409,101 @@ def test_an_image_that_was_stored_corrupt_is_found_in_depth(copy: Copy) -> None:
     (fault,) = result["verification"]["faults"]
     assert (fault["kind"], fault["file"]) == ("structure", f"vda/{first}.qcow2")
     assert fault["points"] == [first, second]
+
+
+# -- what QEMU leaves when it is killed ----------------------------------------------------------
+
+LAZY = ("lazy_refcounts=on",)
+
+
+@pytest.fixture
+def dirty(tmp_path: Path) -> Iterator[StoreMaker]:
+    """Give a store with four points, each of an image whose QEMU was killed."""
+    with StoreMaker(tmp_path) as made:
+        for number in (1, 2, 3, 4):
+            made.point({"vda": {number: number, 10: number}}, options=LAZY, killed=True)
+            image = made.path(f"vda/{made.history().points[-1].id}.qcow2")
+            assert parse_qcow2_header(image.read_bytes()[:CLUSTER]).dirty
+        yield made
+
+
+def verify_in_depth(made: StoreMaker) -> fb.Verification:
+    """Verify all that there is."""
+    policy = fb.VerifyPolicy(deep=True)
+    plan = fb.plan_verify(made.store.survey(made.uuid), now=datetime.now(UTC), policy=policy)
+    found = fb.Executor(None, made.store).run(plan).verification
+    assert found is not None
+    return found
+
+
+def test_counts_that_lag_behind_are_no_fault(dirty: StoreMaker, tmp_path: Path) -> None:
+    """Dirty images are whole: verified, restored in each form, built upon and merged."""
+    points = [point.id for point in dirty.history().points]
+    found = verify_in_depth(dirty)
+    assert (found.faults, found.whole) == ((), tuple(points))
+    assert any("stale refcounts" in note for note in found.notes)
+    assert dirty.history().found_wrong == frozenset()
+    for form in fb.RestoreForm:
+        for point in points:
+            into = PurePosixPath(tmp_path / f"{form}-{point}")
+            plan = fb.plan_restore(dirty.history(), point, into=into, form=form)
+            restored = fb.Executor(None, dirty.store).run(plan).restored[-1]
+            reference = dirty.references[point]["vda"]
+            assert differences(Path(restored.path), "qcow2", reference) == "", (form, point)
+            shutil.rmtree(into)
+    dirty.path("linked.json").unlink()  # those disks are gone
+    policy = fb.RetentionPolicy(keep_last=1, protect=(points[1],))
+    with dirty.store.locked(dirty.uuid, dirty.name, exclusive=True):
+        pass
+    now = datetime(2027, 1, 1, tzinfo=UTC)
+    fb.Executor(None, dirty.store).run(fb.plan_prune(dirty.history(), policy, now=now))
+    kept = [point.id for point in dirty.history().points]
+    assert kept == [points[1], points[3]]
+    assert (verify_in_depth(dirty).faults, verify_in_depth(dirty).whole) == ((), tuple(kept))
+    for point in kept:
+        assert dirty.restores(point, tmp_path / "raw")
+
+
+def test_a_compressed_copy_of_a_dirty_image_is_a_clean_one(
+    dirty: StoreMaker, tmp_path: Path
+) -> None:
+    """It is written anew, and reads the same."""
+    point = dirty.point({"vda": {5: 5}}, options=LAZY, killed=True, compress=True)
+    image = dirty.path(f"vda/{point.id}.qcow2")
+    assert not parse_qcow2_header(image.read_bytes()[:CLUSTER]).dirty
+    assert verify_in_depth(dirty).faults == ()
+    assert dirty.restores(point.id, tmp_path / "raw")
+
+
+def test_what_else_is_wrong_with_a_dirty_image_is_a_fault(dirty: StoreMaker) -> None:
+    """A cluster beyond the end would read as zeros: that is no count."""
+    points = [point.id for point in dirty.history().points]
+    copy = Copy(dirty.root, dirty.home, (points[0], points[1], points[2]), dirty.references)
+
+    def beyond(data: bytearray, _: int) -> None:
+        level_1 = int.from_bytes(data[40:48], "big")
+        level_2 = int.from_bytes(data[level_1 : level_1 + 8], "big") & ~(1 << 63)
+        data[level_2 + 8 : level_2 + 16] = (1 << 63 | 1 << 30).to_bytes(8, "big")
+
+    stored_as(copy, points[0], beyond)
+    (result,) = copy.verify("--deep")["results"]
+    (fault,) = result["verification"]["faults"]
+    assert (fault["kind"], fault["file"]) == ("structure", f"vda/{points[0]}.qcow2")
+    assert fault["points"] == points
+
+
+def test_counts_of_an_image_that_was_closed_do_not_lag_behind(dirty: StoreMaker) -> None:
+    """Without the dirty bit in its header, wrong counts are a fault."""
+    points = [point.id for point in dirty.history().points]
+    copy = Copy(dirty.root, dirty.home, (points[0], points[1], points[2]), dirty.references)
+
+    def closed(data: bytearray, _: int) -> None:
+        data[72:80] = bytes(8)
+
+    stored_as(copy, points[3], closed)
+    (result,) = copy.verify("--deep")["results"]
+    (fault,) = result["verification"]["faults"]
+    assert (fault["kind"], fault["file"]) == ("structure", f"vda/{points[3]}.qcow2")
 
 
 # -- how much is read ----------------------------------------------------------------------------

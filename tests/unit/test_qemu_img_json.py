@@ -11,6 +11,7 @@ from fibackup.parse.qemu_img_json import (
     CheckResult,
     Extent,
     ImageInfo,
+    is_stale_count,
     parse_check,
     parse_image_info,
     parse_map,
@@ -76,6 +77,36 @@ def test_other_text_is_refused(text: str) -> None:
     """What is no JSON object or list of them is refused."""
     with pytest.raises(ParseError):
         parse_image_info(text)
+
+
+@pytest.mark.parametrize(
+    ("line", "stale"),
+    [
+        ("ERROR cluster 5 refcount=0 reference=1\n", True),
+        ("ERROR OFLAG_COPIED data cluster: l2_entry=8000000000050000 refcount=0", True),
+        ("ERROR OFLAG_COPIED L2 cluster: l1_index=0 l1_entry=8000000000050000 refcount=0", True),
+        ("ERROR cluster 5 refcount=0 reference=2", False),
+        ("ERROR cluster 5 refcount=0 reference=11", False),
+        ("ERROR offset=50200: Data cluster is not properly aligned; L2 entry corrupted.", False),
+        ("Leaked cluster 4 refcount=1 reference=0", False),
+    ],
+)
+def test_a_count_that_lags_behind_is_told_from_what_is_wrong(line: str, *, stale: bool) -> None:
+    """A cluster with one reference and none counted is what lazy counting leaves."""
+    assert is_stale_count(line) is stale
+
+
+@pytest.mark.parametrize(
+    ("counts", "stale", "sound"),
+    [({}, 0, True), ({"corruptions": 3}, 3, True), ({"corruptions": 4}, 3, False)],
+)
+def test_a_dirty_image_is_sound_when_only_counts_lag_behind(
+    counts: dict[str, int], stale: int, *, sound: bool
+) -> None:
+    """Whatever else is wrong makes it unsound."""
+    check = parse_check(json.dumps({**CHECK, **counts}), stale_counts=stale)
+    assert check.sound_if_dirty is sound
+    assert not parse_check(json.dumps({**CHECK, "check-errors": 1})).sound_if_dirty
 
 
 def test_a_clean_check_is_read() -> None:

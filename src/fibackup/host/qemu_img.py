@@ -16,6 +16,7 @@ import threading
 import time
 from collections.abc import Callable, Sequence
 from pathlib import PurePosixPath
+from typing import IO
 
 from fibackup.errors import (
     NoSpaceError,
@@ -26,7 +27,7 @@ from fibackup.errors import (
 )
 from fibackup.host.cancel import CancelToken
 from fibackup.host.child import bound_to_us, limit_address_space, limit_files
-from fibackup.parse.qemu_img_json import CheckResult, Extent, parse_check, parse_map
+from fibackup.parse.qemu_img_json import CheckResult, Extent, is_stale_count, parse_check, parse_map
 
 __all__ = [
     "allocation",
@@ -504,9 +505,23 @@ def check(
         find_qemu_img(), "check", "-f", image_format, "--output=json", "--", str(path),
     ]  # fmt: skip
     said: list[bytes] = []
-    _run(argv, lambda _: None, cancel, images=depth, accept=(0, 2, 3), said=said)
+    stale = 0
+
+    def on_complaint(line: str) -> None:
+        nonlocal stale
+        stale += is_stale_count(line)
+
+    _run(
+        argv,
+        lambda _: None,
+        cancel,
+        images=depth,
+        accept=(0, 2, 3),
+        said=said,
+        on_complaint=on_complaint,
+    )
     try:
-        return parse_check(b"".join(said).decode(errors="replace"))
+        return parse_check(b"".join(said).decode(errors="replace"), stale_counts=stale)
     except ParseError as error:
         raise QemuImgError(reason=f"qemu-img check: {error}", argv=tuple(argv)) from error
 
@@ -519,11 +534,13 @@ def _run(
     images: int = 1,
     accept: Sequence[int] = (0,),
     said: list[bytes] | None = None,
+    on_complaint: Callable[[str], None] = lambda _: None,
 ) -> int:
     """
     Run a child that opens so many images.
 
-    With *said*, its standard output goes there, and is no progress.
+    With *said*, its standard output goes there, and is no progress. *on_complaint* gets each line
+    of its standard error.
     """
     cancel.check()
     child = subprocess.Popen(
@@ -542,7 +559,9 @@ def _run(
         threading.Thread(target=_read_percent, args=(child.stdout, on_percent, moved), daemon=True)
         if said is None
         else threading.Thread(target=_read_all, args=(child.stdout, said), daemon=True),
-        threading.Thread(target=_read_tail, args=(child.stderr, complaints), daemon=True),
+        threading.Thread(
+            target=_read_tail, args=(child.stderr, complaints, on_complaint), daemon=True
+        ),
     )
     for reader in readers:
         reader.start()
@@ -610,10 +629,15 @@ def _read_all(stream: object, said: list[bytes]) -> None:
         said.append(read())
 
 
-def _read_tail(stream: object, said: list[bytes]) -> None:
-    read = getattr(stream, "read", None)
-    if read is not None:
-        said.append(read()[-4096:])
+def _read_tail(
+    stream: IO[bytes] | None, said: list[bytes], on_complaint: Callable[[str], None]
+) -> None:
+    """Keep the end of what is said; there may be a line for each cluster of an image."""
+    tail = b""
+    for line in stream or ():
+        on_complaint(line.decode(errors="replace"))
+        tail = (tail + line)[-4096:]
+    said.append(tail)
 
 
 def _failure(argv: Sequence[str], returncode: int, stderr: str) -> Exception:

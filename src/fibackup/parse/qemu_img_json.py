@@ -14,15 +14,29 @@ strictly.
 from __future__ import annotations
 
 import json
+import re
 from typing import TypeVar, cast
 
 from attrs import frozen
 
 from fibackup.errors import ParseError
 
-__all__ = ["CheckResult", "Extent", "ImageInfo", "parse_check", "parse_image_info", "parse_map"]
+__all__ = [
+    "CheckResult",
+    "Extent",
+    "ImageInfo",
+    "is_stale_count",
+    "parse_check",
+    "parse_image_info",
+    "parse_map",
+]
 
 _T = TypeVar("_T", str, int, bool)
+_STALE_COUNT = re.compile(
+    r"ERROR (cluster \d+ refcount=\d+ reference=1"
+    r"|OFLAG_COPIED (data|L2) cluster: .*\brefcount=\d+)",
+    re.ASCII,
+)
 
 
 @frozen
@@ -66,6 +80,7 @@ class CheckResult:
         leaks: Clusters that nothing refers to: lost space, not lost data.
         image_end_offset: Where the image ends in the file, None when not told.
         compressed_clusters: Clusters that are compressed.
+        stale_counts: Those of the corruptions that are wrong counts of references, and no more.
     """
 
     filename: str
@@ -75,11 +90,17 @@ class CheckResult:
     leaks: int = 0
     image_end_offset: int | None = None
     compressed_clusters: int = 0
+    stale_counts: int = 0
 
     @property
     def sound(self) -> bool:
         """True when the data can be trusted; leaks do no harm to it."""
         return not self.check_errors and not self.corruptions
+
+    @property
+    def sound_if_dirty(self) -> bool:
+        """True when the data of an image can be trusted whose header has the dirty bit."""
+        return not self.check_errors and self.corruptions == self.stale_counts
 
 
 @frozen
@@ -122,12 +143,31 @@ def parse_image_info(text: str) -> tuple[ImageInfo, ...]:
     return tuple(_info(item, f"info[{number}]") for number, item in enumerate(items))
 
 
-def parse_check(text: str) -> CheckResult:
+def is_stale_count(line: str) -> bool:
+    """
+    Tell whether a complaint is only about a count of references that lags behind.
+
+    It is what QEMU leaves of an image with ``lazy_refcounts`` when it is killed: nobody needs the
+    counts to read, and the next writer makes them anew. A cluster that has two references, one that
+    is not aligned, or one beyond the end is another matter.
+
+    Args:
+        line: Of the standard error of ``qemu-img check``.
+
+    Source:
+        QEMU docs/interop/qcow2.txt, the dirty bit; block/qcow2-refcount.c,
+        ``compare_refcounts()`` and ``check_oflag_copied()``.
+    """
+    return _STALE_COUNT.fullmatch(line.strip()) is not None
+
+
+def parse_check(text: str, *, stale_counts: int = 0) -> CheckResult:
     """
     Return what ``qemu-img check`` found.
 
     Args:
         text: Its standard output.
+        stale_counts: Lines of its standard error that are `is_stale_count`.
 
     Returns:
         The counts; those that are left out are 0.
@@ -148,6 +188,7 @@ def parse_check(text: str) -> CheckResult:
         leaks=_size(found, "leaks", "check") or 0,
         image_end_offset=_size(found, "image-end-offset", "check"),
         compressed_clusters=_size(found, "compressed-clusters", "check") or 0,
+        stale_counts=stale_counts,
     )
 
 
