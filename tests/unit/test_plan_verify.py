@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from datetime import UTC, datetime, timedelta
 from typing import cast
 
@@ -228,6 +229,27 @@ def test_each_top_image_is_read_once() -> None:
     assert (second.recorded, second.earlier) == ((), None)
     assert second.estimate_bytes == 3 * SIZE
     assert second.file == f"vda/{image_name(3)}"
+
+
+def test_the_work_of_a_deep_plan_grows_with_the_points_and_no_faster() -> None:
+    """Four times the points in one chain take four times the calls."""
+
+    def calls(count: int) -> int:
+        found = 0
+
+        def tracer(*_: object) -> None:
+            nonlocal found
+            found += 1
+
+        of = chain(count)
+        sys.setprofile(tracer)
+        try:
+            deep(of)
+        finally:
+            sys.setprofile(None)
+        return found
+
+    assert calls(800) < 4.6 * calls(200)
 
 
 def test_an_earlier_reading_is_known_also_after_a_merge() -> None:

@@ -174,16 +174,16 @@ def _verify_contents(
 ) -> VerifyContents:
     entries = {entry.file: entry for entry in survey.record.contents}
     recorded, brought = _recorded(survey.history, trees), _brought(survey.history)
-    tops: dict[str, tuple[str, str]] = {}  # file -> target, a point that shows it
+    tops: dict[str, str] = {}  # file -> target
     for point in points:
         for disk in point.disks:
             top = trees[disk.target].tops.get(point.id)
             if top is not None:
-                tops[f"{disk.target}/{top}"] = disk.target, point.id
+                tops[f"{disk.target}/{top}"] = disk.target
     prints = {target: tree.fingerprints() for target, tree in trees.items()}
     sizes = {target: tree.climb(_add) for target, tree in trees.items()}
     candidates: list[_Candidate] = []
-    for file, (target, _) in tops.items():
+    for file, target in tops.items():
         top = file.removeprefix(f"{target}/")
         if top not in prints[target]:
             continue  # it does not reach a base: a fault without reading it
@@ -192,21 +192,21 @@ def _verify_contents(
         candidates.append(_Candidate(file, sizes[target][top], entry if of_this else None))
     contents: list[ContentToVerify] = []
     wrong = {file: entry for file, entry in entries.items() if entry.fault}
+    chains: dict[str, dict[str, tuple[str, ...]]] = {target: {} for target in trees}
     for file in _chosen(candidates, now, policy):
-        target, shown_at = tops[file]
-        images = trees[target].images_of(shown_at)
+        target = tops[file]
+        top = file.removeprefix(f"{target}/")
+        names = _names(trees[target], top, chains[target])
         contents.append(
             ContentToVerify(
                 target=target,
-                images=tuple(image.name for image in images),
+                images=names,
                 checked=brought[file],
-                chain=prints[target][images[0].name],
-                virtual_size_bytes=images[0].virtual_size_bytes,
-                estimate_bytes=sizes[target][images[0].name],
+                chain=prints[target][top],
+                virtual_size_bytes=trees[target].images[top].virtual_size_bytes,
+                estimate_bytes=sizes[target][top],
                 recorded=tuple(recorded.get(file, ())),
-                earlier=_known(
-                    entries.get(file), [wrong.get(f"{target}/{each.name}") for each in images[1:]]
-                ),
+                earlier=_known(entries.get(file), _under(target, names, wrong)),
             )
         )
     return VerifyContents(
@@ -216,18 +216,36 @@ def _verify_contents(
     )
 
 
-def _known(
-    entry: CheckedContent | None, under: Sequence[CheckedContent | None]
-) -> CheckedContent | None:
+def _under(
+    target: str, names: Sequence[str], wrong: Mapping[str, CheckedContent]
+) -> tuple[CheckedContent, ...]:
+    """Return what was wrong under the first of these images."""
+    if not wrong:
+        return ()
+    files = (f"{target}/{name}" for name in names[1:])
+    return tuple(wrong[file] for file in files if file in wrong)
+
+
+def _known(entry: CheckedContent | None, under: Sequence[CheckedContent]) -> CheckedContent | None:
     """Return what the record has of a disk, unless it was read first through what was wrong."""
     if entry is None or entry.fault:
         return entry
-    wrong = (each for each in under if each is not None)
-    return None if any(entry.compared_since > each.last_right for each in wrong) else entry
+    return None if any(entry.compared_since > each.last_right for each in under) else entry
 
 
 def _add(image: StoredImage, under: int | None) -> int:
     return image.size_bytes + (under or 0)
+
+
+def _names(tree: ImageTree, top: str, known: dict[str, tuple[str, ...]]) -> tuple[str, ...]:
+    """Return the images of a disk, top first; down to one that was asked for before."""
+    way: list[str] = []
+    name: str | None = top
+    while name is not None and name not in known:
+        way.append(name)
+        name = tree.images[name].backing
+    known[top] = (*way, *(known[name] if name is not None else ()))
+    return known[top]
 
 
 def _recorded(history: History, trees: Mapping[str, ImageTree]) -> Mapping[str, dict[str, None]]:
