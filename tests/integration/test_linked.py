@@ -168,6 +168,33 @@ def test_a_prune_that_sees_another_mount_in_its_place_leaves_its_images(rig: Rig
     assert differences(rig.overlay, "qcow2", rig.reference) == ""
 
 
+@pytest.mark.parametrize("moved", ["directory", "overlay"])
+def test_its_images_stay_while_a_link_in_its_path_leads_nowhere(rig: Rig, moved: str) -> None:
+    """The disk that the link leads to is not mounted: the overlay is there still."""
+    place = rig.overlay.parent if moved == "directory" else rig.overlay
+    ssd = place.parent.parent / "ssd"
+    ssd.mkdir()
+    place.rename(ssd / place.name)
+    place.symlink_to(ssd / place.name)
+    away = ssd.rename(ssd.with_name("ssd-not-mounted"))
+    assert rig.prune() == [rig.ids[0], rig.ids[1], rig.ids[3]]
+    away.rename(ssd)
+    assert rig.prune() == [rig.ids[0], rig.ids[1], rig.ids[3]]
+    assert differences(rig.overlay, "qcow2", rig.reference) == ""
+
+
+def test_its_images_go_when_it_is_removed_behind_a_link(rig: Rig, tmp_path: Path) -> None:
+    """A link in its path that leads to where it was made is as good as a directory."""
+    rig.overlay.unlink()
+    (tmp_path / "ssd").mkdir()
+    (tmp_path / "images").symlink_to(tmp_path / "ssd")
+    overlay = Path(rig.link(tmp_path / "images" / "now").restored[0].path)
+    assert rig.prune() == [rig.ids[0], rig.ids[1], rig.ids[3]]
+    overlay.unlink()
+    overlay.parent.rmdir()
+    assert rig.prune() == rig.ids[3:]
+
+
 def test_who_reads_is_waited_for_and_not_taken_for_a_domain(rig: Rig) -> None:
     """A verification has the images open too; a dry run can only say so."""
     rig.overlay.unlink()

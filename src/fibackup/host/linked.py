@@ -138,7 +138,7 @@ def _is_linked(disk: LinkedDisk, machine: str, rivals: Collection[str]) -> bool:
             return False
         fd = os.open(disk.overlay, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
     except (FileNotFoundError, NotADirectoryError):
-        return not _is_the_place(disk)  # it is not mounted here, perhaps
+        return os.path.lexists(disk.overlay) or not _is_the_place(disk)  # not mounted, perhaps
     except OSError:
         return True
     try:
@@ -153,10 +153,17 @@ def _is_linked(disk: LinkedDisk, machine: str, rivals: Collection[str]) -> bool:
 
 
 def _is_the_place(disk: LinkedDisk) -> bool:
-    """Tell whether the nearest directory that is left of an overlay's path is the one it was."""
+    """
+    Tell whether the nearest directory that is left of an overlay's path is the one it was.
+
+    A link that leads nowhere is left: what it leads to may be on a disk that is not mounted.
+    """
     for directory, was in zip(disk.overlay.parents, disk.places, strict=False):
-        with suppress(FileNotFoundError, NotADirectoryError):
+        try:
             return _place(directory) == was
+        except (FileNotFoundError, NotADirectoryError):
+            if os.path.lexists(directory):
+                return False
     return False
 
 
