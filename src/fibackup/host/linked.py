@@ -14,6 +14,7 @@ A domain that is off has nothing open, so that no lock tells of its disk.
 from __future__ import annotations
 
 import os
+import shlex
 import stat
 from collections.abc import Collection
 from contextlib import suppress
@@ -25,6 +26,7 @@ from fibackup.host.copy_image import read_qcow2_head
 from fibackup.host.journals import read_linked
 from fibackup.host.lock import refuse_users_of
 from fibackup.host.record import hold_record_lock, replace_record
+from fibackup.host.store_file import STORE_FILE, uuid_of
 from fibackup.model.linked import LinkedDisk, LinkedDisks
 from fibackup.model.records import LINKED_FILE
 from fibackup.parse.manifest import render_linked
@@ -74,7 +76,7 @@ def linked_files(dir_fd: int) -> dict[str, str]:
     return {
         file: _in_words(disk, machine)
         for disk in linked.disks
-        if _is_linked(disk, machine, linked.rivals(disk))
+        if _is_linked(disk, machine, linked.rivals(disk), dir_fd)
         for file in disk.files
     }
 
@@ -109,7 +111,11 @@ def forget_independent(dir_fd: int) -> None:
     with suppress(ManifestError):
         machine = _machine()
         linked = read_linked(dir_fd)
-        gone = {disk for disk in linked.disks if not _is_linked(disk, machine, linked.rivals(disk))}
+        gone = {
+            disk
+            for disk in linked.disks
+            if not _is_linked(disk, machine, linked.rivals(disk), dir_fd)
+        }
         if not gone:
             return
         with hold_record_lock(dir_fd):
@@ -125,11 +131,22 @@ def _write(linked: LinkedDisks, dir_fd: int) -> None:
 
 
 def _in_words(disk: LinkedDisk, machine: str) -> str:
-    where = "" if disk.machine == machine else f", made on {disk.machine.partition(' ')[0]},"
-    return f"the linked disk {disk.overlay}{where} lies on it"
+    if disk.machine != machine:
+        made = disk.machine.partition(" ")[0]
+        return f"the linked disk {disk.overlay}, made on {made}, lies on it"
+    words = f"the linked disk {disk.overlay} lies on it"
+    if os.path.exists(disk.overlay):
+        return words
+    return f"{words}, or is gone: to have it forgotten, {_to_forget(disk)}"
 
 
-def _is_linked(disk: LinkedDisk, machine: str, rivals: Collection[str]) -> bool:
+def _to_forget(disk: LinkedDisk) -> str:
+    """Say how to let a disk end that cannot be seen; where it is there after all, it stays."""
+    file, directory = shlex.quote(str(disk.overlay)), shlex.quote(str(disk.overlay.parent))
+    return f"mkdir -p {directory} && touch {file}"
+
+
+def _is_linked(disk: LinkedDisk, machine: str, rivals: Collection[str], dir_fd: int) -> bool:
     """Tell whether a disk may still lie on these images; a doubt counts as yes."""
     if disk.machine != machine:
         return True
@@ -143,13 +160,39 @@ def _is_linked(disk: LinkedDisk, machine: str, rivals: Collection[str]) -> bool:
         return True
     try:
         backing = read_qcow2_head(fd, str(disk.overlay))[0].backing_name
-        return backing is not None and PurePosixPath(backing).name not in rivals
+        if backing is None or _is_of_another(PurePosixPath(backing), dir_fd):
+            return False
+        return PurePosixPath(backing).name not in rivals
     except ParseError:  # something else has its name now
         return False
     except (OSError, FibackupError):
         return True
     finally:
         os.close(fd)
+
+
+def _is_of_another(image: PurePosixPath, dir_fd: int) -> bool:
+    """
+    Tell whether an image is surely one of another domain's directory of a store.
+
+    Name and inode of the directory must say so, and it must be there: by a link, or behind another
+    mount, it could be ours.
+    """
+    real = PurePosixPath(os.path.realpath(image))
+    home = real.parent.parent
+    names = image.parent.parent.name, home.name, PurePosixPath(_path_of(dir_fd)).name
+    named, theirs, ours = map(uuid_of, names)
+    if not image.is_absolute() or None in {theirs, ours} or named != theirs or theirs == ours:
+        return False
+    return (
+        os.path.isfile(real)
+        and os.path.isfile(home.parent / STORE_FILE)
+        and not os.path.samestat(os.stat(home), os.fstat(dir_fd))
+    )
+
+
+def _path_of(fd: int) -> str:
+    return os.readlink(f"/proc/self/fd/{fd}")
 
 
 def _is_the_place(disk: LinkedDisk) -> bool:
