@@ -5,16 +5,19 @@ from __future__ import annotations
 import os
 import shutil
 import stat
+import subprocess
 import threading
 from collections.abc import Iterator
 from contextlib import ExitStack
 from dataclasses import replace
+from datetime import UTC, datetime
 from pathlib import Path, PurePosixPath
 
 import pytest
 
 import fibackup as fb
 from hypervisor.faulty import DONE, REFUSED, UUID, Act, Zygote, fork_server, later
+from hypervisor.host import run
 from hypervisor.stores import StoreMaker
 from integration.sites import Site, hashes, make_site
 
@@ -201,6 +204,49 @@ def test_what_a_link_leads_to_is_never_written(
         assert REFUSED in codes, "it was followed"
     if (out / "vda.qcow2").exists():
         assert site.flat(out / "vda.qcow2") == site.expected
+
+
+def test_a_store_that_shares_its_files_with_a_copy_is_read(tmp_path: Path) -> None:
+    """As cp -al makes one: both are verified and restored from, and a prune says what helps."""
+    with StoreMaker(tmp_path) as maker:
+        point = maker.point({"vda": {0: 1}})
+        maker.point({"vda": {1: 2}})
+        _read(maker.store, tmp_path / "first")
+        run("cp", "-al", maker.root, tmp_path / "copy")
+        copy = tmp_path / "copy" / maker.home.name
+        before = hashes(copy), _modes(copy)
+        _read(maker.store, tmp_path / "second")
+        with pytest.raises(fb.StoreError, match="hard link") as caught:
+            _prune(maker)
+        assert caught.value.path == str(maker.home / "lock")
+        command = caught.value.reason.rpartition(": ")[2]
+        subprocess.run(["sh", "-c", command], cwd=maker.home, check=True)
+        assert [each.id for each in _prune(maker)] != [point.id]
+        assert _modes(copy) == before[1]
+        del before[0][copy / "verified.json"]
+        assert before[0].items() <= hashes(copy).items()
+        with fb.Store.open(tmp_path / "copy") as store:
+            _read(store, tmp_path / "third")
+
+
+def _read(store: fb.Store, into: Path) -> None:
+    """Verify all, and restore."""
+    found = fb.plan_verify(store.survey(UUID), now=datetime.now(UTC))
+    verification = fb.Executor(None, store).run(found).verification
+    assert verification is not None
+    assert verification.faults == ()
+    plan = fb.plan_restore(store.read_history(UUID), "latest", into=PurePosixPath(into))
+    fb.Executor(None, store).run(plan)
+    assert (into / "vda.qcow2").exists()
+
+
+def _prune(maker: StoreMaker) -> tuple[fb.RestorePoint, ...]:
+    """Keep the newest point; return what is left."""
+    policy = fb.RetentionPolicy(keep_last=1)
+    used = maker.store.images_in_use(maker.uuid)
+    plan = fb.plan_prune(maker.history(), policy, now=datetime.now(UTC), in_use=used)
+    fb.Executor(None, maker.store).run(plan)
+    return maker.history().points
 
 
 def _modes(directory: Path) -> dict[Path, int]:

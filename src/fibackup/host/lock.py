@@ -57,6 +57,11 @@ _DISK_OF_ITS_OWN = (
     "a domain that runs on it needs a disk of its own: virsh blockpull DOMAIN DISK --wait; "
     "then run the same command again"
 )
+_OTHER_NAMES = (
+    "the lock has other names (hard links, as cp -al makes them), and what has them would be "
+    "written too; while no fibackup runs, make it a file of its own, in its directory: "
+    "cp -p {name} {name}.own && mv {name}.own {name}"
+)
 
 
 def _lock_record(kind: int, byte: int) -> bytes:
@@ -201,7 +206,12 @@ def refuse_users_of(file: str, dir_fd: int) -> None:
 
 @contextmanager
 def hold_store_lock(
-    name: str, dir_fd: int, *, exclusive: bool, wait_seconds: float = 0.0
+    name: str,
+    dir_fd: int,
+    *,
+    exclusive: bool,
+    wait_seconds: float = 0.0,
+    signed: bool = True,
 ) -> Generator[None]:
     """
     Hold the lock file *name* in an open directory; it is made when missing.
@@ -214,31 +224,35 @@ def hold_store_lock(
         exclusive: True for a writer, False for a reader beside other readers.
         wait_seconds: How long to wait while another run holds it; a writer waits for half a
             second at least, because others may look whether it is held: see `look_at_lock`.
+        signed: False: a writer does not say in it who holds it, and it is never written.
 
     Yields:
         While the lock is held.
 
     Raises:
         LockedError: Another run holds it; ``owner`` says which.
-        StoreError: It is no plain file, or has other names (a hard link).
+        StoreError: It is no plain file; or it would be signed, and has other names (hard links).
         FileNotFoundError: Its directory is removed.
 
     Source:
         flock(2): the kernel ends it with the process, so it is never stale.
     """
-    fd = _lock(name, dir_fd, exclusive=exclusive, wait_seconds=wait_seconds)
+    signs = exclusive and signed
+    fd = _lock(name, dir_fd, exclusive=exclusive, wait_seconds=wait_seconds, signed=signs)
     if fd is None:
         yield
         return
     try:
-        if exclusive:
+        if signs:
             _sign(fd)
         yield
     finally:
         os.close(fd)
 
 
-def _lock(name: str, dir_fd: int, *, exclusive: bool, wait_seconds: float) -> int | None:
+def _lock(
+    name: str, dir_fd: int, *, exclusive: bool, wait_seconds: float, signed: bool
+) -> int | None:
     """Return the open lock file, locked; None for a reader who needs none."""
     end = time.monotonic() + max(wait_seconds, _LOOK_SECONDS if exclusive else 0.0)
     while True:
@@ -246,7 +260,7 @@ def _lock(name: str, dir_fd: int, *, exclusive: bool, wait_seconds: float) -> in
         if fd is None:
             return None
         try:
-            refuse_strange(fd, name)
+            refuse_strange(fd, name, signed=signed)
             _flock(fd, name, fcntl.LOCK_EX if exclusive else fcntl.LOCK_SH, end)
             if _has_name(fd, name, dir_fd):
                 return fd
@@ -337,23 +351,31 @@ def _open_lock(name: str, dir_fd: int, *, exclusive: bool) -> int | None:
         return None
 
 
-def refuse_strange(fd: int, name: str) -> None:
+def refuse_strange(fd: int, name: str, *, signed: bool) -> None:
     """
-    Refuse a lock that is another file as well; make one of our own 0600, whatever the umask.
+    Refuse a lock that may not be changed; make one of our own 0600, whatever the umask.
+
+    One that is another file as well, as in a copy of a store made by ``cp -al``, is locked like any
+    other and left as it is: to change it is to change that one.
 
     Args:
         fd: The lock file, open.
         name: Its name, for errors.
+        signed: True: it is going to be written.
 
     Raises:
-        StoreError: It is no plain file, or has other names: to change it is to change that one.
+        StoreError: It is no plain file, or has other names and is going to be written.
 
     Source:
         open(2): the umask takes bits away.
     """
     found = os.fstat(fd)
-    if not stat.S_ISREG(found.st_mode) or found.st_nlink > 1:
-        raise StoreError(reason="the lock is not a plain file of its own", path=name)
+    if not stat.S_ISREG(found.st_mode):
+        raise StoreError(reason="the lock is not a plain file", path=name)
+    if found.st_nlink > 1:
+        if signed:
+            raise StoreError(reason=_OTHER_NAMES.format(name=name), path=name)
+        return
     if found.st_uid == os.geteuid() and stat.S_IMODE(found.st_mode) != 0o600:
         with suppress(OSError):  # a strange umask, or a copied store, which may be read-only
             os.fchmod(fd, 0o600)

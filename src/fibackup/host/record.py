@@ -258,7 +258,7 @@ def hold_record_lock(dir_fd: int, *, wait: bool = True) -> Generator[None]:
     flags = os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC
     fd = os.open(RECORD_LOCK, flags, 0o600, dir_fd=dir_fd)
     try:
-        refuse_strange(fd, RECORD_LOCK)
+        refuse_strange(fd, RECORD_LOCK, signed=False)
         fcntl.flock(fd, fcntl.LOCK_EX if wait else fcntl.LOCK_EX | fcntl.LOCK_NB)
         yield
     finally:

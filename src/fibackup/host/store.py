@@ -500,13 +500,19 @@ class Store(StoreReader):
         """
         Keep readers away, whoever reads first of all.
 
-        They do not sign, and another writer waits at `WRITERS_LOCK`: the last signature is of one
-        that is done, such as this run itself.
+        Nobody signs this lock: readers share it, and another writer waits at `WRITERS_LOCK`. So it
+        may be one file with that of a copy of the store.
         """
         with ExitStack() as held:
             try:
                 held.enter_context(
-                    hold_store_lock(_READERS_LOCK, fd, exclusive=True, wait_seconds=wait_seconds)
+                    hold_store_lock(
+                        _READERS_LOCK,
+                        fd,
+                        exclusive=True,
+                        wait_seconds=wait_seconds,
+                        signed=False,
+                    )
                 )
             except LockedError as error:
                 reason = "a restore or a verification reads the points of the domain"
