@@ -16,6 +16,7 @@ import threading
 import time
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
+from datetime import UTC, datetime
 from hashlib import sha256
 from pathlib import Path, PurePosixPath
 from typing import Any
@@ -32,7 +33,7 @@ from fibackup.host.files import make_directories, open_directory
 from fibackup.host.lock import hold_store_lock
 from fibackup.host.restored import make_passage
 from fibackup.host.side_by_side import side_by_side
-from fibackup.model.verification import FoundFile
+from fibackup.model.verification import FoundFile, VerificationRecord
 from fibackup.parse.manifest import render_manifest
 from hypervisor.host import logged_qemu_img, run
 from hypervisor.stores import UUID, StoreMaker
@@ -102,6 +103,61 @@ def test_a_store_of_somebody_else_takes_no_point(maker: StoreMaker, tmp_path: Pa
     assert caught.value.remedy == f"chown {os.geteuid()} {maker.root}"
     (point,) = maker.history().points
     assert maker.restores(point.id, tmp_path / "out")
+
+
+@as_root
+def test_what_root_reads_stays_with_whom_it_belongs_to(maker: StoreMaker, tmp_path: Path) -> None:
+    """A verification and a linked restore by root lock nobody out of a store of their own."""
+    for path in (maker.root, *maker.root.rglob("*")):
+        os.chown(path, 12345, 12345)
+    survey_of = maker.store.survey(UUID)
+    fb.Executor(None, maker.store).run(fb.plan_verify(survey_of, now=datetime.now(UTC)))
+    into = PurePosixPath(tmp_path / "out")
+    plan = fb.plan_restore(maker.history(), "latest", into=into, form=fb.RestoreForm.LINKED)
+    fb.Executor(None, maker.store).run(plan)
+    made = {"lock.readers", "lock.verified", "verified.json", "linked.json"}
+    assert {path.name for path in maker.home.iterdir()} > made
+    found = {path.lstat().st_uid for path in (maker.root, *maker.root.rglob("*"))}
+    assert found == {12345}
+    assert (tmp_path / "out" / "vda.qcow2").stat().st_uid == 0
+
+
+@as_root
+def test_a_lock_that_is_there_is_not_given_away(maker: StoreMaker, tmp_path: Path) -> None:
+    """It may be a file of root's, by a link that the owner of the directory has made."""
+    os.chown(maker.home, 12345, 12345)
+    for name in ("lock.readers", "lock.verified"):
+        (tmp_path / name).write_text("root's")
+        (maker.home / name).unlink(missing_ok=True)
+        (maker.home / name).hardlink_to(tmp_path / name)
+    fb.Executor(None, maker.store).run(
+        fb.plan_verify(maker.store.survey(UUID), now=datetime.now(UTC))
+    )
+    for name in ("lock.readers", "lock.verified"):
+        assert ((tmp_path / name).stat().st_uid, (tmp_path / name).read_text()) == (0, "root's")
+    assert (maker.home / "verified.json").stat().st_uid == 12345
+
+
+@as_root
+def test_a_record_that_may_not_be_read_is_told_and_done_without(maker: StoreMaker) -> None:
+    """As one that another user has left: points are listed all the same."""
+    fb.Executor(None, maker.store).run(
+        fb.plan_verify(maker.store.survey(UUID), now=datetime.now(UTC))
+    )
+    for path in (maker.root, *maker.root.rglob("*")):
+        os.chown(path, 12345, 12345)
+    os.chown(maker.home / "verified.json", 0, 0)
+    os.seteuid(12345)
+    try:
+        assert maker.store.read_record(UUID) == VerificationRecord()
+        found = maker.history(), maker.store.survey(UUID)
+    finally:
+        os.seteuid(0)
+    assert len(found[0].points) == 1
+    assert found[0].damaged_records == (("verified.json", "Permission denied"),)
+    [fault] = found[1].faults
+    assert fault.file == "verified.json"
+    assert "Permission denied" in fault.reason
 
 
 def test_a_domain_that_has_its_directory_needs_no_new_one(

@@ -41,6 +41,7 @@ __all__ = [
     "make_directories",
     "make_directory",
     "open_directory",
+    "open_lasting",
     "os_errors",
     "publish_file",
     "read_small",
@@ -61,7 +62,8 @@ _FORBIDDEN = {errno.EACCES, errno.EPERM, errno.EROFS}
 _NO_LINKS = {errno.EPERM, errno.EOPNOTSUPP, errno.ENOSYS, errno.EMLINK}
 _OTHERS_WRITE = stat.S_IWGRP | stat.S_IWOTH
 _DIRECTORY = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
-_NEW = os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
+_LASTING = os.O_RDWR | os.O_NOFOLLOW | os.O_CLOEXEC
+_NEW = _LASTING | os.O_CREAT | os.O_EXCL
 
 
 @contextmanager
@@ -323,6 +325,40 @@ def _new_file(name: str, dir_fd: int) -> int:
     return fd
 
 
+def open_lasting(name: str, dir_fd: int) -> int:
+    """
+    Open a file that stays, such as a lock, not through a link; a missing one is made, 0600.
+
+    One that root makes belongs to whoever the directory belongs to.
+
+    Args:
+        name: Its name.
+        dir_fd: Its directory.
+
+    Returns:
+        A file descriptor for reading and writing.
+    """
+    while True:
+        with suppress(FileNotFoundError):
+            return os.open(name, _LASTING, dir_fd=dir_fd)
+        with suppress(FileExistsError):  # somebody was faster
+            fd = _new_file(name, dir_fd)
+            _give_to_owner(fd, dir_fd)
+            return fd
+
+
+def _give_to_owner(fd: int, dir_fd: int) -> None:
+    """
+    Give a file that root has just made to the owner of its directory, who is to read it too.
+
+    Only of files that are known to be new: one that is found may have another name elsewhere.
+    """
+    owner = os.fstat(dir_fd)
+    if os.geteuid() == 0 != owner.st_uid:
+        with suppress(OSError):  # NFS, a user namespace
+            os.fchown(fd, owner.st_uid, owner.st_gid)
+
+
 def publish_file(name: str, dir_fd: int) -> None:
     """
     Give a complete, synced temporary file its name; never replaces.
@@ -448,7 +484,8 @@ def replace_file(name: str, data: bytes, dir_fd: int) -> None:
     Write a small file, durably, in place of the one of that name: a reader sees the old or the new.
 
     Only for what says nothing of the guest's data and can be had again: seals, records of
-    verifications. The caller holds a lock that keeps other writers of the same file out.
+    verifications. The caller holds a lock that keeps other writers of the same file out. What root
+    writes belongs to whoever the directory belongs to.
 
     Args:
         name: Its name.
@@ -460,6 +497,7 @@ def replace_file(name: str, data: bytes, dir_fd: int) -> None:
     """
     with temporary_file(name, dir_fd) as fd:
         write_all(fd, data)
+        _give_to_owner(fd, dir_fd)
         os.fdatasync(fd)
         os.rename(f".{name}{TEMP_SUFFIX}", name, src_dir_fd=dir_fd, dst_dir_fd=dir_fd)
         fsync_directory(dir_fd)

@@ -29,6 +29,7 @@ from datetime import UTC, datetime
 from attrs import frozen
 
 from fibackup.errors import DomainBusyError, LockedError, StoreError
+from fibackup.host.files import open_lasting
 from fibackup.units import printable
 
 __all__ = [
@@ -339,9 +340,8 @@ def look_at_lock(name: str, dir_fd: int) -> LockSight:
 
 def _open_lock(name: str, dir_fd: int, *, exclusive: bool) -> int | None:
     """Open a lock file; None for a reader where nobody can write, and none is needed."""
-    flags = os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC
     try:
-        return os.open(name, flags, 0o600, dir_fd=dir_fd)
+        return open_lasting(name, dir_fd)
     except OSError as error:
         if exclusive or error.errno not in {errno.EROFS, errno.EACCES}:
             raise

@@ -17,7 +17,7 @@ from contextlib import contextmanager, suppress
 from threading import Lock
 
 from fibackup.errors import ManifestError, StoreError
-from fibackup.host.files import forget_temporary, read_small, replace_file
+from fibackup.host.files import forget_temporary, open_lasting, read_small, replace_file
 from fibackup.host.lock import refuse_strange
 from fibackup.model.records import LINKED_FILE, RECORD_FILE
 from fibackup.model.verification import (
@@ -255,8 +255,7 @@ def hold_record_lock(dir_fd: int, *, wait: bool = True) -> Generator[None]:
     Source:
         docs/store-format.md, "Locks"; flock(2).
     """
-    flags = os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC
-    fd = os.open(RECORD_LOCK, flags, 0o600, dir_fd=dir_fd)
+    fd = open_lasting(RECORD_LOCK, dir_fd)
     try:
         refuse_strange(fd, RECORD_LOCK, signed=False)
         fcntl.flock(fd, fcntl.LOCK_EX if wait else fcntl.LOCK_EX | fcntl.LOCK_NB)

@@ -232,7 +232,7 @@ class StoreReader(Drawable):
                 return VerificationRecord()
             where = f"{self.path}/{name}"
             with os_errors(where, inside=True), open_directory(name, self._fd) as fd:
-                return sound_record(fd)[0]
+                return _record(fd)[0]
 
     def survey(self, uuid: str) -> Survey:
         """See `PointStore.survey`."""
@@ -245,7 +245,7 @@ class StoreReader(Drawable):
             before = look_at_lock(WRITERS_LOCK, fd)
             files = list_files(fd)
             history, manifests = self._history(fd, name, uuid)
-            record, fault = sound_record(fd)
+            record, fault = _record(fd)
             damaged = dict(history.damaged_records)
             if fault is not None:
                 damaged[RECORD_FILE] = fault
@@ -288,3 +288,11 @@ class StoreReader(Drawable):
 
     def _find(self, uuid: str) -> str | None:
         return next(iter(self.directories(uuid)), None)
+
+
+def _record(fd: int) -> tuple[VerificationRecord, str | None]:
+    """Return the record of verifications; an empty one, and why, when it cannot be had."""
+    try:
+        return sound_record(fd)
+    except PermissionError as error:  # another user's: the history warns of it
+        return VerificationRecord(), error.strerror
