@@ -98,6 +98,10 @@ class StoreMaker:
         """Read what the store has."""
         return self.store.read_history(self.uuid)
 
+    def lay_next_on(self, target: str, point: str) -> None:
+        """Let the next point of a disk lie on an older one, whose live image is still there."""
+        self._tops[target] = (point, self._live / f"{target}-{point}.qcow2")
+
     def point(
         self,
         writes: Mapping[str, Writes],

@@ -769,22 +769,27 @@ def test_what_a_verification_finds_while_a_prune_waits_for_it_counts(
         assert ids(maker) == [first, second]
 
 
-def test_a_point_that_is_protected_after_the_kill_stays_with_all_that_it_lies_on(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """As long as it is listed it is not too late; what no point needs goes."""
+def interrupt_drop(maker: StoreMaker, patch: pytest.MonkeyPatch, *, keep_last: int) -> None:
+    """Let a prune die right after it has written its journal."""
 
     def die(*_: object) -> int:
         raise KeyboardInterrupt
 
+    with patch.context() as killed:
+        killed.setattr("fibackup.host.prune._finish", die)
+        with pytest.raises(KeyboardInterrupt):
+            prune(maker, fb.RetentionPolicy(keep_last=keep_last))
+
+
+def test_a_point_that_is_protected_after_the_kill_stays_with_all_that_it_lies_on(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As long as it is listed it is not too late; what no point needs goes."""
     with StoreMaker(tmp_path) as maker:
         for number in range(4):
             maker.point({"vda": {number: 1}}, full=number == 3)
         first, second, third, last = ids(maker)
-        with monkeypatch.context() as killed:
-            killed.setattr("fibackup.host.prune._finish", die)
-            with pytest.raises(KeyboardInterrupt):
-                prune(maker, fb.RetentionPolicy(keep_last=1))
+        interrupt_drop(maker, monkeypatch, keep_last=1)
         maker.path(f"{third}.json").unlink()  # it had come so far
         maker.path(f"{second}.protected").touch()
         maker.point({"vda": {3: 2}})
@@ -793,6 +798,49 @@ def test_a_point_that_is_protected_after_the_kill_stays_with_all_that_it_lies_on
         check(maker, tmp_path / "out")
         maker.path(f"{second}.protected").unlink()
         prune(maker, fb.RetentionPolicy(keep_last=1))
+        nothing_is_left_over(maker.root, maker.uuid)
+
+
+def test_a_journal_that_is_out_of_date_leaves_no_image_of_a_point_that_is_gone(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A point was laid on one of those that were to go, while a reader kept them."""
+    with StoreMaker(tmp_path) as maker:
+        for number in range(4):
+            maker.point({"vda": {number: 1}}, full=number == 2)
+        first, second, third, fourth = ids(maker)
+        interrupt_drop(maker, monkeypatch, keep_last=2)
+        maker.path(f"{second}.json").unlink()  # it had come so far
+        maker.lay_next_on("vda", first)
+        with maker.store.locked(maker.uuid, maker.name, exclusive=False):
+            late = maker.point({"vda": {5: 1}})
+        maker.point({"vda": {6: 1}})
+        assert ids(maker)[:4] == [first, third, fourth, late.id]
+        assert maker.history().orphans == frozenset()
+        assert f"{second}.xml" not in files(maker)
+        check(maker, tmp_path / "out")
+        prune(maker, fb.RetentionPolicy(keep_last=1))
+        nothing_is_left_over(maker.root, maker.uuid)
+
+
+def test_nothing_is_taken_away_while_a_manifest_is_damaged(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What its point needs is not known; the removal waits until it is back."""
+    with StoreMaker(tmp_path) as maker:
+        for number in range(3):
+            maker.point({"vda": {number: 1}}, full=number == 1)
+        points = ids(maker)
+        interrupt_drop(maker, monkeypatch, keep_last=2)
+        damaged = maker.path(f"{points[1]}.json")
+        text = damaged.read_text("utf-8")
+        damaged.write_text("{", "utf-8")
+        maker.point({"vda": {5: 1}})
+        assert f"vda/{points[0]}.qcow2" in files(maker)
+        damaged.write_text(text, "utf-8")
+        maker.point({"vda": {6: 1}})
+        assert ids(maker)[:2] == points[1:]
+        check(maker, tmp_path / "out")
         nothing_is_left_over(maker.root, maker.uuid)
 
 

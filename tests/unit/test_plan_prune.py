@@ -28,6 +28,7 @@ from fibackup.plan.merge import MAX_OWN
 from fibackup.plan.pictures import plan_picture
 from fibackup.plan.prune import plan_prune
 from fibackup.plan.prune_steps import DropPoints, MergeImages, misfit, shared, spoiled
+from fibackup.plan.removal import left_to_remove
 from fibackup.plan.report import Report
 from fibackup.plan.retention import RetentionPolicy
 from fibackup.plan.steps import Plan, headline
@@ -681,6 +682,40 @@ def test_the_journals_read_back_and_are_as_their_schemas_say() -> None:
         (render_removal(removal).replace(pid(1), "../../../../x"), "removal"),
     ):
         assert not _valid(schema, bad), bad
+
+
+def removal_of(*numbers: int) -> Removal:
+    """Return the journal of a prune that takes points of one image each."""
+    images = (f"vda/{pid(number)}.qcow2" for number in numbers)
+    return Removal(tuple(map(pid, numbers)), (*(f"{pid(each)}.xml" for each in numbers), *images))
+
+
+def test_what_a_removal_takes_is_needed_by_nobody() -> None:
+    """It is finished as it was begun."""
+    made = Builder()
+    made.add()
+    made.add()
+    made.add({"vda": None})
+    assert left_to_remove(removal_of(1, 2), made.points, ()) == removal_of(1, 2)
+    assert left_to_remove(removal_of(1, 2), made.points[2:], {pid(1)}) == removal_of(1, 2)
+
+
+def test_points_of_a_removal_stay_when_one_of_them_is_protected_or_needed() -> None:
+    """The files of those that are gone already go: no point would ever name them again."""
+    made = Builder()
+    for _ in range(4):
+        made.add()
+    files = (f"{pid(3)}.xml", f"vda/{pid(3)}.qcow2")
+    listed = made.points[:2]
+    assert left_to_remove(removal_of(1, 2, 3), listed, {pid(2)}) == Removal((), files)
+    made.add({"vda": 2})
+    assert left_to_remove(removal_of(1, 2, 3), (*listed, made.points[-1]), ()) == Removal((), files)
+
+
+def test_nothing_is_taken_from_under_a_point_whose_chain_no_manifest_tells() -> None:
+    """It lies on an image of a point that is gone, and that on others."""
+    points = chain(3).points
+    assert left_to_remove(removal_of(1, 2), points[2:], ()) == Removal((), ())
 
 
 def test_the_schema_of_a_merge_has_the_point_of_a_manifest() -> None:

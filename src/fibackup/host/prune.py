@@ -17,7 +17,6 @@ from __future__ import annotations
 
 import logging
 import os
-from collections.abc import Iterable, Sequence
 from contextlib import suppress
 
 from fibackup.errors import ManifestError
@@ -29,14 +28,15 @@ from fibackup.host.files import (
 )
 from fibackup.host.journals import read_removal
 from fibackup.host.linked import refuse_needed
+from fibackup.host.manifests import Manifests
 from fibackup.host.seals import MANIFEST_SUFFIX, seal_points, unseal_points
 from fibackup.host.store_files import PROTECTED_SUFFIX, exists
 from fibackup.model.journal import Removal
-from fibackup.model.point import RestorePoint
 from fibackup.model.records import REMOVAL_FILE
 from fibackup.parse.manifest import render_manifest, render_removal
-from fibackup.plan.prune_steps import DropPoints, files_needed
+from fibackup.plan.prune_steps import DropPoints
 from fibackup.plan.records import describe_damaged
+from fibackup.plan.removal import left_to_remove
 
 __all__ = ["drop_points", "recover_removal"]
 
@@ -69,25 +69,6 @@ def drop_points(step: DropPoints, dir_fd: int) -> int:
     removal = Removal(step.points, step.files)
     write_once(REMOVAL_FILE, render_removal(removal).encode(), dir_fd)
     return _finish(removal, dir_fd)
-
-
-def _is_needed(removal: Removal, points: Iterable[RestorePoint]) -> bool:
-    """Tell whether another point needs what a removal would take: it is then out of date."""
-    others = (point for point in points if point.id not in removal.points)
-    return not _needs(others).isdisjoint(removal.files)
-
-
-def _needs(points: Iterable[RestorePoint]) -> frozenset[str]:
-    return frozenset(file for point in points for file in files_needed(point))
-
-
-def _without_protected(removal: Removal, points: Sequence[RestorePoint], dir_fd: int) -> Removal:
-    """Return what is left to take away when one of the points that would go is protected by now."""
-    listed = (point.id for point in points if point.id in removal.points)
-    if not any(exists(each + PROTECTED_SUFFIX, dir_fd) for each in listed):
-        return removal
-    needed = _needs(points)
-    return Removal((), tuple(file for file in removal.files if file not in needed))
 
 
 def _finish(removal: Removal, dir_fd: int) -> int:
@@ -137,16 +118,16 @@ def _unlink(name: str, dir_fd: int, folder: str = "") -> int:
     return found.st_blocks * _BLOCK_BYTES if found.st_nlink == 1 else 0
 
 
-def recover_removal(dir_fd: int, points: Sequence[RestorePoint]) -> None:
+def recover_removal(dir_fd: int, manifests: Manifests) -> None:
     """
-    Finish what a killed run has left; a journal that is damaged or out of date only goes.
+    Finish what a killed run has left; a journal that is damaged only goes.
 
-    When a point that would go is listed still, and somebody has protected it since, all that are
-    listed stay: they may lie on each other.
+    What is not to go any more stays: see `left_to_remove`. While a manifest of another point is
+    damaged or gone, nothing goes: it cannot be told what that point needs.
 
     Args:
         dir_fd: The domain's directory, under both locks.
-        points: What is published.
+        manifests: What is published.
     """
     try:
         removal = read_removal(dir_fd)
@@ -156,7 +137,8 @@ def recover_removal(dir_fd: int, points: Sequence[RestorePoint]) -> None:
         return
     if removal is None:
         return
-    if _is_needed(removal, points):
-        _abandon(dir_fd)
-    else:
-        _finish(_without_protected(removal, points, dir_fd), dir_fd)
+    protected = {point for point in removal.points if exists(point + PROTECTED_SUFFIX, dir_fd)}
+    left = left_to_remove(removal, manifests.points, protected)
+    unknown = {file.removesuffix(MANIFEST_SUFFIX) for file, _ in manifests.unreadable}
+    if unknown.union(manifests.lost) <= set(left.points):
+        _finish(left, dir_fd)

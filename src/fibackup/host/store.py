@@ -427,7 +427,7 @@ class Store(StoreReader):
     def _recover(self, fd: int, uuid: str) -> None:
         recover_merge(fd)
         if exists(REMOVAL_FILE, fd):
-            recover_removal(fd, read_points(fd, store=self._uuid, uuid=uuid)[0].points)
+            recover_removal(fd, read_points(fd, store=self._uuid, uuid=uuid)[0])
 
     def drop(self, uuid: str, step: DropPoints) -> int:
         """See `PointStore.drop`."""

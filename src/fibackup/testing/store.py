@@ -41,6 +41,7 @@ from fibackup.model.verification import (
 )
 from fibackup.parse.manifest import parse_manifest
 from fibackup.plan.prune_steps import DropPoints, MergeImages, misfit, shared, spoiled
+from fibackup.plan.removal import left_to_remove
 from fibackup.plan.report import RestoredImage
 from fibackup.plan.steps import (
     CopyImage,
@@ -532,6 +533,7 @@ class FakeStore(Drawable):
         freed, removal = 0, shelf.removal
         if removal is None:
             return 0
+        removal = left_to_remove(removal, shelf.points()[0], ())
         for point in reversed(removal.points):  # what lies on another goes before it
             with self._host.call("drop.unpublish"):
                 shelf.manifests.pop(point, None)

@@ -1,0 +1,62 @@
+"""
+Judge a removal that was interrupted: what of it is still to be taken away.
+
+::
+
+    prune.json        points A, B   files of A, B
+    as it says        A and B go, then their files
+    B is protected    A and B stay, and what they need; what nobody needs goes
+    C lies on A       the same: C was taken since, and the journal is out of date
+"""
+
+from __future__ import annotations
+
+from collections.abc import Container, Sequence
+
+from fibackup.model.journal import Removal
+from fibackup.model.point import RestorePoint
+from fibackup.plan.prune_steps import files_needed
+
+__all__ = ["left_to_remove"]
+
+
+def left_to_remove(
+    removal: Removal, points: Sequence[RestorePoint], protected: Container[str]
+) -> Removal:
+    """
+    Return what of a removal is still to be taken away.
+
+    When a point that would go is listed still and protected, or another point needs what would go,
+    all points that are listed stay: they may lie on each other.
+
+    Args:
+        removal: What a prune was taking away when it was interrupted.
+        points: What is published.
+        protected: Ids of points that stay.
+
+    Returns:
+        The removal; or one without points, of the files that no point needs.
+
+    Source:
+        docs/store-format.md, "Journals".
+    """
+    listed = (point for point in points if point.id in removal.points)
+    others = (point for point in points if point.id not in removal.points)
+    needed_by_others = {file for point in others for file in files_needed(point)}
+    stay = any(point.id in protected for point in listed)
+    if not stay and needed_by_others.isdisjoint(removal.files):
+        return removal
+    if _lies_on_unnamed(removal, points):  # what is under that, no manifest says
+        return Removal((), ())
+    needed = {file for point in points for file in files_needed(point)}
+    return Removal((), tuple(file for file in removal.files if file not in needed))
+
+
+def _lies_on_unnamed(removal: Removal, points: Sequence[RestorePoint]) -> bool:
+    """Tell whether a point lies on an image of a point that is gone already."""
+    images = [
+        (disk.target, image) for point in points for disk in point.disks for image in disk.images
+    ]
+    named = {f"{target}/{image.name}" for target, image in images}
+    lies_on = {f"{target}/{image.backing}" for target, image in images}
+    return not (lies_on - named).isdisjoint(removal.files)
