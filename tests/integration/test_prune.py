@@ -844,6 +844,53 @@ def test_nothing_is_taken_away_while_a_manifest_is_damaged(
         nothing_is_left_over(maker.root, maker.uuid)
 
 
+def test_points_that_were_going_are_told_of_and_stay_when_the_next_prune_keeps_one(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """What a dry run says of them is what becomes of them."""
+    with StoreMaker(tmp_path, start=PAST) as maker:
+        for number in range(4):
+            maker.point({"vda": {number: 1}}, full=number == 3)
+        first, second, third, last = ids(maker)
+        interrupt_drop(maker, monkeypatch, keep_last=1)
+        maker.path(f"{third}.json").unlink()  # it had come so far
+        assert maker.history().going == {first, second}
+        told = f"prune.json: a prune takes away {first}, {second}; if it was interrupted, the next"
+        where = ("--store", str(maker.root))
+        prunes = ("prune", *where, "--keep-last", "1", "--protect", first)
+        for words in (("list", *where), ("verify", *where), (*prunes, "--dry-run")):
+            assert main(list(words)) == 0
+            printed = capsys.readouterr()
+            assert told in printed.out + printed.err, words
+            assert words[0] != "list" or printed.out.count("never; going\n") == 2
+            assert words[0] != "prune" or f"{first}  keep: protected" in printed.out
+        assert main(list(prunes)) == 0
+        assert ids(maker) == [first, last]
+        assert maker.history().going == frozenset()
+        check(maker, tmp_path / "out")
+        nothing_is_left_over(maker.root, maker.uuid)
+
+
+def test_points_that_a_rule_keeps_stay_while_a_reader_keeps_the_removal_waiting(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It is finished when the reader is done, by a step of a prune that keeps them."""
+    with StoreMaker(tmp_path) as maker:
+        for number in range(7):
+            maker.point({"vda": {number: 1}})
+        points = ids(maker)
+        interrupt_drop(maker, monkeypatch, keep_last=4)
+        policy = fb.RetentionPolicy(keep_last=1, protect=(points[1], points[2]))
+        plan = fb.plan_prune(maker.history(), policy, now=NOW, wait_seconds=60)
+        reader = ExitStack()
+        reader.enter_context(maker.store.locked(maker.uuid, maker.name, exclusive=False))
+        threading.Timer(1, reader.close).start()
+        fb.Executor(None, maker.store).run(plan)
+        assert ids(maker) == [*points[1:3], points[6]]
+        check(maker, tmp_path / "out")
+        nothing_is_left_over(maker.root, maker.uuid)
+
+
 def test_a_prune_that_cannot_finish_ends_no_backup(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

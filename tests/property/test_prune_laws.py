@@ -27,7 +27,7 @@ from fibackup.plan.backup import plan_backup
 from fibackup.plan.consolidate import ConsolidationPolicy, plan_consolidation
 from fibackup.plan.policy import BackupPolicy, Quiesce
 from fibackup.plan.prune import plan_prune
-from fibackup.plan.retention import RetentionPolicy
+from fibackup.plan.retention import RetentionPolicy, choose_points
 from fibackup.plan.steps import Plan
 from fibackup.testing import Content, FakeHost, FakeStore
 
@@ -182,8 +182,10 @@ class World:
         self.nothing_is_left_over(policy)
 
     def run_prune(self, policy: RetentionPolicy) -> None:
-        """Finish what was left, plan, run."""
-        with self.store.locked(self.uuid, DOMAIN, exclusive=True):
+        """Finish what was left and is not to be kept now, plan, run."""
+        found = self.store.read_history(self.uuid)
+        kept = {v.point for v in choose_points(found, policy, now=self.host.now) if v.kept}
+        with self.store.locked(self.uuid, DOMAIN, exclusive=True, spared=kept):
             history = self.store.read_history(self.uuid)
         plan = plan_prune(history, policy, now=self.host.now)
         assert Plan.from_json(plan.to_json()) == plan
@@ -193,6 +195,7 @@ class World:
         past = [point for point in history.points if point.time <= self.host.now]
         last = (point.id for point in past[-policy.keep_last :])
         assert {*policy.protect, *last, history.points[-1].id} <= set(left)
+        assert kept <= set(left)
 
     def due(self) -> list[tuple[str, DiskKind | None, str | None]]:
         """Return what the next point of each disk would be."""

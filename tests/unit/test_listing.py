@@ -123,6 +123,7 @@ def test_marks_stand_apart_from_when_it_was_verified() -> None:
         history(point(1, disk(1))),
         damaged=frozenset({f"vda/{image_name(1)}"}),
         protected=frozenset({point_id(1)}),
+        going=frozenset({point_id(1)}),
     )
     table = list_verb._table(fb.list_points(there))
-    assert "  never; damaged; protected\n" in table
+    assert "  never; damaged; protected; going\n" in table

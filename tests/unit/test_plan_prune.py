@@ -28,7 +28,7 @@ from fibackup.plan.merge import MAX_OWN
 from fibackup.plan.pictures import plan_picture
 from fibackup.plan.prune import plan_prune
 from fibackup.plan.prune_steps import DropPoints, MergeImages, misfit, shared, spoiled
-from fibackup.plan.removal import left_to_remove
+from fibackup.plan.removal import left_to_remove, points_going
 from fibackup.plan.report import Report
 from fibackup.plan.retention import RetentionPolicy
 from fibackup.plan.steps import Plan, headline
@@ -710,6 +710,16 @@ def test_points_of_a_removal_stay_when_one_of_them_is_protected_or_needed() -> N
     assert left_to_remove(removal_of(1, 2, 3), listed, {pid(2)}) == Removal((), files)
     made.add({"vda": 2})
     assert left_to_remove(removal_of(1, 2, 3), (*listed, made.points[-1]), ()) == Removal((), files)
+
+
+def test_points_are_going_while_they_are_listed_and_nothing_keeps_them() -> None:
+    """What is gone already is not going."""
+    points = chain(3).points
+    assert points_going(None, points, ()) == frozenset()
+    journal = Removal((pid(1), pid(2)), (f"{pid(1)}.xml", f"{pid(2)}.xml"))
+    assert points_going(journal, points, ()) == {pid(1), pid(2)}
+    assert points_going(journal, points[1:], ()) == {pid(2)}
+    assert points_going(journal, points, {pid(1)}) == frozenset()
 
 
 def test_nothing_is_taken_from_under_a_point_whose_chain_no_manifest_tells() -> None:

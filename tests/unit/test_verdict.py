@@ -10,6 +10,7 @@ from attrs import evolve
 import fibackup as fb
 from fibackup.model.tree import ImageTree
 from fibackup.model.verification import READS_OTHERWISE
+from fibackup.plan.records import going_warnings
 from fibackup.plan.verdict import found_wrong, judge
 from hypervisor.histories import (
     chain,
@@ -332,6 +333,15 @@ def test_nothing_is_left_over_while_a_writer_is_at_work() -> None:
     files = found_files(of, [f"vda/.{ID}.qcow2.tmp", f"{ID}.xml", "readme.txt"])
     found = judge(evolve(survey(of), files=files, busy=True))
     assert (found.leftovers, [file for file, _ in found.strangers]) == ((), ["readme.txt"])
+
+
+def test_points_that_are_going_are_told_of_unless_a_prune_is_at_work() -> None:
+    """One wording for all; a point that is not going is not troubled."""
+    of = survey(evolve(chain(2), going=frozenset({point_id(1)})))
+    [words] = going_warnings(of.history)
+    assert tuple(fb.record_warnings(of.history)) == (words,)
+    assert judge(of).odd == judge(of, point=point_id(1)).odd == (words,)
+    assert judge(of, point=point_id(2)).odd == judge(evolve(of, busy=True)).odd == ()
 
 
 def test_files_of_a_lost_point_are_no_leftovers() -> None:

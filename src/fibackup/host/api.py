@@ -12,7 +12,7 @@ holds the fakes and the real ones to the same promises.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Container, Mapping
 from contextlib import AbstractContextManager
 from datetime import datetime
 from pathlib import PurePosixPath
@@ -541,7 +541,9 @@ class PointStore(Protocol):
         """The store's UUID."""
         ...
 
-    def locked(self, uuid: str, name: str, *, exclusive: bool) -> AbstractContextManager[None]:
+    def locked(
+        self, uuid: str, name: str, *, exclusive: bool, spared: Container[str] = ()
+    ) -> AbstractContextManager[None]:
         """
         Hold the lock on a domain's part of the store.
 
@@ -549,6 +551,8 @@ class PointStore(Protocol):
             uuid: The domain's UUID.
             name: Its name, for the directory when that is new.
             exclusive: True to write (the directory is made when missing), False to read.
+            spared: Ids of points that stay, although a prune was interrupted while it took them
+                away: a writer finishes that first.
 
         Returns:
             A context manager; the lock is held inside.

@@ -169,7 +169,10 @@ class Executor:
                 held.enter_context(self._host.locked(plan.uuid))
             if self._store is not None:
                 exclusive = plan.verb in {"backup", "recover", "prune"}
-                held.enter_context(self._store.locked(plan.uuid, plan.domain, exclusive=exclusive))
+                kept = frozenset(each.point for each in plan.verdicts if each.kept)
+                held.enter_context(
+                    self._store.locked(plan.uuid, plan.domain, exclusive=exclusive, spared=kept)
+                )
             return run.execute()
 
 

@@ -5,7 +5,7 @@ Read what a store has of a domain, without a lock: anew where a writer may have 
 
     manifests, seals      points, lost, unreadable
     merge.json            the points as they are when the merge is finished
-    prune.json            which files are on their way out
+    prune.json            which points and files are on their way out
     linked.json           readable?
     vda/*.qcow2           named by a point, and of its size?  else damaged; by none: unclaimed
     vda/*.receipt         images that are complete, and in no point yet
@@ -47,6 +47,7 @@ from fibackup.model.records import (
     SEALS_FILE,
 )
 from fibackup.parse.manifest import parse_receipt
+from fibackup.plan.removal import points_going
 from fibackup.plan.verdict import found_wrong
 
 __all__ = ["read_history", "read_points"]
@@ -132,6 +133,9 @@ def _history(
     removal, faults[REMOVAL_FILE] = _read(read_removal, fd)
     if removal is not None:
         leaving.update(removal.files)
+    protected = frozenset(
+        each.removesuffix(PROTECTED_SUFFIX) for each in files if each.endswith(PROTECTED_SUFFIX)
+    )
     _, faults[LINKED_FILE] = _read(read_linked, fd, (OSError, StoreError))
     there = {f"{target}/{file}" for target, found in sizes.items() for file in found}
     named = {
@@ -166,9 +170,8 @@ def _history(
         ),
         unreadable=manifests.unreadable,
         lost=manifests.lost,
-        protected=frozenset(
-            each.removesuffix(PROTECTED_SUFFIX) for each in files if each.endswith(PROTECTED_SUFFIX)
-        ),
+        protected=protected,
+        going=points_going(removal, points, protected),
         compress=compress,
     )
 

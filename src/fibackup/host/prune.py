@@ -17,6 +17,7 @@ from __future__ import annotations
 
 import logging
 import os
+from collections.abc import Callable
 from contextlib import suppress
 
 from fibackup.errors import ManifestError
@@ -118,7 +119,7 @@ def _unlink(name: str, dir_fd: int, folder: str = "") -> int:
     return found.st_blocks * _BLOCK_BYTES if found.st_nlink == 1 else 0
 
 
-def recover_removal(dir_fd: int, manifests: Manifests) -> None:
+def recover_removal(dir_fd: int, manifests: Manifests, spares: Callable[[str], bool]) -> None:
     """
     Finish what a killed run has left; a journal that is damaged only goes.
 
@@ -128,6 +129,7 @@ def recover_removal(dir_fd: int, manifests: Manifests) -> None:
     Args:
         dir_fd: The domain's directory, under both locks.
         manifests: What is published.
+        spares: Whether the caller keeps the point with this id, besides those that have a file.
     """
     try:
         removal = read_removal(dir_fd)
@@ -137,7 +139,11 @@ def recover_removal(dir_fd: int, manifests: Manifests) -> None:
         return
     if removal is None:
         return
-    protected = {point for point in removal.points if exists(point + PROTECTED_SUFFIX, dir_fd)}
+    protected = {
+        point
+        for point in removal.points
+        if spares(point) or exists(point + PROTECTED_SUFFIX, dir_fd)
+    }
     left = left_to_remove(removal, manifests.points, protected)
     unknown = {file.removesuffix(MANIFEST_SUFFIX) for file, _ in manifests.unreadable}
     if unknown.union(manifests.lost) <= set(left.points):

@@ -22,7 +22,7 @@ import fcntl
 import logging
 import os
 import re
-from collections.abc import Generator
+from collections.abc import Callable, Container, Generator
 from contextlib import ExitStack, contextmanager, suppress
 from datetime import UTC, datetime
 from hashlib import sha256
@@ -325,7 +325,9 @@ class Store(StoreReader):
     # --- writing --------------------------------------------------------------------------------
 
     @contextmanager
-    def locked(self, uuid: str, name: str, *, exclusive: bool) -> Generator[None]:
+    def locked(
+        self, uuid: str, name: str, *, exclusive: bool, spared: Container[str] = ()
+    ) -> Generator[None]:
         """See `PointStore.locked`; a writer removes what a killed run left half-written."""
         if not exclusive:
             with self._reading(uuid):
@@ -333,7 +335,8 @@ class Store(StoreReader):
             return
         with self._writing(uuid, name) as (fd, directory):
             sweep(fd, directory, store=self._uuid, uuid=uuid)
-            self._finish(fd, uuid)  # needs the names of the temporary files that were swept
+            # It needs the names of the temporary files that were swept.
+            self._finish(fd, uuid, spared.__contains__)
             try:
                 yield
             finally:
@@ -409,7 +412,7 @@ class Store(StoreReader):
                 os.unlink(lock, dir_fd=fd)
         os.rmdir(directory, dir_fd=self._fd)
 
-    def _finish(self, fd: int, uuid: str) -> None:
+    def _finish(self, fd: int, uuid: str, spares: Callable[[str], bool]) -> None:
         """
         Finish what a killed prune has left, unless somebody reads: then the next writer does.
 
@@ -418,16 +421,17 @@ class Store(StoreReader):
         if exists(REMOVAL_FILE, fd) or exists(MERGE_FILE, fd):
             try:
                 with self._no_readers(fd, 0.0):
-                    self._recover(fd, uuid)
+                    self._recover(fd, uuid, spares)
             except (FibackupError, OSError) as error:
                 _log.warning("what a prune has left is not finished: %s", error)
         if not exists(MERGE_FILE, fd):
             remove_waiting(fd)
 
-    def _recover(self, fd: int, uuid: str) -> None:
+    def _recover(self, fd: int, uuid: str, spares: Callable[[str], bool]) -> None:
+        """Finish a merge and a removal, which takes no point that the caller spares."""
         recover_merge(fd)
         if exists(REMOVAL_FILE, fd):
-            recover_removal(fd, read_points(fd, store=self._uuid, uuid=uuid)[0])
+            recover_removal(fd, read_points(fd, store=self._uuid, uuid=uuid)[0], spares)
 
     def drop(self, uuid: str, step: DropPoints) -> int:
         """See `PointStore.drop`."""
@@ -436,7 +440,7 @@ class Store(StoreReader):
             os_errors(f"{path}/{REMOVAL_FILE}"),
             self._no_readers(fd, step.wait_seconds),
         ):
-            self._recover(fd, uuid)
+            self._recover(fd, uuid, lambda point: point not in step.points)
             forget_independent(fd)
             fault = misfit(step, self._history(fd, path.name, uuid)[0])
             if fault is not None:
@@ -453,7 +457,7 @@ class Store(StoreReader):
         ):
             if exists(MERGE_FILE, fd) or exists(REMOVAL_FILE, fd):
                 with self._no_readers(fd, step.wait_seconds):
-                    self._recover(fd, uuid)
+                    self._recover(fd, uuid, lambda _: True)  # the plan drops none, or did before
             point = self._point_to_merge(step, fd, path, uuid)
             self._refuse_found_wrong(step, fd, path, uuid)
             prepared = prepare(step, point, fd, path, on_event, cancel)

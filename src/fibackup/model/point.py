@@ -449,6 +449,8 @@ class History(Drawable):
         damaged_records: ``(file, reason)`` of the small files that tell of all points, such as
             ``points.sha256``: while that is damaged it cannot be told whether a point is *lost*.
         protected: Ids of points that no retention drops: each has a file ``<id>.protected``.
+        going: Ids of points that are listed still, and that a prune is taking away, or was when it
+            was interrupted: the next writer takes them.
         compress: True: new points are compressed unless the caller says otherwise, because the
             store has a file ``compress``.
     """
@@ -469,6 +471,7 @@ class History(Drawable):
     found_wrong: frozenset[str] = frozenset()
     orphans: frozenset[str] = frozenset()
     damaged_records: tuple[tuple[str, str], ...] = ()
+    going: frozenset[str] = frozenset()
     _by_id: Mapping[str, RestorePoint] = _index()
     _stored: Mapping[str, Mapping[str, StoredImage]] = _index()
 

@@ -24,7 +24,7 @@ from fibackup.errors import ManifestError
 from fibackup.model.chain import BackingChain, Image
 from fibackup.model.ledger import Ledger, Overlay
 from fibackup.model.point import History, PointDisk, RestorePoint, StoredImage
-from fibackup.plan.records import record_warnings
+from fibackup.plan.records import damage_warnings
 
 __all__ = ["Parent", "find_parent", "losses", "stale_overlays"]
 
@@ -209,4 +209,4 @@ def losses(ledger: Ledger, history: History) -> Iterator[str]:
                 f"the store lacks point {known.point}, the newest that it got of this domain: "
                 "points were removed, or it is an older copy of the store"
             )
-    yield from record_warnings(history)
+    yield from damage_warnings(history)

@@ -39,6 +39,7 @@ class ListedPoint:
         tops: The stored image that shows each disk, by target; one that is not there is left out.
         whole: False when an image that it needs is missing, cut, or lies on nothing.
         protected: True when no retention drops it.
+        going: True when a prune is taking it away, or was when it was interrupted.
     """
 
     point: RestorePoint
@@ -49,6 +50,7 @@ class ListedPoint:
     tops: tuple[tuple[str, StoredImage], ...]
     whole: bool
     protected: bool
+    going: bool = False
 
 
 @frozen
@@ -128,4 +130,5 @@ def _listed(
         tops=tuple(tops),
         whole=whole,
         protected=point.id in history.protected,
+        going=point.id in history.going,
     )

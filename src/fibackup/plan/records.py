@@ -22,7 +22,13 @@ from fibackup.model.records import (
 )
 from fibackup.model.verification import Fault, FaultKind
 
-__all__ = ["describe_damaged", "record_faults", "record_warnings"]
+__all__ = [
+    "damage_warnings",
+    "describe_damaged",
+    "going_warnings",
+    "record_faults",
+    "record_warnings",
+]
 
 _MEANINGS = {
     SEALS_FILE: (
@@ -73,6 +79,23 @@ def describe_damaged(file: str, reason: str) -> str:
 
 def record_warnings(history: History) -> Iterator[str]:
     """
+    Say which small files are damaged, and which points are on their way out.
+
+    Args:
+        history: What the store holds of the domain.
+
+    Yields:
+        Sentences without a final stop.
+
+    Source:
+        docs/store-format.md.
+    """
+    yield from damage_warnings(history)
+    yield from going_warnings(history)
+
+
+def damage_warnings(history: History) -> Iterator[str]:
+    """
     Say which small files are damaged.
 
     Args:
@@ -89,6 +112,27 @@ def record_warnings(history: History) -> Iterator[str]:
         if file == SEALS_FILE and history.orphans:
             words += f"; of no point there is: {', '.join(sorted(history.orphans))}"
         yield words
+
+
+def going_warnings(history: History) -> Iterator[str]:
+    """
+    Say which points that are listed still are on their way out.
+
+    Args:
+        history: What the store holds of the domain.
+
+    Yields:
+        A sentence without a final stop, when there are such.
+
+    Source:
+        docs/prune.md, "When it is interrupted".
+    """
+    if history.going:
+        yield (
+            f"{REMOVAL_FILE}: a prune takes away {', '.join(sorted(history.going))}; if it was "
+            "interrupted, the next backup or prune finishes it, unless a rule or --protect of that "
+            "prune, or a file <id>.protected beside a manifest, keeps one of them: then all stay"
+        )
 
 
 def record_faults(damaged: Mapping[str, str]) -> Iterator[Fault]:

@@ -17,7 +17,7 @@ from fibackup.model.journal import Removal
 from fibackup.model.point import RestorePoint
 from fibackup.plan.prune_steps import files_needed
 
-__all__ = ["left_to_remove"]
+__all__ = ["left_to_remove", "points_going"]
 
 
 def left_to_remove(
@@ -50,6 +50,26 @@ def left_to_remove(
         return Removal((), ())
     needed = {file for point in points for file in files_needed(point)}
     return Removal((), tuple(file for file in removal.files if file not in needed))
+
+
+def points_going(
+    removal: Removal | None, points: Sequence[RestorePoint], protected: Container[str]
+) -> frozenset[str]:
+    """
+    Return the points that are listed still, and that the next writer takes away.
+
+    Args:
+        removal: What a prune is taking away, or was when it was interrupted; None for nothing.
+        points: What is published.
+        protected: Ids of points that stay.
+
+    Source:
+        docs/store-format.md, "Journals".
+    """
+    if removal is None:
+        return frozenset()
+    left = left_to_remove(removal, points, protected).points
+    return frozenset(point.id for point in points if point.id in left)
 
 
 def _lies_on_unnamed(removal: Removal, points: Sequence[RestorePoint]) -> bool:

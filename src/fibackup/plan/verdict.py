@@ -42,6 +42,7 @@ from fibackup.model.verification import (
     Verification,
     VerificationRecord,
 )
+from fibackup.plan.records import going_warnings
 
 __all__ = ["Verified", "ages_in", "found_wrong", "judge", "last_verified"]
 
@@ -348,7 +349,7 @@ def judge(
         ),
         leftovers=leftovers,
         strangers=strangers,
-        odd=(*odd, *_unsealed(survey, point)),
+        odd=(*odd, *_going(survey, point), *_unsealed(survey, point)),
         notes=(*notes, *(f"{each.at or each.file}: {each.note}" for each in contents if each.note)),
         manifests=tuple(each for each in survey.digests if point in {None, each[0]}),
         read_files=len(read),
@@ -539,6 +540,12 @@ def _why_left(
     if file.name in orphans:
         return "the manifest of its point may be gone; nothing is pruned while it is there"
     return "no point names it: left by a killed run"
+
+
+def _going(survey: Survey, point: str | None) -> Iterator[str]:
+    """Tell of points that a prune was taking away, unless one is at work."""
+    if not survey.busy and (point is None or point in survey.history.going):
+        yield from going_warnings(survey.history)
 
 
 def _unsealed(survey: Survey, point: str | None) -> Iterator[str]:

@@ -41,6 +41,7 @@ from fibackup.model.verification import (
 )
 from fibackup.parse.manifest import parse_manifest, render_manifest
 from fibackup.plan.prune_steps import MergeImages
+from fibackup.plan.removal import points_going
 from fibackup.plan.steps import CopyImage
 from fibackup.plan.verdict import found_wrong
 from fibackup.plan.verify_steps import FileToVerify
@@ -200,6 +201,7 @@ class Shelf:
             damaged=frozenset(named - there),
             unreadable=unreadable,
             lost=tuple(sorted(self.seals.keys() - self.manifests.keys())),
+            going=points_going(self.removal, points, ()),
         )
         return evolve(found, found_wrong=found_wrong(found, self.record))
 

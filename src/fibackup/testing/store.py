@@ -12,7 +12,7 @@ Each call is counted with those of the host, so that `FakeHost.fail_at` breaks i
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Generator
+from collections.abc import Callable, Container, Generator
 from contextlib import AbstractContextManager, contextmanager
 from pathlib import PurePosixPath
 
@@ -259,7 +259,7 @@ class FakeStore(Drawable):
     # --- the protocol ---------------------------------------------------------------------------
 
     @contextmanager
-    def _locked(self, uuid: str, *, exclusive: bool) -> Generator[None]:
+    def _locked(self, uuid: str, spared: Container[str], *, exclusive: bool) -> Generator[None]:
         shelf = self._shelf(uuid)
         with self._host.call("locked"):
             if exclusive and shelf.written:
@@ -273,15 +273,17 @@ class FakeStore(Drawable):
         shelf.unnamed.clear()
         try:
             self._finish_merge(shelf)
-            self._finish_removal(shelf)
+            self._finish_removal(shelf, spared)
             yield
         finally:
             shelf.written = False
 
-    def locked(self, uuid: str, name: str, *, exclusive: bool) -> AbstractContextManager[None]:
+    def locked(
+        self, uuid: str, name: str, *, exclusive: bool, spared: Container[str] = ()
+    ) -> AbstractContextManager[None]:
         """See `PointStore.locked`."""
         law(bool(name), "a domain without a name")
-        return self._locked(uuid, exclusive=exclusive)
+        return self._locked(uuid, spared, exclusive=exclusive)
 
     def read_history(self, uuid: str) -> History:
         """See `PointStore.read_history`."""
@@ -515,7 +517,8 @@ class FakeStore(Drawable):
         shelf = self._shelf(uuid)
         law(shelf.written, "points are dropped under the exclusive lock")
         self._finish_merge(shelf)
-        self._finish_removal(shelf)
+        listed = {point.id for point in shelf.points()[0]}
+        self._finish_removal(shelf, listed.difference(step.points))
         fault = misfit(step, self.read_history(uuid))
         if fault is not None:
             raise StalePlanError(reason=f"{fault}; plan again")
@@ -527,13 +530,13 @@ class FakeStore(Drawable):
             return 0
         with self._host.call("drop.intent"):
             shelf.removal = Removal(step.points, step.files)
-        return self._finish_removal(shelf)
+        return self._finish_removal(shelf, ())
 
-    def _finish_removal(self, shelf: Shelf) -> int:
+    def _finish_removal(self, shelf: Shelf, spared: Container[str]) -> int:
         freed, removal = 0, shelf.removal
         if removal is None:
             return 0
-        removal = left_to_remove(removal, shelf.points()[0], ())
+        removal = left_to_remove(removal, shelf.points()[0], spared)
         for point in reversed(removal.points):  # what lies on another goes before it
             with self._host.call("drop.unpublish"):
                 shelf.manifests.pop(point, None)

@@ -193,7 +193,15 @@ def _table(points: Sequence[fb.ListedPoint]) -> str:
 
 def _row(listed: fb.ListedPoint) -> tuple[str, ...]:
     point = listed.point
-    marks = ("" if listed.whole else "; damaged") + ("; protected" if listed.protected else "")
+    marks = "".join(
+        f"; {word}"
+        for word, holds in (
+            ("damaged", not listed.whole),
+            ("protected", listed.protected),
+            ("going", listed.going),
+        )
+        if holds
+    )
     return (
         point.id,
         point.time.astimezone(UTC).isoformat(" ", "seconds").removesuffix("+00:00"),
@@ -274,6 +282,7 @@ def _point_document(listed: fb.ListedPoint) -> dict[str, object]:
         "found_wrong": listed.verified.wrong,
         "whole": listed.whole,
         "protected": listed.protected,
+        "going": listed.going,
         "disks": {
             disk.target: {
                 "image": tops[disk.target].name if disk.target in tops else None,

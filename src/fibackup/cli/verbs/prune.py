@@ -169,7 +169,12 @@ def _prune(
 ) -> Done:
     wait = max(arguments.wait, 0.0)
     if not arguments.dry_run:
-        with store.locked(history.uuid, history.points[-1].domain, exclusive=True):
+        with store.locked(
+            history.uuid,
+            history.points[-1].domain,
+            exclusive=True,
+            spared=_kept_of_going(history, policy),
+        ):
             pass  # what a killed run had left is done now
     in_use = store.images_in_use(history.uuid, wait_seconds=0.0 if arguments.dry_run else wait)
     plan = fb.plan_prune(
@@ -184,6 +189,14 @@ def _prune(
     done = run_plan(arguments, fb.Executor(None, store), plan, signals)
     write_samples(arguments, lambda: _samples(store, plan))
     return done
+
+
+def _kept_of_going(history: fb.History, policy: fb.RetentionPolicy) -> frozenset[str]:
+    """Return what the policy keeps while an interrupted prune is about to take points away."""
+    if not history.going:
+        return frozenset()
+    verdicts = fb.choose_points(history, policy, now=datetime.now(UTC))
+    return frozenset(verdict.point for verdict in verdicts if verdict.kept)
 
 
 def _samples(store: fb.Store, plan: fb.Plan) -> tuple[fb.Sample, ...]:
