@@ -103,7 +103,7 @@ def test_a_lost_manifest_ends_a_prune_also_when_no_seal_tells_of_it(
     for more in ([], ["--dry-run"]):
         assert main(["prune", "--keep-last", "1", *words, *more]) == 12
         assert f"vda/{third}.qcow2 is of no point" in capsys.readouterr().err
-    assert main(["verify", *words]) == (12 if damage == "junk" else 0)
+    assert main(["verify", *words]) == 12
     assert "the manifest of its point may be gone" in capsys.readouterr().out
     (tmp_path / "manifest").rename(manifest)
     assert main(["prune", "--keep-last", "1", *words]) == 0
@@ -117,6 +117,26 @@ def test_a_domain_that_has_lost_every_point_is_said_to_have_none(maker: StoreMak
     for name in (maker.uuid, maker.name):
         with pytest.raises(fb.NoSuchPointError, match="no point of this domain"):
             find_history(maker.store, name, warn)
+
+
+def test_a_domain_of_which_only_images_are_left_is_no_empty_one(
+    maker: StoreMaker, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """All manifests and the seals are gone: every command says so, and none takes it for well."""
+    first = f"vda/{ids(maker)[0]}.qcow2"
+    for file in (*maker.home.glob("*.json"), maker.path("points.sha256")):
+        file.unlink()
+    where = ("--store", str(maker.root))
+    for words, code in (
+        (("verify", *where), 12),
+        (("verify", *where, "--deep"), 12),
+        (("list", *where), 0),
+        (("prune", *where, "--keep-last", "1"), 12),
+        (("prune", *where, "--keep-last", "1", maker.uuid), 12),
+    ):
+        assert main(list(words)) == code, words
+        printed = capsys.readouterr()
+        assert first in printed.out + printed.err, words
 
 
 def _link(path: Path) -> None:

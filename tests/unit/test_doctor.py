@@ -449,6 +449,11 @@ def test_damage_in_the_store_is_found() -> None:
         damaged_records=(("linked.json", "cut"),),
     )
     empty = fb.History(history.store, history.path, "11111111-2222-3333-4444-555555555555")
+    images = frozenset({"vda/20261120T040407Z.qcow2", "vda/20261121T040407Z.qcow2"})
+    bare = evolve(empty, unclaimed=images, orphans=images)
+    (said,) = (f for f in fb.diagnose_store(evolve(STORE, histories=(bare,))) if f.remedy)
+    assert (said.level, said.remedy[:17]) == (fb.Level.PROBLEM, "take the manifest")
+    assert "20261120T040407Z.qcow2, and 1 more, is of no point" in said.text
     found = bad(fb.diagnose_store(evolve(STORE, histories=(history, empty))))
     levels = ["problem", "problem", "warning", "problem", "note"]
     assert [level for level, _ in found] == levels

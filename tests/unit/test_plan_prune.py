@@ -385,8 +385,9 @@ def test_under_an_offline_full_the_live_chain_sits_on_the_last_point_of_when_it_
 def test_an_image_that_may_be_of_a_lost_point_ends_every_prune() -> None:
     """What its point lies on is not known, as when the seals are damaged too."""
     history = evolve(chain(3), orphans=frozenset({"vda/x.qcow2"}))
-    with pytest.raises(ManifestError, match=r"vda/x\.qcow2 is of no point"):
-        plan_prune(history, LAST, now=NOW)
+    for points in (history.points, ()):  # also when it may be all that is left
+        with pytest.raises(ManifestError, match=r"vda/x\.qcow2 is of no point"):
+            plan_prune(evolve(history, points=points), LAST, now=NOW)
 
 
 def test_an_offline_point_whose_parent_is_gone_lies_on_nothing() -> None:

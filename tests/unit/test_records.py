@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
-import pytest
+from pathlib import PurePosixPath
 
+import pytest
+from attrs import evolve
+
+import fibackup as fb
 from fibackup.model import records
 from fibackup.model.verification import FaultKind
-from fibackup.plan.records import describe_damaged, record_faults
+from fibackup.plan.records import describe_damaged, record_faults, record_warnings
+from hypervisor.histories import STORE, UUID
 
 KINDS = {
     records.SEALS_FILE: FaultKind.SEALS,
@@ -20,6 +25,16 @@ KINDS = {
 def test_each_small_file_is_known() -> None:
     """A new one must be told of too."""
     assert sorted(KINDS) == sorted(getattr(records, name) for name in records.__all__)
+
+
+def test_images_of_no_point_are_told_of_once() -> None:
+    """Where the seals are damaged, what is said of these tells of them."""
+    history = fb.History(STORE, PurePosixPath("/s"), UUID, orphans=frozenset({"vda/x.qcow2"}))
+    [words] = record_warnings(history)
+    assert words.startswith("vda/x.qcow2 is of no point")
+    [words] = record_warnings(evolve(history, damaged_records=((records.SEALS_FILE, "cut"),)))
+    assert words.endswith("of no point there is: vda/x.qcow2")
+    assert list(record_warnings(evolve(history, lost=("20261120T040407Z",)))) == []
 
 
 @pytest.mark.parametrize("file", KINDS)

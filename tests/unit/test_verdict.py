@@ -156,6 +156,22 @@ def test_what_came_of_another_image_of_that_name_counts_for_nothing() -> None:
     assert judge(survey(chain(1)), [evolve(check, sha256="f" * 64)]).faults == ()
 
 
+def test_images_of_no_point_are_a_fault_when_no_seal_tells_what_was_published() -> None:
+    """They may be all that is left; a writer at work, or a look at one point, tells nothing."""
+    file = f"vda/{image_name(9)}"
+    orphans = frozenset({file})
+    empty = survey(evolve(chain(1), points=(), orphans=orphans))
+    empty = evolve(empty, files=(fb.FoundFile(file, 1),))
+    unsealed = evolve(survey(evolve(chain(1), orphans=orphans)), unsealed=(point_id(1),))
+    for of in (empty, unsealed):
+        found = judge(of)
+        assert [(fault.kind, fault.file) for fault in found.faults] == [("lost", file)]
+        assert found.leftovers == ()
+        assert judge(evolve(of, busy=True)).faults == ()
+    assert judge(unsealed, point=point_id(1)).faults == ()
+    assert judge(evolve(unsealed, unsealed=())).faults == ()
+
+
 # --- what was read as a guest does --------------------------------------------------------------
 
 

@@ -34,7 +34,12 @@ from fibackup.model.point import History, Versions
 from fibackup.model.verification import VerificationRecord
 from fibackup.plan.backup import plan_backup
 from fibackup.plan.policy import BackupPolicy, Quiesce
-from fibackup.plan.records import record_warnings
+from fibackup.plan.records import (
+    damage_warnings,
+    describe_orphans,
+    going_warnings,
+    unexplained_images,
+)
 from fibackup.plan.recover import plan_recovery
 from fibackup.plan.requirements import Work, check_versions
 from fibackup.plan.verdict import last_verified
@@ -405,21 +410,29 @@ def _history(history: History) -> Iterator[_Said]:
             f"{name}: the manifest of point {point} is gone",
             "take the file from another copy of the store",
         )
-    for words in record_warnings(history):
+    for words in (*damage_warnings(history), *going_warnings(history)):
         yield Level.WARNING, f"{name}: {words}", ""
+    if unexplained_images(history):
+        yield (
+            Level.PROBLEM,
+            f"{name}: {describe_orphans(history)}",
+            "take the manifest from another copy of the store",
+        )
     for file in sorted(history.damaged):
         yield (
             Level.PROBLEM,
             f"{name}: {file} is missing or has another size, and points need it",
             "take the file from another copy of the store; the next backup is a full of that disk",
         )
-    loose = history.unclaimed - {f"{each.target}/{each.image.name}" for each in history.receipts}
+    stored = {f"{each.target}/{each.image.name}" for each in history.receipts}
+    loose = history.unclaimed - stored - history.orphans
     images = sorted(file for file in loose if file.endswith(".qcow2"))
     if images:
+        where = shlex.quote(str(history.path))
         yield (
             Level.NOTE,
             f"{name}: no point names {', '.join(images)}",
-            "let them be: the next backup takes over what it can use",
+            f"let them be; what each is, says fibackup verify --store {where} {history.uuid}",
         )
 
 

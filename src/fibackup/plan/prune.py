@@ -25,7 +25,7 @@ from fibackup.model.records import LINKED_FILE, MERGE_FILE
 from fibackup.plan.forest import Forest, forests
 from fibackup.plan.merge import plan_merges
 from fibackup.plan.prune_steps import READERS_SECONDS, DropPoints, MergeImages
-from fibackup.plan.records import describe_damaged, record_warnings
+from fibackup.plan.records import describe_damaged, describe_orphans, record_warnings
 from fibackup.plan.retention import NOTHING_KEEPS_IT, PointVerdict, RetentionPolicy, choose_points
 from fibackup.plan.steps import Expectation, Plan, Step
 from fibackup.plan.verify_steps import ExpectedHeader, FileToVerify, VerifyFiles
@@ -69,11 +69,11 @@ def plan_prune(
     Source:
         docs/prune.md; docs/design.md, "Store".
     """
+    _refuse_unknown(history)
     if not history.points:
         raise NoSuchPointError(
             reason=f"the store has no point of domain {history.uuid}", path=str(history.path)
         )
-    _refuse_unknown(history)
     woods = forests(history)
     reasons = {
         verdict.point: [*verdict.reasons] if verdict.kept else []
@@ -226,14 +226,11 @@ def _refuse_unknown(history: History) -> None:
     elif needed := [each for each in history.damaged_records if each[0] in _NEEDED]:
         reason = describe_damaged(*needed[0])
     elif history.orphans:
-        reason = (
-            f"{min(history.orphans)} is of no point, and no run has left it: the manifest of its "
-            "point may be gone, and it cannot be told what that needs. Nothing is dropped until "
-            "the manifest is back, or the image moved away, if no other lies on it"
-        )
+        reason = describe_orphans(history)
     else:
         return
-    raise ManifestError(reason=reason, domain=history.points[-1].domain, path=str(history.path))
+    domain = history.points[-1].domain if history.points else history.uuid
+    raise ManifestError(reason=reason, domain=domain, path=str(history.path))
 
 
 # --- points that are kept for what lies on them -------------------------------------------------

@@ -25,9 +25,11 @@ from fibackup.model.verification import Fault, FaultKind
 __all__ = [
     "damage_warnings",
     "describe_damaged",
+    "describe_orphans",
     "going_warnings",
     "record_faults",
     "record_warnings",
+    "unexplained_images",
 ]
 
 _MEANINGS = {
@@ -79,7 +81,7 @@ def describe_damaged(file: str, reason: str) -> str:
 
 def record_warnings(history: History) -> Iterator[str]:
     """
-    Say which small files are damaged, and which points are on their way out.
+    Say which small files are damaged, which points are on their way out, and what is of no point.
 
     Args:
         history: What the store holds of the domain.
@@ -92,6 +94,8 @@ def record_warnings(history: History) -> Iterator[str]:
     """
     yield from damage_warnings(history)
     yield from going_warnings(history)
+    if unexplained_images(history) and SEALS_FILE not in dict(history.damaged_records):
+        yield describe_orphans(history)
 
 
 def damage_warnings(history: History) -> Iterator[str]:
@@ -112,6 +116,44 @@ def damage_warnings(history: History) -> Iterator[str]:
         if file == SEALS_FILE and history.orphans:
             words += f"; of no point there is: {', '.join(sorted(history.orphans))}"
         yield words
+
+
+def unexplained_images(history: History) -> frozenset[str]:
+    """
+    Return images that may be all that is left of points of which nothing is known.
+
+    Args:
+        history: What the store holds of the domain.
+
+    Returns:
+        None while manifests are known to be damaged or gone: the images may be theirs.
+
+    Source:
+        docs/verify.md, "What is found".
+    """
+    return frozenset() if history.unreadable or history.lost else history.orphans
+
+
+def describe_orphans(history: History) -> str:
+    """
+    Say that there are images of points of which nothing is known, and what to do.
+
+    Args:
+        history: What the store holds of the domain; with such images.
+
+    Returns:
+        Sentences without a final stop.
+
+    Source:
+        docs/verify.md, "What is found".
+    """
+    first, *others = sorted(history.orphans)
+    more = f", and {len(others)} more," if others else ""
+    return (
+        f"{first}{more} is of no point, and no run has left it: the manifest of its "
+        "point may be gone, and it cannot be told what that needs. Nothing is dropped until "
+        "the manifest is back, or the image moved away, if no other lies on it"
+    )
 
 
 def going_warnings(history: History) -> Iterator[str]:

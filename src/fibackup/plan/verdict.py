@@ -42,7 +42,7 @@ from fibackup.model.verification import (
     Verification,
     VerificationRecord,
 )
-from fibackup.plan.records import going_warnings
+from fibackup.plan.records import going_warnings, unexplained_images
 
 __all__ = ["Verified", "ages_in", "found_wrong", "judge", "last_verified"]
 
@@ -322,6 +322,7 @@ def judge(
         (target, fault)
         for target, fault in (
             *(("", fault) for fault in survey.faults),
+            *(("", fault) for fault in _faults_of_orphans(survey) if point is None),
             *_faults_of_manifests(history),
             *_faults_of_links(history, trees),
             *_faults_of_files(history, trees, files),
@@ -490,6 +491,19 @@ def _verdicts(
     yield from verdicts
 
 
+def _faults_of_orphans(survey: Survey) -> Iterator[Fault]:
+    """Give the images that may be all that is left of points: no seal tells what was published."""
+    history = survey.history
+    if survey.busy or {point.id for point in history.points} - {*survey.unsealed}:
+        return
+    reason = (
+        "the manifest of its point may be gone, and no seal tells which points there were: take "
+        "manifests and points.sha256 from another copy of the store, or move the image away"
+    )
+    for file in sorted(unexplained_images(history)):
+        yield Fault(FaultKind.LOST, file, reason)
+
+
 def _lying_about(
     survey: Survey,
 ) -> tuple[tuple[tuple[str, str], ...], tuple[tuple[str, str], ...]]:
@@ -503,6 +517,7 @@ def _lying_about(
         for image in disk.images
     }
     gone = {file.removesuffix(_MANIFEST) for file, _ in history.unreadable} | set(history.lost)
+    named.update(fault.file for fault in _faults_of_orphans(survey))
     complete = {f"{each.target}/{each.image.name}" for each in history.receipts}
     leftovers: list[tuple[str, str]] = []
     strangers: list[tuple[str, str]] = []

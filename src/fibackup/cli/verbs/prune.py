@@ -133,6 +133,7 @@ def run(arguments: argparse.Namespace, signals: Signals) -> int:
             found: dict[str, object] = {"domain": name, "uuid": name if name in uuids else ""}
             try:
                 signals.token.check()
+                _refuse_without_points(store, name, policy)
                 history = find_history(store, name, tell)
                 found = {"domain": history.points[-1].domain, "uuid": history.uuid}
                 done, warns = _prune(arguments, store, history, policy, signals)
@@ -156,8 +157,20 @@ def run(arguments: argparse.Namespace, signals: Signals) -> int:
 def _to_prune(store: fb.Store, uuids: Sequence[str]) -> tuple[str, ...]:
     """Return the domains that have points, or may have: what is wrong with one is told of it."""
     every, unread = read_histories(store, uuids)
-    there = {each.uuid for each in every if each.points or each.unreadable or each.lost}
+    there = {each.uuid for each in every if _may_have_points(each)}
     return tuple(uuid for uuid in uuids if uuid in there or uuid in unread)
+
+
+def _may_have_points(history: fb.History) -> bool:
+    return bool(history.points or history.unreadable or history.lost or history.orphans)
+
+
+def _refuse_without_points(store: fb.Store, uuid: str, policy: fb.RetentionPolicy) -> None:
+    """Say why nothing can be dropped of a domain without a point that can be read."""
+    if uuid in store.domains():
+        history = store.read_history(uuid)
+        if not history.points:
+            fb.plan_prune(history, policy, now=datetime.now(UTC))
 
 
 def _prune(
