@@ -274,12 +274,12 @@ class Points:
         """Take none yet."""
         self._world = world
 
-    def plan(self, *, content_hash: bool = False) -> Plan:
+    def plan(self, *, content_hash: bool = False, full: bool = False) -> Plan:
         """Plan the next point."""
         world = self._world
         history = world.store.read_history(world.uuid)
         domain = world.host.read_domain(world.uuid)
-        policy = BackupPolicy(allow_paused=True, content_hash=content_hash)
+        policy = BackupPolicy(allow_paused=True, content_hash=content_hash, full=full)
         return plan_backup(domain, history, now=datetime.now(UTC), policy=policy)
 
     def take(self) -> Report:

@@ -23,7 +23,7 @@ from fibackup.host.executor import Executor
 from fibackup.model.chain import BackingChain, FileIdentity
 from fibackup.model.domain import DomainState
 from fibackup.model.ledger import FrozenImage, KnownStore, Ledger, Overlay, Run, RunPhase
-from fibackup.model.point import DiskKind
+from fibackup.model.point import DiskKind, Receipt
 from fibackup.model.snapshot import NewOverlay, Snapshot
 from fibackup.plan.consolidate import ConsolidationPolicy, Method, plan_consolidation
 from fibackup.plan.steps import CommitOffline, CopyImage, EachDisk, MendHeader
@@ -439,3 +439,38 @@ def test_a_commit_off_line_is_refused_for_a_domain_that_runs(world: World, point
     with pytest.raises(DomainBusyError):
         world.host.commit_offline(world.uuid, job, ignore_events, CancelToken())
     assert chain(world).paths == before
+
+
+def test_an_image_of_a_killed_run_goes_when_two_points_have_passed_it_over(
+    world: World, points: Points
+) -> None:
+    """One that is taken over never goes; the store tells of the other until then."""
+    points.take()
+    left_by_failure(world, points)
+    points.take()
+    assert receipts(world) == ()
+    left = left_by_failure(world, points)
+    for _ in range(2):
+        assert receipts(world) == left
+        Executor(world.host, world.store).run(points.plan(full=True))
+    history = world.store.read_history(world.uuid)
+    assert (history.receipts, history.unclaimed, history.damaged) == ((), frozenset(), frozenset())
+    points.take()
+    for point in history.points:
+        world.restore_content(point.id, "vda")
+
+
+def left_by_failure(world: World, points: Points) -> tuple[Receipt, ...]:
+    """Let a run fail after its copies; return what it leaves of both disks."""
+    world.write("vda", 1, 5)
+    store = cast("PointStore", FailsOnce(world.store, "publish"))
+    with pytest.raises(StepError):
+        Executor(world.host, store).run(points.plan())
+    left = receipts(world)
+    assert [each.target for each in left] == ["vda", "vdb"]
+    return left
+
+
+def receipts(world: World) -> tuple[Receipt, ...]:
+    """Return what the store has of images in no point."""
+    return world.store.read_history(world.uuid).receipts

@@ -34,7 +34,7 @@ from fibackup.host.lock import hold_store_lock
 from fibackup.host.restored import make_passage
 from fibackup.host.side_by_side import side_by_side
 from fibackup.model.verification import FoundFile, VerificationRecord
-from fibackup.parse.manifest import render_manifest
+from fibackup.parse.manifest import render_manifest, render_receipt
 from hypervisor.host import logged_qemu_img, run
 from hypervisor.stores import UUID, StoreMaker
 from integration.needed import need_strace
@@ -418,6 +418,60 @@ def test_a_receipt_without_its_image_goes(maker: StoreMaker) -> None:
         (maker.home / "vda" / f"{image}.receipt").write_text("{}")
     with maker.store.locked(UUID, "web1", exclusive=True):
         assert names(maker.home) == before
+
+
+def leave_image(maker: StoreMaker) -> str:
+    """Leave a stored image with a receipt, as a run does that is killed after a copy."""
+    point = maker.point({"vda": {1: 2}}).id
+    image = maker.history().top(point, "vda")
+    receipt = maker.path(f"vda/{image.name}.receipt")
+    receipt.write_text(render_receipt(fb.Receipt("vda", image)))
+    for file in (f"{point}.json", f"{point}.xml", "points.sha256"):
+        maker.path(file).unlink()
+    assert len(maker.history().receipts) == 1
+    return image.name
+
+
+def test_an_image_that_two_points_have_passed_over_goes_before_its_receipt(
+    maker: StoreMaker, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Killed in between, or when the power goes, no image is without a receipt or a point."""
+    image = leave_image(maker)
+    calls: list[str] = []
+    unlink, fsync = os.unlink, os.fsync
+
+    def unlinked(name: str, *, dir_fd: int | None = None) -> None:
+        unlink(name, dir_fd=dir_fd)
+        if name.startswith(image):
+            calls.append(name)
+
+    def synced(fd: int) -> None:
+        fsync(fd)
+        calls.append(Path(f"/proc/self/fd/{fd}").readlink().name)
+
+    maker.point({"vda": {2: 2}}, full=True)
+    assert f"{image}.receipt" in names(maker.path("vda"))
+    monkeypatch.setattr(os, "unlink", unlinked)
+    monkeypatch.setattr(os, "fsync", synced)
+    maker.point({"vda": {3: 2}})
+    assert calls[-3:] == [image, "vda", f"{image}.receipt"]
+    assert maker.history().unclaimed == frozenset()
+
+
+@pytest.mark.parametrize("why", ["damaged", "gone"])
+def test_no_image_is_passed_over_while_a_point_is_not_known(maker: StoreMaker, why: str) -> None:
+    """It may be of that one, whose run was killed before it removed the receipt."""
+    image = leave_image(maker)
+    maker.point({"vda": {2: 2}}, full=True)
+    first, second = maker.history().points
+    if why == "damaged":
+        maker.path(f"{first.id}.json").write_text("{")
+    else:
+        maker.path(f"{first.id}.json").unlink()
+    for number in (3, 4):
+        maker.point({"vda": {number: 2}}, full=True)
+    assert image in names(maker.path("vda"))
+    assert second in maker.history().points
 
 
 def test_the_directories_of_a_restore_are_synced(

@@ -13,6 +13,7 @@ from fibackup.model.ledger import Ledger, Run, RunPhase
 from fibackup.model.point import DiskKind, Versions
 from fibackup.plan import backup
 from fibackup.plan.backup import DEEP_CHAIN, plan_backup
+from fibackup.plan.layers import outlived
 from fibackup.plan.policy import BackupPolicy, Quiesce
 from fibackup.plan.steps import (
     InParallel,
@@ -24,6 +25,7 @@ from fibackup.plan.steps import (
     WriteLedger,
 )
 from fibackup.testing import AgentState, FakeHost, FakeStore
+from hypervisor import histories
 
 POINT = "20261124T040000Z"
 
@@ -244,6 +246,18 @@ def test_a_run_that_failed_at_the_end_leaves_one_copy_to_make() -> None:
     Executor(world.host, world.store).run(plan)
     seen = world.host.moment(world.uuid, plan.point).disks["vda"]
     assert world.store.restore(world.uuid, plan.point, "vda") == seen
+
+
+def test_an_image_is_passed_over_when_the_last_two_points_of_its_disk_are_younger() -> None:
+    """Not when a point needs it, and other disks do not count."""
+    old, new, newer = (histories.point(number, histories.disk(number)) for number in (2, 3, 4))
+    name = histories.image_name(1)
+    assert outlived("vda", name, (new, newer))
+    assert outlived("vda", name, (old, new, newer))
+    assert not outlived("vda", name, (newer,))
+    assert not outlived("vdb", name, (new, newer))
+    assert not outlived("vda", histories.image_name(3), (old, new, newer))
+    assert not outlived("vda", f"{new.id}-7.qcow2", (old, new, newer))
 
 
 def test_an_image_that_changed_after_it_was_stored_is_copied_again() -> None:

@@ -18,7 +18,7 @@ from __future__ import annotations
 import logging
 import os
 import stat
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from contextlib import suppress
 from pathlib import PurePosixPath
 
@@ -38,12 +38,14 @@ from fibackup.host.store_files import (
     RECEIPT,
     directories_in,
     exists,
+    is_stored_image,
     is_temporary,
     list_directory,
     read_text,
 )
 from fibackup.model.point import Receipt, RestorePoint, is_point_id
 from fibackup.parse.manifest import parse_manifest, parse_receipt, render_manifest
+from fibackup.plan.layers import outlived
 
 __all__ = ["publish_point", "sweep"]
 
@@ -138,20 +140,23 @@ def _check_receipts(point: RestorePoint, fd: int, path: PurePosixPath) -> None:
                     )
 
 
-def sweep(fd: int, path: str, *, store: str, uuid: str) -> None:
+def sweep(fd: int, path: str, *, store: str, uuid: str, done: bool = False) -> None:
     """
     Remove what a killed run left, from a domain's directory that is locked: it is nobody's.
 
     These are temporary files; the files of a point whose manifest did not get its name; and
     receipts that mean nothing, because a point names the image, or there is none. An image with a
-    receipt stays for the next run. A file that none of these tells of stays, as does one that a
-    reader is writing, such as the record of a verification: these have a lock of their own.
+    receipt stays for the next runs, until two points have passed it over. A file that none of
+    these tells of stays, as does one that a reader is writing, such as the record of a
+    verification: these have a lock of their own.
 
     Args:
         fd: The domain's directory.
         path: Its path, for errors.
         store: UUID of the store.
         uuid: UUID of the domain.
+        done: True: the holder of the lock has done its work. Before that, its plan may count on
+            what is there.
     """
     unwritten = {f".{name}{TEMP_SUFFIX}" for name in WRITTEN_BY_READERS}
     files = list_directory(fd)
@@ -171,8 +176,11 @@ def sweep(fd: int, path: str, *, store: str, uuid: str) -> None:
                     os.unlink(each, dir_fd=disk)
             receipts |= {(name, each) for each in there if each.endswith(RECEIPT)}
     if receipts:
-        points = read_manifests(fd, files, store=store, uuid=uuid).points
-        _remove_receipts(fd, receipts, points)
+        found = read_manifests(fd, files, store=store, uuid=uuid)
+        _remove_receipts(fd, receipts, found.points)
+        unknown = found.unreadable or found.lost or found.seals_fault
+        if done and not unknown:
+            _remove_outlived(fd, receipts, found.points)
 
 
 def _remove_named(fd: int, temp: str, path: str) -> None:
@@ -204,3 +212,22 @@ def _remove_receipts(
         with open_directory(target, fd) as disk:
             if (target, receipt) in named or not exists(receipt.removesuffix(RECEIPT), disk):
                 os.unlink(receipt, dir_fd=disk)
+
+
+def _remove_outlived(
+    fd: int, receipts: set[tuple[str, str]], points: Sequence[RestorePoint]
+) -> None:
+    """
+    Remove images that are passed over, each before its receipt.
+
+    An image without a receipt might be of a point whose manifest was lost, and would end prunes;
+    so the one is gone for good before the other goes.
+    """
+    for target, receipt in sorted(receipts):
+        name = receipt.removesuffix(RECEIPT)
+        if is_stored_image(f"{target}/{name}") and outlived(target, name, points):
+            with open_directory(target, fd) as disk, suppress(FileNotFoundError):
+                os.unlink(name, dir_fd=disk)
+                fsync_directory(disk)
+                os.unlink(receipt, dir_fd=disk)
+                _log.info("%s/%s was in no point, and is removed", target, name)

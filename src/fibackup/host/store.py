@@ -341,7 +341,7 @@ class Store(StoreReader):
                 yield
             finally:
                 with suppress(OSError, FibackupError):  # tidiness hides no error
-                    sweep(fd, directory, store=self._uuid, uuid=uuid)
+                    sweep(fd, directory, store=self._uuid, uuid=uuid, done=True)
                     self._remove_empty(fd, directory)
 
     @contextmanager

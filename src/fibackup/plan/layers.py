@@ -9,7 +9,7 @@ Names: of points, of overlays beside their sources, of images in the store.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from datetime import datetime, timedelta
 from pathlib import PurePosixPath
 
@@ -19,10 +19,10 @@ from fibackup.errors import DomainStateError
 from fibackup.model.chain import OVERLAY_MARK, BackingChain, Image
 from fibackup.model.domain import Domain
 from fibackup.model.ledger import Ledger, Overlay
-from fibackup.model.point import History, StoredImage, format_point_id
+from fibackup.model.point import History, RestorePoint, StoredImage, format_point_id
 from fibackup.plan.steps import CopyImage
 
-__all__ = ["free_id", "left_by_run", "overlay_paths", "store_layers"]
+__all__ = ["free_id", "left_by_run", "outlived", "overlay_paths", "store_layers"]
 
 _MAX_STEM_BYTES = 200
 
@@ -167,6 +167,33 @@ def store_layers(
             under = name
         names.append(under)
     return tuple(reversed(names)), tuple(copies), tuple(reversed(adopted))
+
+
+def outlived(target: str, name: str, points: Sequence[RestorePoint]) -> bool:
+    """
+    Tell whether two later points of a disk have passed over an image that a run has left.
+
+    A run takes over what a killed one had copied of the very images that it would copy. The first
+    point after that one may lie elsewhere, as a full does that was asked for; and the next one may
+    take the image over all the same, such as when it falls back to an older parent. Whoever would
+    do so after that copies once more.
+
+    Args:
+        target: The disk.
+        name: The stored image; it has a receipt.
+        points: What is published, by sequence; their manifests are all there and sound.
+
+    Returns:
+        True: no point needs the image, and the last two of the disk are younger.
+
+    Source:
+        docs/store-format.md, "Receipts".
+    """
+    disks = [(point.id, d) for point in points for d in point.disks if d.target == target]
+    if any(name in {image.name, image.backing} for _, disk in disks for image in disk.images):
+        return False
+    last = [point for point, _ in disks[-2:]]
+    return len(last) > 1 and name[:16] < min(last)
 
 
 def _free_name(target: str, point: str, above: int, history: History, names: list[str]) -> str:

@@ -551,7 +551,8 @@ def _why_left(
     if name.endswith(_RECEIPT):
         return "a receipt; the next backup uses it, or it is of a point that is complete"
     if file.name in complete:
-        return "complete, but in no point yet; the next backup takes it over"
+        words = "complete, but in no point yet; the next backup takes it over if it can"
+        return f"{words}, and once two points of the disk have not, it goes"
     if file.name in orphans:
         return "the manifest of its point may be gone; nothing is pruned while it is there"
     return "no point names it: left by a killed run"

@@ -40,6 +40,7 @@ from fibackup.model.verification import (
     VerificationRecord,
 )
 from fibackup.parse.manifest import parse_manifest, render_manifest
+from fibackup.plan.layers import outlived
 from fibackup.plan.prune_steps import MergeImages
 from fibackup.plan.removal import points_going
 from fibackup.plan.steps import CopyImage
@@ -212,6 +213,15 @@ class Shelf:
         if self.merge is not None:
             found.update(f"{self.merge[0].target}/{name}" for name in self.merge[0].gone)
         return found
+
+    def forget_outlived(self) -> None:
+        """Remove images with a receipt that later points have passed over."""
+        points, unreadable = self.points()
+        if unreadable or self.seals.keys() - self.manifests.keys():
+            return
+        for target, name in [key for key in self.receipts if outlived(*key, points)]:
+            self.images.pop((target, name), None)
+            del self.receipts[target, name]
 
     def gather(self, step: MergeImages) -> KeptImage:
         """Return the image that a merge makes of several."""

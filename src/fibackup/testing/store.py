@@ -276,6 +276,7 @@ class FakeStore(Drawable):
             self._finish_removal(shelf, spared)
             yield
         finally:
+            shelf.forget_outlived()
             shelf.written = False
 
     def locked(
