@@ -73,6 +73,37 @@ def test_what_cannot_be_told_is_not_proposed(maker: StoreMaker) -> None:
         fb.Store.open(maker.root)
 
 
+def test_nothing_is_read_out_of_what_may_be_a_copy(
+    maker: StoreMaker, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """An older one would be restored as the newest point, or a point that is there be denied."""
+    home, into = maker.home, tmp_path / "into"
+    copy = home.with_name(f"before-{home.name}")
+    shutil.copytree(home, tmp_path / "aside")
+    newest = maker.point({"vda": {3: 3}}).id
+    shutil.move(tmp_path / "aside", copy)
+    words = f"{copy.name}, {home.name}; only {copy.name} is read: move the copy out"
+    store = ["--store", str(maker.root)]
+    for more in ([], ["--point", newest], ["--dry-run"]):
+        assert main(["restore", *store, maker.uuid, "--into", str(into), *more]) == 1
+        told = capsys.readouterr()
+        assert words in told.err
+        assert not into.exists()
+    assert main(["prune", *store, "--keep-last", "1", "--dry-run"]) == 1
+    assert words in capsys.readouterr().err
+    history = maker.history()
+    assert (history.directory, history.copies) == (copy.name, (home.name,))
+    problems = [
+        found.text
+        for found in fb.diagnose_store(fb.read_store_facts(str(maker.root)))
+        if found.level is fb.Level.PROBLEM
+    ]
+    assert [words in text for text in problems] == [True]
+    shutil.rmtree(copy)
+    assert maker.history().copies == ()
+    assert maker.restores(newest, into)
+
+
 def test_nothing_is_written_while_a_domain_has_two_directories(
     maker: StoreMaker, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -84,11 +115,11 @@ def test_nothing_is_written_while_a_domain_has_two_directories(
     assert main(["list", "--store", str(maker.root)]) == 0
     told = capsys.readouterr()
     assert told.out.count("before-upgrade") == 0
-    assert f"{copy.name}: nothing is written beside {maker.store.directories(maker.uuid)[1]}" in (
-        told.err
+    assert (
+        f"while one may be a copy: {copy.name}, {home.name}; only {copy.name} is read" in told.err
     )
     assert main(["prune", "--store", str(maker.root), "--keep-last", "1"]) == 1
-    assert f"while it may be a copy: {copy.name}, web1-" in capsys.readouterr().err
+    assert f"while one may be a copy: {copy.name}, web1-" in capsys.readouterr().err
     with pytest.raises(fb.StoreError, match="have the same UUID"):
         maker.point({"vda": {3: 3}})
     shutil.rmtree(copy)

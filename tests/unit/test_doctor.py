@@ -447,6 +447,7 @@ def test_damage_in_the_store_is_found() -> None:
         damaged=frozenset({"vda/20261121T040407Z.qcow2"}),
         unclaimed=frozenset({"vda/20261120T040407Z.qcow2", "vda/x.json"}),
         damaged_records=(("linked.json", "cut"),),
+        copies=("before-web1",),
     )
     empty = fb.History(history.store, history.path, "11111111-2222-3333-4444-555555555555")
     images = frozenset({"vda/20261120T040407Z.qcow2", "vda/20261121T040407Z.qcow2"})
@@ -455,11 +456,10 @@ def test_damage_in_the_store_is_found() -> None:
     assert (said.level, said.remedy[:17]) == (fb.Level.PROBLEM, "take the manifest")
     assert "20261120T040407Z.qcow2, and 1 more, is of no point" in said.text
     found = bad(fb.diagnose_store(evolve(STORE, histories=(history, empty))))
-    levels = ["problem", "problem", "warning", "problem", "note"]
+    levels = ["problem", "problem", "problem", "warning", "problem", "note"]
     assert [level for level, _ in found] == levels
-    for (_, text), word in zip(
-        found, ("not JSON", "20261122", "linked.json", "20261121", "20261120"), strict=True
-    ):
+    words = ("before-web1", "not JSON", "20261122", "linked.json", "20261121", "20261120")
+    for (_, text), word in zip(found, words, strict=True):
         assert text.startswith("web1: ")
         assert word in text
     assert bad(fb.diagnose_domain(evolve(world.facts(), history=history), now=NOW)) != []

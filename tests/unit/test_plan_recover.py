@@ -272,6 +272,15 @@ def test_a_point_waits_for_its_store(*, known: bool) -> None:
     assert f"point {point} is not finished: its store" in plan.warnings[0]
 
 
+def test_a_point_is_not_finished_by_what_may_be_a_copy() -> None:
+    """A copy may lack the points that came since; the ledger keeps the run."""
+    world = World()
+    point = world.fail("copy_image")
+    plan = world.plan(evolve(world.history, directory="a-web1", copies=("web1",)))
+    assert plan.steps == ()
+    assert f"point {point} is not finished: directories of the store" in plan.warnings[0]
+
+
 def left_to_the_next(world: World, why: str) -> None:
     """Assert that the point is given up for a reason, and that the next one takes its layers."""
     plan = world.plan()

@@ -5,11 +5,20 @@ from pathlib import Path, PurePosixPath
 import pytest
 from attrs import evolve
 
-from fibackup.errors import FibackupError, ManifestError, NoSuchPointError, PolicyError, VerifyError
+from fibackup.errors import (
+    FibackupError,
+    ManifestError,
+    NoSuchPointError,
+    PolicyError,
+    StoreError,
+    VerifyError,
+)
 from fibackup.host.executor import Executor
 from fibackup.model.point import History
 from fibackup.plan.backup import plan_backup
+from fibackup.plan.prune import plan_prune
 from fibackup.plan.restore import ImageFormat, RestoreForm, plan_restore
+from fibackup.plan.retention import RetentionPolicy
 from fibackup.plan.steps import CopyStored, CreateLinked, FlattenImage, Plan, RestoreDisks, headline
 from fibackup.testing import FakeHost, FakeStore
 
@@ -174,3 +183,16 @@ def test_wishes_that_contradict_the_form_are_refused(
         plan_restore(
             two_points(), "latest", into=INTO, form=form, image_format=image_format, verify=verify
         )
+
+
+def test_nothing_is_planned_by_what_may_be_a_copy() -> None:
+    """A restore, a prune and a backup would take an older copy's points for the domain's."""
+    host = FakeHost()
+    uuid = host.add_domain("web1", {"vda": {0: 1}})
+    history = evolve(two_points(), directory="a-web1", copies=("web1",))
+    with pytest.raises(StoreError, match="only a-web1 is read"):
+        plan_restore(history, "latest", into=INTO)
+    with pytest.raises(StoreError, match="only a-web1 is read"):
+        plan_prune(history, RetentionPolicy(keep_last=1), now=host.now)
+    with pytest.raises(StoreError, match="only a-web1 is read"):
+        plan_backup(host.read_domain(uuid), history, now=host.now)

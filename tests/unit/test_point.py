@@ -9,7 +9,7 @@ import pytest
 from attrs import evolve
 from typing_extensions import override
 
-from fibackup.errors import ManifestError, ModelError, NoSuchPointError
+from fibackup.errors import ManifestError, ModelError, NoSuchPointError, StoreError
 from fibackup.model.chain import FileIdentity
 from fibackup.model.point import (
     Consistency,
@@ -350,3 +350,14 @@ def test_a_point_whose_manifest_is_gone_is_told_from_one_that_never_was() -> Non
 def test_a_point_is_told_by_the_form_of_its_id(text: str, *, good: bool) -> None:
     """Eight digits, T, six digits, Z."""
     assert is_point_id(text) is good
+
+
+def test_what_may_be_a_copy_is_refused() -> None:
+    """Both directories are named, the one that is read twice, and what helps."""
+    BOTH.refuse_copies()
+    assert BOTH.doubt == ""
+    doubtful = evolve(BOTH, directory="old-web1", copies=("web1",))
+    with pytest.raises(StoreError) as caught:
+        doubtful.refuse_copies()
+    assert caught.value.reason == doubtful.doubt
+    assert ": old-web1, web1; only old-web1 is read: move the copy out" in doubtful.doubt

@@ -324,6 +324,8 @@ class _Run:
         self._history = history
         if history.store != self._plan.store:
             raise self._stale(f"the plan is for store {self._plan.store}, this is {history.store}")
+        if self._plan.verb != "verify":  # which tells of copies, and reads on
+            history.refuse_copies()
         if self._plan.verb == "restore":
             self._restore_run = RestoreRun(
                 self._host_or_none, self._store, self._plan, self._emit, self._cancel, self._threads

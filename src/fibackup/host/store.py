@@ -94,6 +94,7 @@ from fibackup.model.point import (
     RestorePoint,
     StoredFile,
     StoredImage,
+    describe_copies,
 )
 from fibackup.model.records import LINKED_FILE, MERGE_FILE, REMOVAL_FILE
 from fibackup.model.verification import ContentCheck, FileCheck
@@ -369,11 +370,7 @@ class Store(StoreReader):
                     refuse_strangers(self._fd, str(self.path), "the store")
                     directories = self.directories(uuid)
                     if len(directories) > 1:
-                        raise StoreError(
-                            reason="directories of the store have the same UUID, and nothing is "
-                            f"written while it may be a copy: {', '.join(directories)}",
-                            path=str(self.path / directories[1]),
-                        )
+                        raise StoreError(reason=describe_copies(directories), path=str(self.path))
                     directory = directories[0] if directories else None
                     if directory is None:
                         directory = _directory_name(uuid, name)

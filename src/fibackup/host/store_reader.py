@@ -20,6 +20,8 @@ from pathlib import PurePosixPath
 from types import TracebackType
 from typing import Self
 
+from attrs import evolve
+
 from fibackup.errors import NotAStoreError, StoreError
 from fibackup.host.files import open_directory, os_errors
 from fibackup.host.history import read_history
@@ -163,7 +165,7 @@ class StoreReader(Drawable):
         """
         Return the names of a domain's directories; more than one when somebody made a copy beside.
 
-        The first is read; nothing is written while there are others.
+        The first is read; nothing is written or restored while there are others.
 
         Args:
             uuid: The domain.
@@ -210,11 +212,13 @@ class StoreReader(Drawable):
     def read_history(self, uuid: str) -> History:
         """See `PointStore.read_history`."""
         with os_errors(str(self.path)):
-            name = self._find(uuid)
-        if name is None:
+            directories = self.directories(uuid)
+        if not directories:
             return History(store=self._uuid, path=self.path, uuid=uuid, compress=self._compresses())
+        name, *others = directories
         with os_errors(f"{self.path}/{name}", inside=True), open_directory(name, self._fd) as fd:
-            return self._history(fd, name, uuid)[0]
+            found, _ = self._history(fd, name, uuid)
+        return evolve(found, copies=tuple(others)) if others else found
 
     def _history(self, fd: int, name: str, uuid: str) -> tuple[History, Manifests]:
         return read_history(

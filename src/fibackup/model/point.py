@@ -15,7 +15,7 @@ from __future__ import annotations
 
 import hashlib
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
 from enum import StrEnum
 from pathlib import PurePosixPath
@@ -24,7 +24,7 @@ from typing import Any, TypeAlias
 
 from attrs import field, frozen
 
-from fibackup.errors import ManifestError, ModelError, NoSuchPointError
+from fibackup.errors import ManifestError, ModelError, NoSuchPointError, StoreError
 from fibackup.model.chain import MAX_DEPTH, FileIdentity
 from fibackup.model.checks import (
     UUID_PATTERN,
@@ -51,6 +51,7 @@ __all__ = [
     "StoredFile",
     "StoredImage",
     "Versions",
+    "describe_copies",
     "format_point_id",
     "is_point_id",
     "parse_point_id",
@@ -417,6 +418,26 @@ def _folded(line: str) -> list[str]:
     )
 
 
+def describe_copies(directories: Sequence[str]) -> str:
+    """
+    Say that directories have the UUID of one domain, which of them is read, and what helps.
+
+    Args:
+        directories: Their names, the one that is read first.
+
+    Returns:
+        A sentence without a final stop.
+
+    Source:
+        docs/store-format.md, "Directories".
+    """
+    return (
+        "directories of the store have the same UUID, and nothing is written or restored while "
+        f"one may be a copy: {', '.join(directories)}; only {directories[0]} is read: "
+        "move the copy out of the store"
+    )
+
+
 def _index() -> Any:  # noqa: ANN401 - as attrs types a field
     """Return a field that follows from the others: it does not count when two are compared."""
     return field(init=False, eq=False, repr=False, factory=dict[str, Any])
@@ -443,6 +464,8 @@ class History(Drawable):
         orphans: Those of them that are images without a receipt, and not on their way out: the
             manifest of their point may be gone.
         directory: Name of the domain's directory in the store, empty when there is none.
+        copies: Names of the store's other directories with the domain's UUID. Any of them, or
+            *directory*, may be a copy: nobody can tell which points are the domain's own.
         unreadable: ``(file, reason)`` of manifests that are damaged: their points are not in
             *points*, and nothing is known of them.
         lost: Ids of points that were published, and whose manifests are gone.
@@ -472,6 +495,7 @@ class History(Drawable):
     orphans: frozenset[str] = frozenset()
     damaged_records: tuple[tuple[str, str], ...] = ()
     going: frozenset[str] = frozenset()
+    copies: tuple[str, ...] = ()
     _by_id: Mapping[str, RestorePoint] = _index()
     _stored: Mapping[str, Mapping[str, StoredImage]] = _index()
 
@@ -510,6 +534,24 @@ class History(Drawable):
     def distrusted(self) -> frozenset[str]:
         """What is damaged or was found wrong: nothing new is made of it, or laid on it."""
         return self.damaged | self.found_wrong
+
+    @property
+    def doubt(self) -> str:
+        """Why these points may be a copy's, and what helps; empty where nothing speaks for it."""
+        return describe_copies((self.directory, *self.copies)) if self.copies else ""
+
+    def refuse_copies(self) -> None:
+        """
+        Refuse what may be a copy, perhaps an older one: nothing is planned by its points.
+
+        Raises:
+            StoreError: The store has several directories with the domain's UUID.
+
+        Source:
+            docs/store-format.md, "Directories".
+        """
+        if self.copies:
+            raise StoreError(reason=self.doubt, path=str(self.path))
 
     def point(self, point_id: str) -> RestorePoint:
         """

@@ -106,6 +106,7 @@ def plan_backup(
         docs/backup.md: nothing of the domain is changed.
 
     Raises:
+        StoreError: The store has several directories of the domain. Nothing was touched.
         DomainStateError: The domain is off, paused, crashed, or busy. Nothing was touched.
         UnsupportedDiskError: A chosen disk cannot be snapshotted or copied. Nothing was touched.
         ChainError: A chain contradicts the headers of its images. Nothing was touched.
@@ -116,6 +117,7 @@ def plan_backup(
         libvirt ``virDomainSnapshotCreateXML``; docs/design.md, "Live side".
     """
     wishes = policy if policy is not None else BackupPolicy()
+    history.refuse_copies()
     if history.found_wrong:
         history = evolve(history, damaged=history.distrusted)
     check_state(domain, wishes)

@@ -398,6 +398,12 @@ def _found_wrong(path: str, history: History, record: VerificationRecord) -> Ite
 
 def _history(history: History) -> Iterator[_Said]:
     name = history.points[-1].domain if history.points else history.uuid
+    if history.copies:
+        yield (
+            Level.PROBLEM,
+            f"{name}: {history.doubt}",
+            "look which of them has the newest point, and move the other out of the store",
+        )
     for file, reason in history.unreadable:
         yield (
             Level.PROBLEM,

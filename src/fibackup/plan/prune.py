@@ -60,6 +60,7 @@ def plan_prune(
         kept point reads the same before, while and after it is run, also when the run is killed.
 
     Raises:
+        StoreError: The store has several directories of the domain. Nothing was touched.
         NoSuchPointError: The store has no point of the domain, or not one that is protected.
         ManifestError: A manifest is damaged or gone, or seems to be, so it cannot be told what it
             needs. Nothing was touched.
@@ -69,6 +70,7 @@ def plan_prune(
     Source:
         docs/prune.md; docs/design.md, "Store".
     """
+    history.refuse_copies()
     _refuse_unknown(history)
     if not history.points:
         raise NoSuchPointError(

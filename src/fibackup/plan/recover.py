@@ -286,6 +286,8 @@ def _taken(domain: Domain, history: History | None, run: Run, *, finish: bool) -
             f"when it is: fibackup recover --store DIR {domain.uuid}"
         )
         return _Finding(thawed, warnings=(unknown,))
+    if history.copies:
+        return _Finding(thawed, warnings=(f"point {run.point} is not finished: {history.doubt}",))
     known = KnownStore(history.store, str(history.path), run.point)
     others = tuple(store for store in ledger.stores if store.uuid != history.store)
     result = evolve(ledger, run=None, stores=(*others, known))

@@ -98,6 +98,7 @@ def plan_restore(
         removes what it had made.
 
     Raises:
+        StoreError: The store has several directories of the domain. Nothing was touched.
         NoSuchPointError: No such point, or the point has no such disk. Nothing was touched.
         ManifestError: The images of a disk do not reach a base. Nothing was touched.
         VerifyError: An image that a disk needs is missing or cut. Nothing was touched.
@@ -121,6 +122,7 @@ def plan_restore(
             reason="memory brings the guest back as itself, also when its domain is gone: "
             "it goes without a domain to define"
         )
+    history.refuse_copies()  # the newest point of an older copy is not the domain's newest
     found = history.point(point)
     targets = tuple(dict.fromkeys(disks)) or tuple(disk.target for disk in found.disks)
     if memory or paused:

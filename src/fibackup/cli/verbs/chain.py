@@ -11,6 +11,7 @@ from fibackup.cli.drawing import terminal_width, write_svg
 from fibackup.cli.exits import OK, USAGE
 from fibackup.cli.options import store_option
 from fibackup.cli.output import print_json
+from fibackup.cli.say import warn
 from fibackup.cli.signals import Signals
 
 __all__ = ["add_arguments", "run"]
@@ -72,6 +73,8 @@ def run(arguments: argparse.Namespace, _: Signals) -> int:
     if arguments.store is not None:
         with fb.Store.open(arguments.store) as store:
             history = store.read_history(domain.uuid)
+        if history.copies:
+            warn(f"{fb.printable(history.directory)}: {history.doubt}")
     picture = fb.picture_chains(domain, history)
     if arguments.svg is not None:
         write_svg(arguments.svg, picture.to_svg())

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import argparse
 import gc
-from collections.abc import Generator, Mapping, Sequence
+from collections.abc import Generator, Sequence
 from contextlib import contextmanager
 from datetime import UTC, datetime
 
@@ -90,9 +90,8 @@ def _list(arguments: argparse.Namespace) -> int:
     with fb.StoreReader.open(arguments.store) as store:
         histories, unread = _histories(arguments, store)
         listed = [fb.list_points(each, _record(store, each.uuid, unread)) for each in histories]
-        copies = store.copies()
     failures = [Failure(error, arguments, uuid=uuid) for uuid, error in sorted(unread.items())]
-    _warn(arguments, histories, copies)
+    _warn(arguments, histories)
     for failure in failures:
         complain(failure)
     if arguments.json:
@@ -136,16 +135,12 @@ def _code(failures: Sequence[Failure], domains: int) -> int:
     return failures[0].code if len(failures) == domains else SOME_FAILED
 
 
-def _warn(
-    arguments: argparse.Namespace,
-    histories: Sequence[fb.History],
-    copies: Mapping[str, tuple[str, ...]],
-) -> None:
+def _warn(arguments: argparse.Namespace, histories: Sequence[fb.History]) -> None:
     """Warn of what is wrong with domains that can be listed all the same."""
     for history in histories if not arguments.quiet else ():
         where = fb.printable(history.directory)
-        for other in copies.get(history.uuid, ())[1:]:
-            warn(f"{where}: nothing is written beside {fb.printable(other)}, of the same UUID")
+        if history.copies:
+            warn(f"{where}: {history.doubt}")
         for file, reason in history.unreadable:
             warn(f"{where}/{file}: {reason}")
         for words in fb.record_warnings(history):

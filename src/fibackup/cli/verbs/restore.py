@@ -120,6 +120,7 @@ def run(arguments: argparse.Namespace, signals: Signals) -> int:
         uuid = find_history(store, arguments.domain, warn).uuid
         opened.enter_context(store.locked(uuid, arguments.domain, exclusive=False))
         history = store.read_history(uuid)  # a prune waits from here on
+        history.refuse_copies()
         host = None
         if arguments.define is not None or (arguments.memory and not arguments.dry_run):
             host = opened.enter_context(fb.LibvirtHost.open(arguments.connect))
