@@ -91,6 +91,10 @@ def test_nothing_is_read_out_of_what_may_be_a_copy(
         assert not into.exists()
     assert main(["prune", *store, "--keep-last", "1", "--dry-run"]) == 1
     assert words in capsys.readouterr().err
+    assert main(["verify", *store]) == 12
+    told = capsys.readouterr()
+    assert told.out.count(words) == 1
+    assert f"fault: {copy.name}: directories of the store have the same UUID" in told.out
     history = maker.history()
     assert (history.directory, history.copies) == (copy.name, (home.name,))
     problems = [

@@ -9,7 +9,7 @@ from contextlib import suppress
 
 from fibackup.host.files import open_directory
 from fibackup.host.lock import is_in_use
-from fibackup.model.point import History
+from fibackup.model.point import History, describe_copies
 from fibackup.model.verification import Fault, FaultKind, FoundFile
 from fibackup.plan.records import record_faults
 
@@ -108,6 +108,5 @@ def survey_faults(
     """
     found = list(record_faults(damaged_records))
     if len(directories) > 1:
-        reason = f"another directory has the same UUID, and only this one is used: {directories[1]}"
-        found.insert(0, Fault(FaultKind.NOT_A_FILE, directories[0], reason))
+        found.insert(0, Fault(FaultKind.COPY, directories[0], describe_copies(directories)))
     return tuple(found)

@@ -50,11 +50,13 @@ class FaultKind(StrEnum):
     """
     What is wrong with a file.
 
-    `LOST`: the manifest of a published point is gone, or seems to be. `JOURNAL`: what a killed
-    prune was about to do cannot be read. `CHAIN`: a backing name leads nowhere.
+    `COPY`: another directory has the UUID of the domain. `LOST`: the manifest of a published point
+    is gone, or seems to be. `JOURNAL`: what a killed prune was about to do cannot be read.
+    `CHAIN`: a backing name leads nowhere.
     `STRUCTURE`: ``qemu-img check`` found errors. `DISK`: the disk does not read as it did.
     """
 
+    COPY = "copy"
     MANIFEST = "manifest"
     LOST = "lost"
     SEALS = "seals"
