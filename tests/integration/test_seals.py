@@ -99,7 +99,10 @@ def test_a_lost_manifest_ends_a_prune_also_when_no_seal_tells_of_it(
         seals.unlink()
     words = ["--store", str(maker.root)]
     assert main(["list", *words]) == 0
-    assert ("points.sha256 is damaged" in capsys.readouterr().err) == (damage == "junk")
+    told = capsys.readouterr().err
+    what = "damaged (the last line is not that of the lines above)" if damage == "junk" else damage
+    assert f"points.sha256 is {what}: it cannot be told whether a point was lost" in told
+    assert f"of no point there is: vda/{third}.qcow2" in told
     for more in ([], ["--dry-run"]):
         assert main(["prune", "--keep-last", "1", *words, *more]) == 12
         assert f"vda/{third}.qcow2 is of no point" in capsys.readouterr().err
@@ -200,6 +203,28 @@ def test_damaged_seals_spoil_no_point_and_are_written_anew(maker: StoreMaker, da
     assert len(before) == 3
     new = maker.point({"vda": {}}).id
     assert list(parse_seals(seals.read_bytes())) == [*before, new]
+
+
+def test_only_a_first_point_may_lack_the_file_of_seals(
+    maker: StoreMaker, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Its run was killed before the seal; a lone point with images of no point has lost others."""
+    first, *others = ids(maker)
+    seals, words = maker.path("points.sha256"), ["verify", "--store", str(maker.root)]
+    assert main(words) == 0
+    seals.unlink()
+    assert main(words) == 12
+    assert "points.sha256: it is gone: it cannot be told" in capsys.readouterr().out
+    for point in others:
+        maker.path(f"{point}.json").rename(tmp_path / f"{point}.json")
+    assert dict(maker.history().damaged_records) == {"points.sha256": "it is gone"}
+    for point in others:
+        maker.path(f"vda/{point}.qcow2").unlink()
+    assert maker.history().damaged_records == ()
+    assert main(words) == 0
+    maker.path(f"{first}.json").write_text("{")
+    (tmp_path / f"{others[1]}.json").rename(maker.path(f"{others[1]}.json"))
+    assert maker.history().damaged_records != ()
 
 
 def test_a_damaged_manifest_gets_no_seal(maker: StoreMaker) -> None:

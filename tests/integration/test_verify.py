@@ -33,6 +33,7 @@ from fibackup.host.files import open_directory
 from fibackup.host.nbd import NbdClient
 from fibackup.host.pace import Pace
 from fibackup.host.record import Recorder
+from fibackup.host.seals import seal_points
 from fibackup.parse.manifest import render_manifest
 from fibackup.parse.qcow2_header import parse_qcow2_header
 from hypervisor import differences
@@ -394,7 +395,8 @@ def stored_as(copy: Copy, point: str, change: Callable[[bytearray, int], None]) 
 
     manifest = render_manifest(evolve(found, disks=tuple(map(told, found.disks))))
     copy.file(f"{point}.json").write_text(manifest)
-    copy.file("points.sha256").unlink(missing_ok=True)
+    with open_directory(str(copy.home)) as fd:
+        seal_points(point, fd)
 
 
 def test_an_image_that_was_stored_corrupt_is_found_in_depth(copy: Copy) -> None:

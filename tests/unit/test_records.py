@@ -10,7 +10,7 @@ from attrs import evolve
 import fibackup as fb
 from fibackup.model import records
 from fibackup.model.verification import FaultKind
-from fibackup.plan.records import describe_damaged, record_faults, record_warnings
+from fibackup.plan.records import GONE, describe_damaged, record_faults, record_warnings
 from hypervisor.histories import STORE, UUID
 
 KINDS = {
@@ -46,3 +46,9 @@ def test_what_it_means_is_said_in_the_same_words(file: str) -> None:
     assert reason == "cut"
     assert describe_damaged(file, "cut") == f"{file} is damaged (cut): {meaning}"
     assert "; " in meaning
+
+
+def test_what_is_gone_is_not_called_damaged() -> None:
+    """Of seals that must have been there."""
+    words = describe_damaged(records.SEALS_FILE, GONE)
+    assert words.startswith("points.sha256 is gone: it cannot be told whether a point was lost; ")

@@ -32,6 +32,7 @@ from fibackup.host.record import record_of_faults
 from fibackup.host.store_files import (
     PROTECTED_SUFFIX,
     RECEIPT,
+    exists,
     is_stored_image,
     list_directory,
     list_entries,
@@ -47,6 +48,7 @@ from fibackup.model.records import (
     SEALS_FILE,
 )
 from fibackup.parse.manifest import parse_receipt
+from fibackup.plan.records import GONE
 from fibackup.plan.removal import points_going
 from fibackup.plan.verdict import found_wrong
 
@@ -125,7 +127,7 @@ def _history(
     sizes = {each: _disk_files(fd, each) for each in inside}
     points = manifests.points
     leaving: set[str] = set()
-    faults = {SEALS_FILE: manifests.seals_fault}
+    faults: dict[str, str | None] = {}
     merge, faults[MERGE_FILE] = _read(read_merge, fd)
     if merge is not None:
         points = as_merged(points, merge, sizes.get(merge.target, {}))
@@ -144,6 +146,14 @@ def _history(
         for disk in point.disks
         for image in disk.images
     }
+    orphans = frozenset(
+        file
+        for file in there - named - leaving
+        if is_stored_image(file) and file + RECEIPT not in there
+    )
+    seals_fault = manifests.seals_fault
+    if _must_be_sealed(manifests, orphans) and not exists(SEALS_FILE, fd):
+        seals_fault = GONE
     beginnings = {each[:16] for each in chain(files, *sizes.values())}
     return History(
         store=store,
@@ -160,13 +170,11 @@ def _history(
         taken_ids=frozenset(filter(is_point_id, beginnings)),
         damaged=frozenset(_damaged(points, sizes)),
         unclaimed=frozenset(there - named),
-        orphans=frozenset(
-            file
-            for file in there - named - leaving
-            if is_stored_image(file) and file + RECEIPT not in there
-        ),
+        orphans=orphans,
         damaged_records=tuple(
-            (file, reason) for file, reason in faults.items() if reason is not None
+            (file, reason)
+            for file, reason in {SEALS_FILE: seals_fault, **faults}.items()
+            if reason is not None
         ),
         unreadable=manifests.unreadable,
         lost=manifests.lost,
@@ -174,6 +182,18 @@ def _history(
         going=points_going(removal, points, protected),
         compress=compress,
     )
+
+
+def _must_be_sealed(manifests: Manifests, orphans: frozenset[str]) -> bool:
+    """
+    Tell whether there must have been seals.
+
+    Only the first point of all may have none: its run was killed between manifest and seal, and
+    then each image is named, or has a receipt.
+    """
+    count = len(manifests.points) + len(manifests.unreadable)
+    later = any(point.sequence > 1 for point in manifests.points)
+    return count > 1 or later or bool(count and orphans)
 
 
 def _read(

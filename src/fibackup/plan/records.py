@@ -23,6 +23,7 @@ from fibackup.model.records import (
 from fibackup.model.verification import Fault, FaultKind
 
 __all__ = [
+    "GONE",
     "damage_warnings",
     "describe_damaged",
     "describe_orphans",
@@ -31,6 +32,9 @@ __all__ = [
     "record_warnings",
     "unexplained_images",
 ]
+
+GONE = "it is gone"
+"""What is wrong with a file that must be there, and is not."""
 
 _MEANINGS = {
     SEALS_FILE: (
@@ -76,7 +80,8 @@ def describe_damaged(file: str, reason: str) -> str:
     Source:
         docs/store-format.md.
     """
-    return f"{file} is damaged ({reason}): {_MEANINGS[file]}"
+    what = "is gone" if reason == GONE else f"is damaged ({reason})"
+    return f"{file} {what}: {_MEANINGS[file]}"
 
 
 def record_warnings(history: History) -> Iterator[str]:
