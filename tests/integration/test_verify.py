@@ -313,8 +313,15 @@ def test_what_was_found_wrong_is_not_forgotten_without_a_word(copy: Copy, damage
     assert words in run_cli("list", "--store", copy.root).stderr
     dry = run_cli("prune", "--store", copy.root, "--keep-last", "1", "-n", "--strict", "web1")
     assert (dry.returncode, words in dry.stdout + dry.stderr) == (4, True)
-    (result,) = copy.verify("--strict", code=4)["results"]
-    assert "and writes it anew" in result["verification"]["odd"][0]
+    quiet = run_cli("verify", "--store", copy.root, "--quiet", "--sample", "1%")
+    assert (quiet.returncode, quiet.stdout.count("verified.json: ")) == (12, 1)
+    copy.file("verified.json").write_text(damage)
+    (result,) = copy.verify()["results"]
+    (fault,) = result["verification"]["faults"]
+    assert (fault["kind"], fault["file"], fault["points"]) == ("record", "verified.json", [])
+    assert "and writes it anew" in fault["reason"]
+    assert len(result["verification"]["points"]) == 3
+    assert all(point["whole"] for point in result["verification"]["points"])
     copy.verify("--strict", code=0)
     assert run_cli("list", "--store", copy.root).stderr == ""
 

@@ -11,7 +11,14 @@ from fibackup.host.api import PointStore
 from fibackup.host.cancel import CancelToken
 from fibackup.host.events import OnEvent
 from fibackup.model.point import History
-from fibackup.model.verification import ContentCheck, FileCheck, Survey, Verification
+from fibackup.model.verification import (
+    ContentCheck,
+    Fault,
+    FaultKind,
+    FileCheck,
+    Survey,
+    Verification,
+)
 from fibackup.plan.steps import Plan
 from fibackup.plan.verdict import judge
 from fibackup.plan.verify_steps import VerifyContents, VerifyFiles
@@ -114,18 +121,19 @@ class Verifier:
         """
         survey = self._remembered(self._store.survey(self._plan.uuid))
         return judge(
-            survey,
+            evolve(survey, faults=(*self._rewritten(survey), *survey.faults)),
             self._files,
             self._contents,
             point=self._plan.point or None,
-            odd=(*self._rewritten(survey), *self._odd),
+            odd=self._odd,
             notes=self._notes,
         )
 
-    def _rewritten(self, survey: Survey) -> tuple[str, ...]:
+    def _rewritten(self, survey: Survey) -> tuple[Fault, ...]:
         """Return what was wrong with a record before this verification wrote it anew."""
-        still = {str(fault) for fault in survey.faults}
-        return tuple(each for each in self._plan.warnings if each not in still)
+        told = (warning.partition(": ") for warning in self._plan.warnings)
+        before = (Fault(FaultKind.RECORD, file, reason) for file, _, reason in told)
+        return tuple(each for each in before if each not in survey.faults)
 
     def _remembered(self, survey: Survey) -> Survey:
         """Return the survey with what was found just now, also when that could not be recorded."""

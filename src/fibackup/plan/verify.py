@@ -124,7 +124,9 @@ def plan_verify(survey: Survey, *, now: datetime, policy: VerifyPolicy = VerifyP
         expects=Expectation(sequence=latest.sequence if latest else 0),
         decisions=(),
         steps=tuple(steps),
-        warnings=tuple(str(each) for each in survey.faults if each.file == RECORD_FILE),
+        warnings=tuple(
+            f"{each.file}: {each.reason}" for each in survey.faults if each.file == RECORD_FILE
+        ),
     )
 
 
