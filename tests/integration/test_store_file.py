@@ -43,10 +43,12 @@ def test_the_store_file_can_be_written_anew(
     assert caught.value.path == str(file)
     said, _, line = caught.value.reason.partition(LINE)
     assert history.store in said
+    assert said.startswith(f"{file}: {'it is gone; ' if damage is None else ''}")
+    assert str(caught.value).endswith(line)
     for verb in (["list"], ["verify"], ["prune", "--keep-last", "1"]):
         assert main([*verb, "--store", str(maker.root)]) == 12
         told = capsys.readouterr().err
-        assert line in told
+        assert told.splitlines()[0].endswith(LINE + line)
         assert f"another copy of the store, or write {NAME} anew" in told
     file.write_text(line)
     with fb.Store.open(maker.root) as store:

@@ -55,7 +55,8 @@ def read_store_file(fd: int, path: PurePosixPath) -> str:
         reason = "it is gone"
     except (ManifestError, ParseError) as error:
         found, reason = _points(fd), error.reason
-    raise ManifestError(reason=f"{reason}{_what_belongs_there(found)}", path=where)
+    # the path first: what is to be written stands last, and can be copied to the end of the line
+    raise ManifestError(reason=f"{where}: {reason}{_what_belongs_there(found)}", path=where)
 
 
 def _what_belongs_there(points: tuple[RestorePoint, ...]) -> str:
