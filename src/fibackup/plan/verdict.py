@@ -163,8 +163,10 @@ class _Reading:
     def _shows_right(
         self, target: str, tree: ImageTree, entry: CheckedContent, wrong: CheckedContent
     ) -> bool:
-        prints = self._prints.setdefault(target, tree.fingerprints())
-        return entry.shows_right(prints.get(entry.file.removeprefix(f"{target}/")), wrong)
+        if target not in self._prints:
+            self._prints[target] = tree.fingerprints()
+        chain = self._prints[target].get(entry.file.removeprefix(f"{target}/"))
+        return entry.shows_right(chain, wrong)
 
     def spoiled(self, target: str, tree: ImageTree, wrong: CheckedContent) -> frozenset[str]:
         """
