@@ -229,6 +229,21 @@ def test_a_store_that_shares_its_files_with_a_copy_is_read(tmp_path: Path) -> No
             _read(store, tmp_path / "third")
 
 
+def test_locks_that_are_one_file_are_not_waited_for(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """As a tool makes them that links equal files: a run would wait for the lock that it holds."""
+    with StoreMaker(tmp_path) as maker:
+        point = maker.point({"vda": {0: 1}})
+        maker.point({"vda": {1: 2}})
+        _read(maker.store, tmp_path / "first")
+        (maker.home / "lock.verified").unlink()
+        (maker.home / "lock.verified").hardlink_to(maker.home / "lock.readers")
+        _read(maker.store, tmp_path / "second")
+        assert "cp -p lock.verified lock.verified.own" in caplog.text
+        assert [each.id for each in _prune(maker)] != [point.id]
+
+
 def _read(store: fb.Store, into: Path) -> None:
     """Verify all, and restore."""
     found = fb.plan_verify(store.survey(UUID), now=datetime.now(UTC))

@@ -59,8 +59,8 @@ _DISK_OF_ITS_OWN = (
     "then run the same command again"
 )
 _OTHER_NAMES = (
-    "the lock has other names (hard links, as cp -al makes them), and what has them would be "
-    "written too; while no fibackup runs, make it a file of its own, in its directory: "
+    "the lock has other names (hard links, as cp -al makes them), and to use it would be to use "
+    "what has them; while no fibackup runs, make it a file of its own, in its directory: "
     "cp -p {name} {name}.own && mv {name}.own {name}"
 )
 
@@ -261,7 +261,7 @@ def _lock(
         if fd is None:
             return None
         try:
-            refuse_strange(fd, name, signed=signed)
+            refuse_strange(fd, name, alone=signed)
             _flock(fd, name, fcntl.LOCK_EX if exclusive else fcntl.LOCK_SH, end)
             if _has_name(fd, name, dir_fd):
                 return fd
@@ -351,7 +351,7 @@ def _open_lock(name: str, dir_fd: int, *, exclusive: bool) -> int | None:
         return None
 
 
-def refuse_strange(fd: int, name: str, *, signed: bool) -> None:
+def refuse_strange(fd: int, name: str, *, alone: bool) -> None:
     """
     Refuse a lock that may not be changed; make one of our own 0600, whatever the umask.
 
@@ -361,10 +361,10 @@ def refuse_strange(fd: int, name: str, *, signed: bool) -> None:
     Args:
         fd: The lock file, open.
         name: Its name, for errors.
-        signed: True: it is going to be written.
+        alone: True: it may have no other name, as one that is going to be written.
 
     Raises:
-        StoreError: It is no plain file, or has other names and is going to be written.
+        StoreError: It is no plain file, or has other names and may not.
 
     Source:
         open(2): the umask takes bits away.
@@ -373,7 +373,7 @@ def refuse_strange(fd: int, name: str, *, signed: bool) -> None:
     if not stat.S_ISREG(found.st_mode):
         raise StoreError(reason="the lock is not a plain file", path=name)
     if found.st_nlink > 1:
-        if signed:
+        if alone:
             raise StoreError(reason=_OTHER_NAMES.format(name=name), path=name)
         return
     if found.st_uid == os.geteuid() and stat.S_IMODE(found.st_mode) != 0o600:

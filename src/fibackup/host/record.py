@@ -257,8 +257,24 @@ def hold_record_lock(dir_fd: int, *, wait: bool = True) -> Generator[None]:
     """
     fd = open_lasting(RECORD_LOCK, dir_fd)
     try:
-        refuse_strange(fd, RECORD_LOCK, signed=False)
+        refuse_strange(fd, RECORD_LOCK, alone=_is_another_lock(fd, dir_fd))
         fcntl.flock(fd, fcntl.LOCK_EX if wait else fcntl.LOCK_EX | fcntl.LOCK_NB)
         yield
     finally:
         os.close(fd)
+
+
+def _is_another_lock(fd: int, dir_fd: int) -> bool:
+    """Tell whether the lock is one file with another, which this run holds, and would wait for."""
+    if os.fstat(fd).st_nlink == 1:
+        return False
+    others = (
+        name for name in os.listdir(dir_fd) if name.startswith("lock") and name != RECORD_LOCK
+    )
+    return any(_is(name, fd, dir_fd) for name in others)
+
+
+def _is(name: str, fd: int, dir_fd: int) -> bool:
+    with suppress(FileNotFoundError):
+        return os.path.samestat(os.stat(name, dir_fd=dir_fd, follow_symlinks=False), os.fstat(fd))
+    return False
