@@ -15,6 +15,7 @@ import sys
 import threading
 import time
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager
 from datetime import UTC, datetime
 from hashlib import sha256
@@ -25,6 +26,7 @@ import pytest
 from attrs import evolve
 
 import fibackup as fb
+from fibackup.cli.stores import open_store
 from fibackup.host import store_reader, survey
 from fibackup.host.cancel import CancelToken
 from fibackup.host.copy import copy_and_hash, hash_file
@@ -35,6 +37,7 @@ from fibackup.host.restored import make_passage
 from fibackup.host.side_by_side import side_by_side
 from fibackup.model.verification import FoundFile, VerificationRecord
 from fibackup.parse.manifest import render_manifest, render_receipt
+from fibackup.testing import FakeHost
 from hypervisor.host import logged_qemu_img, run
 from hypervisor.stores import UUID, StoreMaker
 from integration.needed import need_strace
@@ -255,6 +258,42 @@ def test_a_run_that_was_killed_while_it_made_the_store_is_in_nobodys_way(tmp_pat
     with fb.Store.open_or_create(place) as store:
         assert store.strangers() == ()
     assert names(place) == ["fibackup-store.json"]
+
+
+def test_runs_that_make_a_store_at_once_have_the_same(tmp_path: Path) -> None:
+    """As the first backups of two domains do, in commands of their own."""
+    for number in range(20):
+        place = tmp_path / str(number)
+        place.mkdir(mode=0o700)
+        with ThreadPoolExecutor(4) as pool:
+            stores = list(pool.map(fb.Store.open_or_create, [place] * 4))
+        assert len({store.uuid for store in stores}) == 1
+        assert names(place) == ["fibackup-store.json"]
+        for store in stores:
+            store.close()
+
+
+def test_a_backup_takes_the_store_that_another_makes_meanwhile(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It is made between the look and the making; then nothing is new."""
+    real, made = fb.Store.create, list[str]()
+
+    def create(path: str) -> fb.Store:
+        with real(path) as store:
+            made.append(store.uuid)
+        return real(path)
+
+    monkeypatch.setattr(fb.Store, "create", create)
+    host = FakeHost()
+    domain = host.read_domain(host.add_domain("web1", {"vda": {0: 1}}))
+    place = tmp_path / "store"
+    place.mkdir(mode=0o700)
+    told: list[str] = []
+    policy, now = fb.BackupPolicy(), datetime.now(UTC)
+    with open_store(str(place), domain, policy, now=now, on_new=told.append) as store:
+        assert [store.uuid] == made
+    assert told == []
 
 
 def test_a_directory_with_anything_in_it_stays(maker: StoreMaker) -> None:

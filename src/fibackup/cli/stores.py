@@ -87,18 +87,31 @@ def open_store(
         docs/design.md, "Command line".
     """
     with _opening:  # one of several domains makes it
-        with existing_store(path) as found:
-            if found is not None:
-                refuse_another(path, domain, found.uuid, allowed=another)
-                return fb.Store.open(path)
+        found = _the_store_there(path, domain, another=another)
+        if found is not None:
+            return found
         if existing:
             fb.Store.open(path).close()
         plan = fb.plan_backup(domain, no_history(path, domain), now=now, policy=policy)
         refuse_another(path, domain, None, allowed=another)
         _refuse_full(path, plan)
-        store = fb.Store.create(path)
+        try:
+            store = fb.Store.create(path)
+        except (fb.DestinationExistsError, fb.NotAStoreError):
+            found = _the_store_there(path, domain, another=another)
+            if found is None:
+                raise
+            return found  # another run has made it meanwhile
     on_new(f"{path} was empty, and is a new store now")
     return store
+
+
+def _the_store_there(path: str, domain: fb.Domain, *, another: bool) -> fb.Store | None:
+    with existing_store(path) as found:
+        if found is None:
+            return None
+        refuse_another(path, domain, found.uuid, allowed=another)
+    return fb.Store.open(path)
 
 
 def _refuse_full(path: str, plan: fb.Plan) -> None:

@@ -22,6 +22,7 @@ import fcntl
 import logging
 import os
 import re
+import time
 from collections.abc import Callable, Container, Generator
 from contextlib import ExitStack, contextmanager, suppress
 from datetime import UTC, datetime
@@ -31,6 +32,7 @@ from typing import Self
 from uuid import uuid4
 
 from fibackup.errors import (
+    DestinationExistsError,
     FibackupError,
     LockedError,
     ManifestError,
@@ -47,6 +49,7 @@ from fibackup.host.destination import destination_directory
 from fibackup.host.events import CopyProgress, OnEvent, Warned
 from fibackup.host.files import (
     TEMP_SUFFIX,
+    forget_temporary,
     fsync_directory,
     make_directory,
     open_directory,
@@ -120,6 +123,8 @@ from fibackup.plan.verify_steps import VerifyContents, VerifyFiles
 __all__ = ["Store"]
 
 _READERS_LOCK = "lock.readers"
+_MAKING_SECONDS = 5.0
+_POLL_SECONDS = 0.02
 _UNNAMED = f".{STORE_FILE}{TEMP_SUFFIX}"
 _BEFORE_A_STORE = BESIDE_A_STORE | {COMPRESS_FILE, _UNNAMED}
 
@@ -157,6 +162,7 @@ class Store(StoreReader):
 
         Raises:
             NotAStoreError: The directory is missing or not empty. Nothing was touched.
+            DestinationExistsError: Another run was faster. Nothing was touched.
             PermissionDeniedError: It cannot be written, or others can write it too. Nothing was
                 touched.
 
@@ -167,7 +173,7 @@ class Store(StoreReader):
         where = PurePosixPath(os.path.abspath(path))
         with os_errors(str(where)), open_directory(str(where)) as fd:
             refuse_strangers(fd, str(where), "the store")
-            _forget_half_made(fd)
+            _wait_for_another(fd)
             text = render_store_file(str(uuid4()), datetime.now(UTC))
             write_once(STORE_FILE, text.encode(), fd)
         return cls.open(where)
@@ -203,6 +209,8 @@ class Store(StoreReader):
         """
         Open a store; an existing empty directory becomes one.
 
+        When another run makes it one at the same time, that is the store.
+
         Args:
             path: The directory.
 
@@ -217,7 +225,8 @@ class Store(StoreReader):
         """
         with suppress(OSError):
             if not set(os.listdir(path)) - _BEFORE_A_STORE:
-                return cls.create(path)
+                with suppress(DestinationExistsError, NotAStoreError):  # another was faster
+                    return cls.create(path)
         return cls.open(path)
 
     @staticmethod
@@ -685,15 +694,26 @@ class Store(StoreReader):
             yield disk, path / step.target
 
 
-def _forget_half_made(fd: int) -> None:
+def _wait_for_another(fd: int) -> None:
     """
-    Remove what a run left that was killed while it made the directory a store.
+    Wait for a run that makes the directory a store; remove what one that was killed has left.
 
-    The lock, which lasts until *fd* is closed, keeps away from what another one makes right now.
+    The lock, which lasts until *fd* is closed, tells the one from the other. NFS locks no
+    directories, and strangers may lock this one: then it is waited for as long as that may take.
     """
-    with suppress(OSError):  # NFS locks no directories, and others may lock this one
-        fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        os.unlink(_UNNAMED, dir_fd=fd)
+    end = time.monotonic() + _MAKING_SECONDS
+    while time.monotonic() < end:
+        try:
+            fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            pass
+        except OSError:
+            if not exists(_UNNAMED, fd):
+                return
+        else:
+            forget_temporary(STORE_FILE, fd)
+            return
+        time.sleep(_POLL_SECONDS)
 
 
 def _directory_name(uuid: str, name: str) -> str:
