@@ -59,6 +59,39 @@ def test_the_store_file_can_be_written_anew(
     assert maker.restores(new.id, tmp_path / "into")
 
 
+def test_the_file_of_another_store_is_refused(
+    maker: StoreMaker, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """No point would be this store's: a list had none, and the next backup was a full."""
+    file, store = maker.root / NAME, maker.history().store
+    (tmp_path / "other").mkdir()
+    with fb.Store.create(tmp_path / "other") as other:
+        uuid = other.uuid
+    shutil.copy(tmp_path / "other" / NAME, file)
+    told = ""
+    for verb in (["list"], ["verify"], ["restore", maker.uuid, "--into", str(tmp_path / "into")]):
+        assert main([*verb, "--store", str(maker.root)]) == 12
+        told = capsys.readouterr().err
+        words = f"{file}: it is the file of another store, {uuid}; the points here are of store"
+        assert f"{words} {store}: " in told
+    _, _, line = told.splitlines()[0].partition(LINE)
+    file.write_text(line)
+    assert main(["verify", "--store", str(maker.root)]) == 0
+
+
+@pytest.mark.parametrize("which", [0, 1], ids=["oldest", "newest"])
+def test_one_manifest_of_another_store_is_that_points_own_fault(
+    maker: StoreMaker, which: int
+) -> None:
+    """The others tell that the file of the store is the right one."""
+    with StoreMaker(maker.root.parent.parent) as other:
+        other.point({"vda": {1: 1}})
+        (strange,) = other.home.glob("2*.json")
+        shutil.copy(strange, sorted(maker.home.glob("2*.json"))[which])
+    with fb.Store.open(maker.root) as store:
+        assert len(store.read_history(maker.uuid).points) == 1
+
+
 def test_what_cannot_be_told_is_not_proposed(maker: StoreMaker) -> None:
     """Points of two stores in one directory; and no point that can be read."""
     with StoreMaker(maker.root.parent.parent) as other:

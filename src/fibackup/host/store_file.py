@@ -5,6 +5,7 @@ Read ``fibackup-store.json``; when it is lost, tell from the points what belongs
 
     gone, no points here       no store: an unmounted disk, perhaps
     gone or damaged, points    each manifest names its store: say the line that has to be written
+    there, points of another   a file of another store was put here: the same
 """
 
 from __future__ import annotations
@@ -37,14 +38,15 @@ def read_store_file(fd: int, path: PurePosixPath) -> str:
     Raises:
         NotAStoreError: It has neither the file nor points.
         FormatTooNewError: A newer fibackup made it.
-        ManifestError: The file is damaged, or gone although there are points.
+        ManifestError: The file is damaged, or gone although there are points, or all points are of
+            one other store.
 
     Source:
         docs/store-format.md, ``fibackup-store.json``.
     """
     where = str(path / STORE_FILE)
     try:
-        return parse_store_file(read_text(fd, STORE_FILE, where), path=where).uuid
+        uuid = parse_store_file(read_text(fd, STORE_FILE, where), path=where).uuid
     except FileNotFoundError:
         found = _points(fd)
         if not found:
@@ -55,6 +57,11 @@ def read_store_file(fd: int, path: PurePosixPath) -> str:
         reason = "it is gone"
     except (ManifestError, ParseError) as error:
         found, reason = _points(fd), error.reason
+    else:
+        found = _all_of_another(uuid, fd)
+        if not found:
+            return uuid
+        reason = f"it is the file of another store, {uuid}"
     # the path first: what is to be written stands last, and can be copied to the end of the line
     raise ManifestError(reason=f"{where}: {reason}{_what_belongs_there(found)}", path=where)
 
@@ -74,20 +81,42 @@ def _what_belongs_there(points: tuple[RestorePoint, ...]) -> str:
     )
 
 
+def _all_of_another(uuid: str, fd: int) -> tuple[RestorePoint, ...]:
+    """
+    Return points when all are of one other store than this; the first that is not ends the look.
+
+    So one manifest is read of a store that is as it should be. Of each domain the oldest and the
+    newest are asked: one of them may have been put there by somebody.
+    """
+    found: list[RestorePoint] = []
+    for name in _directories(fd):
+        for newest_first in (False, True):
+            point = _end(name, fd, newest_first=newest_first)
+            if point is not None and point.store == uuid:
+                return ()
+            found += [point] if point is not None else []
+    return tuple(found) if len({point.store for point in found}) == 1 else ()
+
+
 def _points(fd: int) -> tuple[RestorePoint, ...]:
     """Return the oldest sound point of each domain: of one store they all say the same."""
-    found = (_oldest(name, fd) for name in sorted(directories_in(fd)) if uuid_of(name) is not None)
+    found = (_end(name, fd) for name in _directories(fd))
     return tuple(point for point in found if point is not None)
 
 
-def _oldest(name: str, fd: int) -> RestorePoint | None:
+def _directories(fd: int) -> list[str]:
+    return [name for name in sorted(directories_in(fd)) if uuid_of(name) is not None]
+
+
+def _end(name: str, fd: int, *, newest_first: bool = False) -> RestorePoint | None:
+    """Return the oldest sound point in a domain's directory, or the newest."""
     with suppress(OSError), open_directory(name, fd) as domain:
-        return next(_sound(domain), None)
+        return next(_sound(domain, newest_first=newest_first), None)
     return None
 
 
-def _sound(fd: int) -> Iterator[RestorePoint]:
-    for name in sorted(list_directory(fd)):
+def _sound(fd: int, *, newest_first: bool) -> Iterator[RestorePoint]:
+    for name in sorted(list_directory(fd), reverse=newest_first):
         if is_manifest(name):
             with suppress(OSError, StoreError):
                 yield parse_manifest(read_small(name, fd))

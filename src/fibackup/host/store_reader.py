@@ -86,7 +86,7 @@ class StoreReader(Drawable):
                 points: an unmounted disk, perhaps.
             FormatTooNewError: A newer fibackup made it.
             ManifestError: Its ``fibackup-store.json`` is damaged, or gone although there are
-                points; the reason says how to write it anew.
+                points, or all points are of one other store; the reason says how to write it anew.
 
         Source:
             docs/store-format.md, ``fibackup-store.json``.
