@@ -765,6 +765,17 @@ def test_a_record_that_is_damaged_is_told(file: str) -> None:
     assert plan(evolve(history, damaged_records=())).warnings == ()
 
 
+def test_a_point_that_is_kept_and_was_found_wrong_is_named() -> None:
+    """All of them in one line: who prunes had better know what is left."""
+    made = Builder()
+    for parent in (None, 1, None):
+        made.add({"vda": parent})
+    wrong = evolve(made.history(), found_wrong=frozenset({f"vda/{pid(1)}.qcow2"}))
+    [warning] = plan_prune(wrong, keep(1, 2), now=NOW).warnings
+    assert warning.endswith(f"found wrong by a verification: {pid(1)}, {pid(2)}")
+    assert plan_prune(wrong, LAST, now=NOW).warnings == ()
+
+
 # --- pictures -----------------------------------------------------------------------------------
 
 

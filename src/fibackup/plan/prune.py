@@ -22,7 +22,7 @@ from attrs import evolve
 from fibackup.errors import ManifestError, NoSuchPointError
 from fibackup.model.point import Consistency, DiskKind, History, PointDisk, RestorePoint
 from fibackup.model.records import LINKED_FILE, MERGE_FILE
-from fibackup.plan.forest import Forest, forests
+from fibackup.plan.forest import Forest, broken_points, forests
 from fibackup.plan.merge import plan_merges
 from fibackup.plan.prune_steps import READERS_SECONDS, DropPoints, MergeImages
 from fibackup.plan.records import describe_damaged, describe_orphans, record_warnings
@@ -125,8 +125,19 @@ def plan_prune(
             *record_warnings(history),
             *_say_what_waits(waiting | later, in_use),
             *_say_which_disks_go(history, heirs),
+            *_say_what_is_kept_broken(history, reasons),
         ),
     )
+
+
+def _say_what_is_kept_broken(
+    history: History, reasons: Mapping[str, Sequence[str]]
+) -> Iterator[str]:
+    """Name the kept points of which something is damaged or was found wrong."""
+    broken = broken_points(history)
+    kept = [point.id for point in history.points if reasons[point.id] and point.id in broken]
+    if kept:
+        yield f"kept, and damaged or found wrong by a verification: {', '.join(kept)}"
 
 
 def _outcome(
