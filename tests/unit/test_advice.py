@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 import fibackup as fb
-from fibackup.cli.advice import next_command, reaching, state_of
+from fibackup.cli.advice import after_faults, next_command, reaching, state_of
 from fibackup.cli.exits import exit_code
 from fibackup.cli.output import Failure, complain, report_failure
 from fibackup.testing import FakeHost, FakeStore
@@ -74,12 +74,42 @@ def test_what_keeps_us_out_says_what_lets_us_in() -> None:
     assert found.startswith("give access to /a, then")
 
 
-def test_a_verification_that_finds_damage_does_not_lead_to_itself() -> None:
-    """It says what helps: another copy, or the next backup."""
-    found = next_command(fb.VerifyError(reason="no", domain="web 1"), parsed("verify", store="/s"))
-    assert "another copy" in found
-    assert found.endswith("fibackup backup --store /s 'web 1'")
-    assert found.count("fibackup verify") == 0
+IMAGE = fb.Fault(fb.FaultKind.SHA256, "vda/20261124T040407Z.qcow2", "no", ("20261124T040407Z",))
+MEMORY = fb.Fault(fb.FaultKind.SIZE, "20261124T040407Z.mem", "no", ("20261124T040407Z",))
+SEALS = fb.Fault(fb.FaultKind.SEALS, "points.sha256", "no")
+LINKED = fb.Fault(fb.FaultKind.RECORD, "linked.json", "no")
+COPY = fb.Fault(fb.FaultKind.COPY, "old-web1", "no")
+ELSE = "take each file from another copy of the store; without one, the"
+BACKUP = "fibackup backup --store /s 'web 1'"
+
+
+@pytest.mark.parametrize(
+    ("faults", "words"),
+    [
+        ((IMAGE,), f"{ELSE} next backup lies on what is right: {BACKUP}"),
+        (
+            (IMAGE, SEALS, MEMORY),
+            f"{ELSE} next backup lies on what is right, and writes the seals anew: {BACKUP}",
+        ),
+        ((MEMORY,), f"{ELSE} disks can be restored all the same"),
+        ((SEALS,), f"the next backup writes the seals anew: {BACKUP}"),
+        ((LINKED,), "do what each line says"),
+        (
+            (LINKED, SEALS),
+            f"do what each line says; the next backup writes the seals anew: {BACKUP}",
+        ),
+        ((COPY, IMAGE), "do what each line says"),
+    ],
+)
+def test_a_verification_says_what_helps_against_what_it_has_found(
+    faults: tuple[fb.Fault, ...], words: str
+) -> None:
+    """It does not lead to itself, and to a backup only where that helps."""
+    arguments = parsed("verify", store="/s")
+    assert after_faults(faults, arguments, "web 1") == words
+    error = fb.VerifyError(reason="no", domain="web 1")
+    assert state_of(error, arguments) == "no point was changed"
+    assert "another copy" in next_command(error, arguments)
 
 
 PAGE = (Path(__file__).parents[2] / "docs" / "errors.md").read_text("utf-8")

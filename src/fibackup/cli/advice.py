@@ -14,11 +14,11 @@ import argparse
 import os
 import re
 import shlex
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import fibackup as fb
 
-__all__ = ["next_command", "reaching", "state_of"]
+__all__ = ["after_faults", "next_command", "reaching", "state_of"]
 
 _CALL = re.compile(
     r"(?:(?<=: )|^)"  # behind words, or alone
@@ -44,6 +44,8 @@ def state_of(error: fb.FibackupError, arguments: argparse.Namespace) -> str:
     if isinstance(error, fb.StepError):
         return error.state
     known = arguments.verb in _LIVE and not isinstance(error, fb.NoSuchDomainError)
+    if arguments.verb == "verify" and isinstance(error, fb.VerifyError):
+        return "no point was changed"
     guest = "; the guest writes where it wrote before" if known else ""
     return f"nothing was changed{guest}"
 
@@ -146,12 +148,44 @@ def _damaged(error: fb.FibackupError, arguments: argparse.Namespace) -> str:
         return "take it from another copy of the store, or write fibackup-store.json anew"
     if arguments.verb != "verify":
         return f"fibackup verify{_store(arguments)}"
-    domain = f" {shlex.quote(error.domain)}" if error.domain else " DOMAIN"
-    again = f"fibackup backup{_store(arguments)}{domain}"
-    return (
-        "do what a file's line says, or take the file from another copy of the store; without one, "
-        f"the next backup lies on what is right, and writes seals anew: {again}"
-    )
+    return "take the file that is named from another copy of the store"
+
+
+def after_faults(faults: Sequence[fb.Fault], arguments: argparse.Namespace, domain: str) -> str:
+    """
+    Say what helps against what a verification has found: a backup only where it does.
+
+    Args:
+        faults: At least one.
+        arguments: Parsed.
+        domain: Its name.
+
+    Source:
+        docs/verify.md, "What is found".
+    """
+    told = "do what each line says"
+    if any(fault.kind is fb.FaultKind.COPY for fault in faults):
+        return told  # no backup is taken while there is a copy
+    spoiling = [fault for fault in faults if fault.points]
+    sealing = any(fault.kind is fb.FaultKind.SEALS for fault in faults)
+    others = any(not fault.points and fault.kind is not fb.FaultKind.SEALS for fault in faults)
+    backup = f"fibackup backup{_store(arguments)} {shlex.quote(domain)}"
+    words = [told] if others else []
+    if spoiling:
+        words.append("take each file from another copy of the store")
+    if any(_under_others(fault) for fault in spoiling):
+        seals = ", and writes the seals anew" if sealing else ""
+        words.append(f"without one, the next backup lies on what is right{seals}: {backup}")
+    elif spoiling:
+        words.append("without one, the disks can be restored all the same")
+    if sealing and not any(_under_others(fault) for fault in spoiling):
+        words.append(f"the next backup writes the seals anew: {backup}")
+    return "; ".join(words)
+
+
+def _under_others(fault: fb.Fault) -> bool:
+    """Tell whether a new point could have lain on it: an image or a manifest, no XML or memory."""
+    return "/" in fault.file or fault.file.endswith(".json")
 
 
 def _locked(error: fb.FibackupError, _: argparse.Namespace) -> str:

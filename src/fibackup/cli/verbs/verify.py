@@ -9,6 +9,7 @@ from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
 
 import fibackup as fb
+from fibackup.cli.advice import after_faults, reaching
 from fibackup.cli.completion import complete_points, complete_stored_domains, completed_by
 from fibackup.cli.exits import FAILED, OK, SOME_FAILED, USAGE, WARNINGS, exit_code
 from fibackup.cli.metrics import metrics_option, note_verified
@@ -225,9 +226,12 @@ def _verified(
         reason=f"{_count(len(found.faults))}; {_whole(found.whole)}",
         path=str(store.path),
     )
+    failure = Failure(error, arguments, uuid=uuid)
+    advice = after_faults(found.faults, arguments, found.domain)
+    failure.next_command = reaching(advice, arguments)
     with aside(arguments):
-        complain(Failure(error, arguments))
-    document["error"] = Failure(error, arguments, uuid=uuid).document()["error"]
+        complain(failure)
+    document["error"] = failure.document()["error"]
     return document, exit_code(error), bool(found.warnings)
 
 
