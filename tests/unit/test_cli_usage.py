@@ -28,6 +28,16 @@ def test_a_prune_without_a_rule_is_wrong_usage(
     assert "next: correct the command: fibackup prune --help" in said
 
 
+def test_a_store_is_not_old_and_new(capsys: pytest.CaptureFixture[str]) -> None:
+    """One refuses to make a store, the other wants one."""
+    with pytest.raises(SystemExit) as caught:
+        build_parser().parse_args(
+            ["backup", "--store", "/s", "--existing-store", "--new-store", "web1"]
+        )
+    assert caught.value.code == USAGE
+    assert "--new-store: not allowed with argument --existing-store" in capsys.readouterr().err
+
+
 def test_wishes_that_do_not_fit_are_wrong_usage() -> None:
     """Also when the domain or the point shows it."""
     assert exit_code(fb.PolicyError(reason="no such disk", target="vdz")) == USAGE

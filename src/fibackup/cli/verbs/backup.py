@@ -44,13 +44,14 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """
     parser.epilog = _EXAMPLES
     store_option(parser)
-    parser.add_argument(
+    which = parser.add_mutually_exclusive_group()
+    which.add_argument(
         "--existing-store",
         action="store_true",
         help="refuse an empty directory, which becomes a store otherwise: for timers, whose store "
         "may be a mount point without its mount",
     )
-    parser.add_argument(
+    which.add_argument(
         "--new-store",
         action="store_true",
         help="go on where the domain had another store at this path: a disk was replaced, and is "
