@@ -619,7 +619,10 @@ def test_a_new_store_is_told_and_can_be_ruled_out(
         assert "mount the disk that the store is on, or name another" in done.stderr
     assert list(shell.store.iterdir()) == []
     (shell.store / "compress").touch()
-    assert "full" in shell.run(*shell.words("-n", domain.uuid)).stdout
+    dry = shell.run(*shell.words("-n", domain.uuid))
+    assert "full" in dry.stdout
+    assert dry.stdout.splitlines()[0].endswith(", a new store")
+    assert f"warning: {shell.store} is empty, and would be a new store then" in dry.stderr
     (shell.store / "compress").unlink()
     new = f"warning: {shell.store} was empty, and is a new store now"
     assert new in shell.run(*shell.words(domain.uuid)).stderr

@@ -64,6 +64,14 @@ def test_the_text_of_a_plan_is_the_dry_run() -> None:
     assert "look" in text.splitlines()[-1]
 
 
+def test_a_store_that_is_not_there_yet_has_no_number() -> None:
+    """It is made by the run; a UUID of zeros is nobody's."""
+    plan = a_plan()
+    nowhere = evolve(plan, store="00000000-0000-0000-0000-000000000000")
+    assert str(plan).splitlines()[0].endswith(f", store {plan.store}")
+    assert str(nowhere).splitlines()[0].endswith(", a new store")
+
+
 def test_a_required_freeze_says_so() -> None:
     """The dry run tells what ends the run."""
     assert "(required," in str(a_plan(BackupPolicy(quiesce=Quiesce.REQUIRE)))

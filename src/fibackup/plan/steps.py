@@ -112,6 +112,8 @@ STATES: Mapping[FileRole, str] = MappingProxyType(
 )
 """What is kept outside of the disks, in words."""
 
+_NO_STORE = "00000000-0000-0000-0000-000000000000"  # of a history where no store is yet
+
 PLAN_SCHEMA = 1
 """Version of the JSON form of plans and reports."""
 
@@ -793,7 +795,8 @@ class Plan(Drawable):
 
     def __str__(self) -> str:
         """Return the decisions, the numbered steps and the cost: the dry run."""
-        where = f", point {self.point}, store {self.store}" if self.point else ""
+        store = "a new store" if self.store == _NO_STORE else f"store {self.store}"
+        where = f", point {self.point}, {store}" if self.point else ""
         lines = [f"{self.verb} of {printable(self.domain)}{where}"]
         lines.extend(f"  {decision}" for decision in self.decisions)
         lines.extend(f"  {verdict}" for verdict in self.verdicts)

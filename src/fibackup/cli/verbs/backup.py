@@ -215,4 +215,6 @@ def _history_for_dry_run(arguments: argparse.Namespace, domain: fb.Domain) -> fb
     refuse_another(path, domain, None, allowed=arguments.new_store)
     fb.Store.require_empty(path)
     fb.Store.require_writable(path)
+    if not arguments.quiet:
+        warn(f"{path} is empty, and would be a new store then")
     return no_history(path, domain)
