@@ -60,13 +60,13 @@ class Rig:
         self.report = self.link(place / "linked")
         self.overlay = Path(self.report.restored[0].path)
 
-    def take(self) -> None:
+    def take(self, *, full: bool = False) -> None:
         """Take a point."""
         plan = plan_backup(
             self.host.read_domain(self.uuid),
             self.store.read_history(self.uuid),
             now=datetime.now(UTC),
-            policy=BackupPolicy(allow_paused=True),
+            policy=BackupPolicy(allow_paused=True, full=full),
         )
         Executor(self.host, self.store).run(plan)
         self.ids.append(plan.point)
@@ -210,6 +210,39 @@ def test_its_images_stay_while_nobody_can_tell(rig: Rig, change: dict[str, Any])
     assert len(words) == 1
     assert words.pop().startswith(f"the linked disk {rig.overlay}{where} lies on it")
     assert rig.note().disks
+
+
+@pytest.mark.parametrize("place", [7, 79])
+def test_its_images_stay_while_its_header_cannot_be_read(rig: Rig, place: int) -> None:
+    """It is damaged, or of a newer QEMU: that is no reason to take away what it lies on."""
+    data = rig.overlay.read_bytes()
+    rig.overlay.write_bytes(data[:place] + b"\x63" + data[place + 1 :])
+    assert rig.prune() == [rig.ids[0], rig.ids[1], rig.ids[3]]
+    rig.overlay.write_bytes(data)
+    assert differences(rig.overlay, "qcow2", rig.reference) == ""
+
+
+def test_what_was_restored_after_the_kill_of_a_prune_keeps_its_images(
+    rig: Rig, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """The points were listed still; the next run takes nothing from under the disk."""
+    rig.overlay.unlink()
+    rig.take(full=True)
+
+    def die(*_: object) -> int:
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as killed:
+        killed.setattr("fibackup.host.prune._finish", die)
+        with pytest.raises(KeyboardInterrupt):
+            rig.prune()
+    assert rig.store.read_history(rig.uuid).going == {*rig.ids[:-1]}
+    overlay = Path(rig.link(tmp_path / "again").restored[0].path)
+    rig.take()
+    assert [point.id for point in rig.store.read_history(rig.uuid).points] == rig.ids
+    assert differences(overlay, "qcow2", rig.reference) == ""
+    assert rig.prune() == [rig.ids[0], rig.ids[1], rig.ids[5]]
+    assert differences(overlay, "qcow2", rig.reference) == ""
 
 
 def test_a_prune_that_sees_another_mount_in_its_place_leaves_its_images(rig: Rig) -> None:

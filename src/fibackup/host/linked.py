@@ -30,11 +30,13 @@ from fibackup.host.store_file import STORE_FILE, uuid_of
 from fibackup.model.linked import LinkedDisk, LinkedDisks
 from fibackup.model.records import LINKED_FILE
 from fibackup.parse.manifest import render_linked
+from fibackup.parse.qcow2_header import is_qcow2
 from fibackup.plan.steps import CreateLinked
 
 __all__ = ["forget_independent", "linked_files", "note_linked", "refuse_needed"]
 
 _MACHINE_ID = "/etc/machine-id"
+_FIRST_BYTES = 512
 
 
 def note_linked(step: CreateLinked, dir_fd: int) -> None:
@@ -163,12 +165,19 @@ def _is_linked(disk: LinkedDisk, machine: str, rivals: Collection[str], dir_fd: 
         if backing is None or _is_of_another(PurePosixPath(backing), dir_fd):
             return False
         return PurePosixPath(backing).name not in rivals
-    except ParseError:  # something else has its name now
-        return False
+    except ParseError:  # something else has its name now, or it is damaged, or a newer QEMU's
+        return _is_qcow2(fd)
     except (OSError, FibackupError):
         return True
     finally:
         os.close(fd)
+
+
+def _is_qcow2(fd: int) -> bool:
+    try:
+        return is_qcow2(os.pread(fd, _FIRST_BYTES, 0))
+    except OSError:
+        return True
 
 
 def _is_of_another(image: PurePosixPath, dir_fd: int) -> bool:

@@ -20,7 +20,7 @@ import os
 from collections.abc import Callable
 from contextlib import suppress
 
-from fibackup.errors import ManifestError
+from fibackup.errors import DomainBusyError, ManifestError
 from fibackup.host.files import (
     fsync_directory,
     open_directory,
@@ -123,8 +123,9 @@ def recover_removal(dir_fd: int, manifests: Manifests, spares: Callable[[str], b
     """
     Finish what a killed run has left; a journal that is damaged only goes.
 
-    What is not to go any more stays: see `left_to_remove`. While a manifest of another point is
-    damaged or gone, nothing goes: it cannot be told what that point needs.
+    What is not to go any more stays: see `left_to_remove`. So do all points of it when a domain
+    runs on one of their images, or a linked disk lies on it: that was restored since. While a
+    manifest of another point is damaged or gone, nothing goes: it cannot be told what it needs.
 
     Args:
         dir_fd: The domain's directory, under both locks.
@@ -139,12 +140,21 @@ def recover_removal(dir_fd: int, manifests: Manifests, spares: Callable[[str], b
         return
     if removal is None:
         return
+    used = _is_used(removal, dir_fd)
     protected = {
         point
         for point in removal.points
-        if spares(point) or exists(point + PROTECTED_SUFFIX, dir_fd)
+        if used or spares(point) or exists(point + PROTECTED_SUFFIX, dir_fd)
     }
     left = left_to_remove(removal, manifests.points, protected)
     unknown = {file.removesuffix(MANIFEST_SUFFIX) for file, _ in manifests.unreadable}
     if unknown.union(manifests.lost) <= set(left.points):
         _finish(left, dir_fd)
+
+
+def _is_used(removal: Removal, dir_fd: int) -> bool:
+    try:
+        refuse_needed(removal.files, dir_fd)
+    except (DomainBusyError, ManifestError):
+        return True
+    return False

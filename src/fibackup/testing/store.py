@@ -537,7 +537,9 @@ class FakeStore(Drawable):
         freed, removal = 0, shelf.removal
         if removal is None:
             return 0
-        removal = left_to_remove(removal, shelf.points()[0], spared)
+        used = not shelf.used(self.restored).keys().isdisjoint(removal.files)
+        stay = removal.points if used else spared
+        removal = left_to_remove(removal, shelf.points()[0], stay)
         for point in reversed(removal.points):  # what lies on another goes before it
             with self._host.call("drop.unpublish"):
                 shelf.manifests.pop(point, None)
