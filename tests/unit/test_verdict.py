@@ -482,6 +482,20 @@ def test_a_structure_that_was_wrong_spoils_what_lies_on_it_until_it_is_read_agai
         assert tuple(each for each, age in ages.items() if age.wrong) == points
 
 
+def test_all_that_is_right_above_what_was_wrong_is_right() -> None:
+    """Each by its own reading."""
+    of = chain(4)
+    prints = ImageTree(of, "vda").fingerprints()
+    fault = f"{READS_OTHERWISE} than before: sha256 x, y then"
+    wrong_one = evolve(content(1).entry(2), fault=fault, since=1)
+    above = (
+        evolve(content(number).entry(2), chain=prints[image_name(number)], since=since)
+        for number, since in ((2, 1), (3, 1), (4, 2))
+    )
+    told = evolve(survey(of), record=fb.VerificationRecord(contents=(wrong_one, *above)))
+    assert judge(told).spoiled == (point_id(1), point_id(4))
+
+
 def test_what_was_found_wrong_stays_a_fault_until_it_is_read_again() -> None:
     """Of disks, which only a deep verification reads, also when images were merged under them."""
     of = history(point(1, disk(1)), point(2, disk(2, 1)))
