@@ -233,8 +233,8 @@ def _refuse_unknown(history: History) -> None:
     if unknown:
         reason = (
             f"{unknown[0]} is damaged or gone, and it cannot be told which images its point "
-            "needs: nothing is dropped until it is back, or taken away together with its line in "
-            "points.sha256"
+            "needs: nothing is dropped until it is back. Without a copy of it, move it away, if it "
+            "is there, and points.sha256 too: the next backup writes that anew, without this point"
         )
     elif needed := [each for each in history.damaged_records if each[0] in _NEEDED]:
         reason = describe_damaged(*needed[0])
