@@ -16,11 +16,13 @@ import os
 import shutil
 from collections import Counter
 from collections.abc import Iterator
+from datetime import UTC, datetime
 from pathlib import Path
 from signal import SIGKILL
 
 import pytest
 
+import fibackup as fb
 from hypervisor.faulty import (
     CUT,
     DONE,
@@ -79,7 +81,17 @@ class Site:
         return len(now)
 
     def finish(self, zygote: Zygote) -> None:
-        """Prune again, without a fault: only now nothing may be left over."""
+        """
+        Prune again, without a fault: only now nothing may be left over.
+
+        An image that could not be opened counts as wrong until a verification has read it.
+        """
+        with fb.Store.open(self.store) as store:
+            if store.read_history(self.uuid).found_wrong:
+                plan = fb.plan_verify(store.survey(self.uuid), now=datetime.now(UTC))
+                found = fb.Executor(None, store).run(plan).verification
+                assert found is not None
+                assert found.faults == ()
         assert zygote.run(self.act) == DONE
         assert self.check() == len(self.kept)
         nothing_is_left_over(self.store, self.uuid)
