@@ -164,6 +164,6 @@ def test_nothing_is_written_while_a_domain_has_two_directories(
     shutil.rmtree(copy)
     copy.mkdir()  # nothing is in it
     home.with_name(f"after-{home.name}").symlink_to(home.name)
-    assert maker.store.copies() == {}
+    assert maker.history().copies == ()
     assert maker.history().points == points
     assert maker.restores(maker.point({"vda": {3: 3}}).id, tmp_path / "into")

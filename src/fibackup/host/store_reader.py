@@ -175,15 +175,6 @@ class StoreReader(Drawable):
         """
         return self._by_uuid().get(uuid, ())
 
-    def copies(self) -> Mapping[str, tuple[str, ...]]:
-        """
-        Return the domains that have more than one directory, with all of them.
-
-        Source:
-            docs/store-format.md, "Directories".
-        """
-        return {uuid: names for uuid, names in self._by_uuid().items() if len(names) > 1}
-
     def _by_uuid(self) -> Mapping[str, tuple[str, ...]]:
         found: dict[str, list[str]] = {}
         for name in sorted(list_directory(self._fd)):
