@@ -37,6 +37,7 @@ from fibackup.model.linked import LinkedDisks
 from fibackup.parse.manifest import parse_linked, render_linked
 from hypervisor import MIB, BlockDomain, MakeBlockDomain, differences
 from hypervisor.host import run
+from integration.interrupted import killed_after_its_journal
 
 pytestmark = pytest.mark.libvirt
 
@@ -228,14 +229,8 @@ def test_what_was_restored_after_the_kill_of_a_prune_keeps_its_images(
     """The points were listed still; the next run takes nothing from under the disk."""
     rig.overlay.unlink()
     rig.take(full=True)
-
-    def die(*_: object) -> int:
-        raise KeyboardInterrupt
-
-    with monkeypatch.context() as killed:
-        killed.setattr("fibackup.host.prune._finish", die)
-        with pytest.raises(KeyboardInterrupt):
-            rig.prune()
+    with killed_after_its_journal(monkeypatch):
+        rig.prune()
     assert rig.store.read_history(rig.uuid).going == {*rig.ids[:-1]}
     overlay = Path(rig.link(tmp_path / "again").restored[0].path)
     rig.take()

@@ -29,6 +29,7 @@ from hypervisor.images import MIB
 from hypervisor.killing import Killer
 from hypervisor.qcow2_reader import read_qcow2
 from hypervisor.stores import START, StoreMaker, content, named, nothing_is_left_over
+from integration.interrupted import killed_after_its_journal
 from integration.needed import absent
 
 pytestmark = pytest.mark.libvirt
@@ -771,14 +772,8 @@ def test_what_a_verification_finds_while_a_prune_waits_for_it_counts(
 
 def interrupt_drop(maker: StoreMaker, patch: pytest.MonkeyPatch, *, keep_last: int) -> None:
     """Let a prune die right after it has written its journal."""
-
-    def die(*_: object) -> int:
-        raise KeyboardInterrupt
-
-    with patch.context() as killed:
-        killed.setattr("fibackup.host.prune._finish", die)
-        with pytest.raises(KeyboardInterrupt):
-            prune(maker, fb.RetentionPolicy(keep_last=keep_last))
+    with killed_after_its_journal(patch):
+        prune(maker, fb.RetentionPolicy(keep_last=keep_last))
 
 
 def test_a_point_that_is_protected_after_the_kill_stays_with_all_that_it_lies_on(

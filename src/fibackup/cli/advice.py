@@ -173,12 +173,13 @@ def after_faults(faults: Sequence[fb.Fault], arguments: argparse.Namespace, doma
     words = [told] if others else []
     if spoiling:
         words.append("take each file from another copy of the store")
-    if any(_under_others(fault) for fault in spoiling):
+    renewed = any(map(_under_others, spoiling))
+    if renewed:
         seals = ", and writes the seals anew" if sealing else ""
         words.append(f"without one, the next backup lies on what is right{seals}: {backup}")
     elif spoiling:
         words.append("without one, the disks can be restored all the same")
-    if sealing and not any(_under_others(fault) for fault in spoiling):
+    if sealing and not renewed:
         words.append(f"the next backup writes the seals anew: {backup}")
     return "; ".join(words)
 

@@ -36,7 +36,6 @@ from fibackup.plan.steps import CreateLinked
 __all__ = ["forget_independent", "linked_files", "note_linked", "refuse_needed"]
 
 _MACHINE_ID = "/etc/machine-id"
-_FIRST_BYTES = 512
 
 
 def note_linked(step: CreateLinked, dir_fd: int) -> None:
@@ -74,11 +73,9 @@ def linked_files(dir_fd: int) -> dict[str, str]:
         ManifestError: The list is damaged, so nobody can tell.
     """
     machine = _machine()
-    linked = read_linked(dir_fd)
     return {
         file: _in_words(disk, machine)
-        for disk in linked.disks
-        if _is_linked(disk, machine, linked.rivals(disk), dir_fd)
+        for disk in _still_linked(read_linked(dir_fd), machine, dir_fd)
         for file in disk.files
     }
 
@@ -111,13 +108,8 @@ def forget_independent(dir_fd: int) -> None:
             may have noted what it is about to make.
     """
     with suppress(ManifestError):
-        machine = _machine()
         linked = read_linked(dir_fd)
-        gone = {
-            disk
-            for disk in linked.disks
-            if not _is_linked(disk, machine, linked.rivals(disk), dir_fd)
-        }
+        gone = {*linked.disks}.difference(_still_linked(linked, _machine(), dir_fd))
         if not gone:
             return
         with hold_record_lock(dir_fd):
@@ -148,6 +140,12 @@ def _to_forget(disk: LinkedDisk) -> str:
     return f"mkdir -p {directory} && touch {file}"
 
 
+def _still_linked(linked: LinkedDisks, machine: str, dir_fd: int) -> tuple[LinkedDisk, ...]:
+    return tuple(
+        disk for disk in linked.disks if _is_linked(disk, machine, linked.rivals(disk), dir_fd)
+    )
+
+
 def _is_linked(disk: LinkedDisk, machine: str, rivals: Collection[str], dir_fd: int) -> bool:
     """Tell whether a disk may still lie on these images; a doubt counts as yes."""
     if disk.machine != machine:
@@ -175,7 +173,7 @@ def _is_linked(disk: LinkedDisk, machine: str, rivals: Collection[str], dir_fd: 
 
 def _is_qcow2(fd: int) -> bool:
     try:
-        return is_qcow2(os.pread(fd, _FIRST_BYTES, 0))
+        return is_qcow2(os.pread(fd, 4, 0))
     except OSError:
         return True
 

@@ -10,7 +10,6 @@ from fibackup.errors import StalePlanError, VerifyError
 from fibackup.host.api import PointStore
 from fibackup.host.cancel import CancelToken
 from fibackup.host.events import OnEvent
-from fibackup.model.point import History
 from fibackup.model.verification import (
     ContentCheck,
     Fault,
@@ -20,7 +19,7 @@ from fibackup.model.verification import (
     Verification,
 )
 from fibackup.plan.steps import Plan
-from fibackup.plan.verdict import judge
+from fibackup.plan.verdict import judge, named_images
 from fibackup.plan.verify_steps import VerifyContents, VerifyFiles
 
 __all__ = ["Verifier"]
@@ -89,7 +88,7 @@ class Verifier:
         wrong = [check for check in self._files if check.kind is not None]
         if not wrong:
             return
-        named = _images(self._store.read_history(self._plan.uuid))
+        named = named_images(self._store.read_history(self._plan.uuid))
         for check in wrong:
             if (check.file, check.sha256) not in named:
                 raise StalePlanError(reason=f"{check.file} is another one by now; plan again")
@@ -146,13 +145,3 @@ class Verifier:
         if merged != record:
             self._odd.append("the store cannot be written: this verification is not remembered")
         return evolve(survey, record=merged)
-
-
-def _images(history: History) -> frozenset[tuple[str, str]]:
-    """Return every image that a point names, with its sha256."""
-    return frozenset(
-        (f"{disk.target}/{image.name}", image.sha256)
-        for point in history.points
-        for disk in point.disks
-        for image in disk.images
-    )

@@ -44,7 +44,7 @@ from fibackup.model.verification import (
 )
 from fibackup.plan.records import going_warnings, unexplained_images
 
-__all__ = ["Verified", "ages_in", "found_wrong", "judge", "last_verified"]
+__all__ = ["Verified", "ages_in", "found_wrong", "judge", "last_verified", "named_images"]
 
 _OF_THE_STORE = frozenset(
     {
@@ -380,18 +380,31 @@ def _faults_of_links(history: History, trees: Mapping[str, ImageTree]) -> Iterat
             yield target, Fault(FaultKind.CHAIN, point + _MANIFEST, words, (point,))
 
 
+def named_images(history: History) -> frozenset[tuple[str, str]]:
+    """
+    Return every image that a point names, with its sha256.
+
+    Args:
+        history: What the store holds.
+
+    Source:
+        docs/store-format.md, ``images``.
+    """
+    return frozenset(
+        (f"{disk.target}/{image.name}", image.sha256)
+        for point in history.points
+        for disk in point.disks
+        for image in disk.images
+    )
+
+
 def _faults_of_files(
     history: History, trees: Mapping[str, ImageTree], checks: Iterable[FileCheck]
 ) -> Iterator[_Found]:
     owners = {
         (file.name, file.sha256): point.id for point in history.points for file in point.files
     }
-    images = {
-        (f"{disk.target}/{image.name}", image.sha256)
-        for point in history.points
-        for disk in point.disks
-        for image in disk.images
-    }
+    images = named_images(history)
     for check in checks:
         known = (check.file, check.sha256)
         if check.kind is None or not (known in images or known in owners):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import argparse
 import re
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from datetime import UTC, datetime, timedelta
 
 import fibackup as fb
@@ -133,8 +133,7 @@ def run(arguments: argparse.Namespace, signals: Signals) -> int:
             found: dict[str, object] = {"domain": name, "uuid": name if name in uuids else ""}
             try:
                 signals.token.check()
-                _refuse_without_points(store, name, policy)
-                history = find_history(store, name, tell)
+                history = _history(store, name, policy, tell)
                 found = {"domain": history.points[-1].domain, "uuid": history.uuid}
                 done, warns = _prune(arguments, store, history, policy, signals)
                 warned = warned or warns
@@ -165,12 +164,16 @@ def _may_have_points(history: fb.History) -> bool:
     return bool(history.points or history.unreadable or history.lost or history.orphans)
 
 
-def _refuse_without_points(store: fb.Store, uuid: str, policy: fb.RetentionPolicy) -> None:
-    """Say why nothing can be dropped of a domain without a point that can be read."""
-    if uuid in store.domains():
-        history = store.read_history(uuid)
-        if not history.points:
-            fb.plan_prune(history, policy, now=datetime.now(UTC))
+def _history(
+    store: fb.Store, name: str, policy: fb.RetentionPolicy, on_unread: Callable[[str], None]
+) -> fb.History:
+    """Return the history; of a domain without a point the plan says why nothing can be dropped."""
+    try:
+        return find_history(store, name, on_unread)
+    except fb.NoSuchPointError:
+        if name in store.domains():
+            fb.plan_prune(store.read_history(name), policy, now=datetime.now(UTC))
+        raise
 
 
 def _prune(
