@@ -245,7 +245,7 @@ def _keep_state(store: fb.Store, point: fb.RestorePoint, directory: str, log: _L
     file = next((each for each in point.files if each.role is fb.FileRole.MEMORY), None)
     if file is None or os.path.realpath(directory) == os.path.realpath(store.path):
         return
-    name = next(each for each in os.listdir(store.path) if each.endswith(point.uuid))
+    name, *_ = store.directories(point.uuid)
     target = PurePosixPath(os.path.abspath(directory), f"{name}-{file.name}")
     step = fb.RestoreMemory(file, target)
     try:

@@ -10,6 +10,7 @@ from fibackup.errors import StalePlanError, VerifyError
 from fibackup.host.api import PointStore
 from fibackup.host.cancel import CancelToken
 from fibackup.host.events import OnEvent
+from fibackup.model.records import RECORD_FILE
 from fibackup.model.verification import (
     ContentCheck,
     Fault,
@@ -130,8 +131,8 @@ class Verifier:
 
     def _rewritten(self, survey: Survey) -> tuple[Fault, ...]:
         """Return what was wrong with a record before this verification wrote it anew."""
-        told = (warning.partition(": ") for warning in self._plan.warnings)
-        before = (Fault(FaultKind.RECORD, file, reason) for file, _, reason in told)
+        reasons = (step.record_fault for step in self._plan.steps if isinstance(step, VerifyFiles))
+        before = (Fault(FaultKind.RECORD, RECORD_FILE, reason) for reason in reasons if reason)
         return tuple(each for each in before if each not in survey.faults)
 
     def _remembered(self, survey: Survey) -> Survey:

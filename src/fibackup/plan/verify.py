@@ -111,7 +111,9 @@ def plan_verify(survey: Survey, *, now: datetime, policy: VerifyPolicy = VerifyP
     trees = trees_of(history)
     run = survey.record.next_run
     files = _files(chosen, trees)
-    steps: list[Step] = [_verify_files(survey, files, run, now, policy)]
+    record_fault = "; ".join(each.reason for each in survey.faults if each.file == RECORD_FILE)
+    looked = _verify_files(survey, files, run, now, policy)
+    steps: list[Step] = [evolve(looked, record_fault=record_fault)]
     if policy.deep:
         steps.append(_verify_contents(survey, chosen, trees, run, now, policy))
     latest = history.latest
@@ -124,9 +126,7 @@ def plan_verify(survey: Survey, *, now: datetime, policy: VerifyPolicy = VerifyP
         expects=Expectation(sequence=latest.sequence if latest else 0),
         decisions=(),
         steps=tuple(steps),
-        warnings=tuple(
-            f"{each.file}: {each.reason}" for each in survey.faults if each.file == RECORD_FILE
-        ),
+        warnings=(f"{RECORD_FILE}: {record_fault}",) if record_fault else (),
     )
 
 

@@ -58,11 +58,13 @@ class VerifyFiles:
         run: Number of the verification, for the record; 0: the next one, where it is no
             verification that is planned.
         rate_bytes: Bytes in a second that are read at most, 0 without a limit.
+        record_fault: What is wrong with the record, which is written anew; empty when nothing is.
     """
 
     files: tuple[FileToVerify, ...]
     run: int
     rate_bytes: int = 0
+    record_fault: str = ""
 
     @property
     def read_bytes(self) -> int:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import os
 import re
 from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
@@ -270,7 +269,7 @@ def _is_called(store: fb.Store, history: fb.History, name: str) -> bool:
     """Tell by the name at the newest point, or by that of the directory: manifests may be gone."""
     if history.latest is not None:
         return history.latest.domain == name
-    return f"{name}-{history.uuid}" in os.listdir(store.path)
+    return f"{name}-{history.uuid}" in store.directories(history.uuid)
 
 
 def _count(faults: int) -> str:
