@@ -27,6 +27,7 @@ from urllib.parse import parse_qs, urlsplit
 from fibackup.errors import DestinationExistsError, HostError
 from fibackup.host.files import open_directory, os_errors, write_all
 from fibackup.host.restored import make_passage, sync_directory
+from fibackup.host.store_files import list_directory
 from fibackup.parse.machine_state import TpmBackend
 
 __all__ = [
@@ -156,9 +157,7 @@ def pack_tpm(backend: TpmBackend, usual: PurePosixPath) -> bytes:
 
 def _state_files(directory: int) -> Iterator[str]:
     """Iterate over what swtpm keeps; its lock, and what it has not finished, are passed over."""
-    with open_directory(".", directory) as own:
-        names = sorted(os.listdir(own))
-    for name in names:
+    for name in sorted(list_directory(directory)):
         if _NAME.fullmatch(name) and not name.startswith("TMP"):
             yield name
 

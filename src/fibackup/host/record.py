@@ -19,6 +19,7 @@ from threading import Lock
 from fibackup.errors import ManifestError, StoreError
 from fibackup.host.files import forget_temporary, open_lasting, read_small, replace_file
 from fibackup.host.lock import refuse_strange
+from fibackup.host.store_files import list_directory
 from fibackup.model.records import LINKED_FILE, RECORD_FILE
 from fibackup.model.verification import (
     CheckedContent,
@@ -269,7 +270,7 @@ def _is_another_lock(fd: int, dir_fd: int) -> bool:
     if os.fstat(fd).st_nlink == 1:
         return False
     others = (
-        name for name in os.listdir(dir_fd) if name.startswith("lock") and name != RECORD_LOCK
+        name for name in list_directory(dir_fd) if name.startswith("lock") and name != RECORD_LOCK
     )
     return any(_is(name, fd, dir_fd) for name in others)
 

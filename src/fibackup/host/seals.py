@@ -12,13 +12,12 @@ holder of the exclusive lock writes it.
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterable, Mapping
 from hashlib import sha256
 
 from fibackup.errors import ManifestError, StoreError
 from fibackup.host.files import read_small, replace_file
-from fibackup.host.store_files import is_manifest
+from fibackup.host.store_files import is_manifest, list_directory
 from fibackup.model.records import SEALS_FILE
 from fibackup.parse.manifest import parse_manifest
 from fibackup.parse.seals import parse_seals, render_seals
@@ -62,7 +61,8 @@ def seal_points(published: str, dir_fd: int) -> None:
         docs/store-format.md, "Writing order".
     """
     seals = _sound_seals(dir_fd)
-    found = [name.removesuffix(MANIFEST_SUFFIX) for name in os.listdir(dir_fd) if is_manifest(name)]
+    names = filter(is_manifest, list_directory(dir_fd))
+    found = [name.removesuffix(MANIFEST_SUFFIX) for name in names]
     new = {
         point: digest
         for point in found

@@ -39,7 +39,18 @@ _IMAGE = re.compile(r"[^/]+/[0-9]{8}T[0-9]{6}Z(-[0-9]+)?\.qcow2", re.ASCII)
 
 
 def list_directory(fd: int) -> list[str]:
-    """List a directory through a descriptor of its own: threads would share one's position."""
+    """
+    List a directory through a descriptor of its own.
+
+    Threads would share the position of one, and on btrfs and FUSE an older one does not show what
+    was made since it was opened.
+
+    Args:
+        fd: The directory, open.
+
+    Source:
+        readdir(3); Linux fs/btrfs/inode.c, ``btrfs_opendir``.
+    """
     with open_directory(".", fd) as own:
         return os.listdir(own)
 

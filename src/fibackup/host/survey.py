@@ -9,6 +9,7 @@ from contextlib import suppress
 
 from fibackup.host.files import open_directory
 from fibackup.host.lock import is_in_use
+from fibackup.host.store_files import list_directory
 from fibackup.model.point import History, describe_copies
 from fibackup.model.verification import Fault, FaultKind, FoundFile
 from fibackup.plan.records import record_faults
@@ -35,17 +36,15 @@ def list_files(dir_fd: int) -> tuple[FoundFile, ...]:
 
 
 def _files(dir_fd: int, prefix: str) -> Iterator[FoundFile]:
-    with os.scandir(dir_fd) as entries:  # of a descriptor: names are not looked up again
-        found = list(entries)
-    for entry in found:
+    for name in list_directory(dir_fd):
         with suppress(FileNotFoundError):  # what a writer has just taken away
-            status = entry.stat(follow_symlinks=False)
+            status = os.stat(name, dir_fd=dir_fd, follow_symlinks=False)
             if stat.S_ISDIR(status.st_mode) and not prefix:
-                with open_directory(entry.name, dir_fd) as below:
-                    yield from _files(below, f"{entry.name}/")
+                with open_directory(name, dir_fd) as below:
+                    yield from _files(below, f"{name}/")
             else:
                 regular = stat.S_ISREG(status.st_mode)
-                yield FoundFile(prefix + entry.name, status.st_size, regular)
+                yield FoundFile(prefix + name, status.st_size, regular)
 
 
 def open_images(dir_fd: int) -> frozenset[str]:
