@@ -30,6 +30,7 @@ from fibackup.cli.stores import open_store
 from fibackup.host import store_reader, survey
 from fibackup.host.cancel import CancelToken
 from fibackup.host.copy import copy_and_hash, hash_file
+from fibackup.host import destination
 from fibackup.host.destination import temporary_destination
 from fibackup.host.files import make_directories, open_directory
 from fibackup.host.lock import hold_store_lock
@@ -580,6 +581,21 @@ def test_two_restores_do_not_write_one_file(
     assert path.exists()
 
 
+def test_what_keeps_two_restores_apart_is_no_lock_of_qemu(tmp_path: Path) -> None:
+    """NFS turns flock(2) into a lock on all bytes, and QEMU could not have those that it needs."""
+    with open_directory(str(tmp_path)) as fd, temporary_destination("vda.qcow2", fd) as mine:
+        inode = os.fstat(mine).st_ino
+        held = [
+            words
+            for line in Path("/proc/locks").read_text().splitlines()
+            if (words := line.split())[-3].endswith(f":{inode}")
+        ]
+        assert held, "it is locked"
+        for _, kind, *_, first, last in held:
+            assert kind == "OFDLCK", held
+            assert set(range(int(first), int(last) + 1)).isdisjoint(range(100, 264)), held
+
+
 @pytest.mark.parametrize("moment", ["before", "after"])
 def test_two_restores_that_begin_at_one_moment(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, moment: str
@@ -589,18 +605,18 @@ def test_two_restores_that_begin_at_one_moment(
 
     *before*: it has just locked it, and is about to remove it; *after*: it has one of its own.
     """
-    real, temp = fcntl.flock, tmp_path / ".vda.qcow2.tmp"
+    real, temp = destination.hold_alone, tmp_path / ".vda.qcow2.tmp"
     with open_directory(str(tmp_path)) as fd, ExitStack() as other:
 
-        def flock(mine: int, how: int) -> None:
-            monkeypatch.setattr(fcntl, "flock", real)
+        def late(mine: int) -> None:
+            monkeypatch.setattr(destination, "hold_alone", real)
             if moment == "before":
-                real(other.enter_context(temp.open("r+b")).fileno(), fcntl.LOCK_EX)
+                real(other.enter_context(temp.open("r+b")).fileno())
             else:
                 other.enter_context(temporary_destination("vda.qcow2", fd))
-            real(mine, how)
+            real(mine)
 
-        monkeypatch.setattr(fcntl, "flock", flock)
+        monkeypatch.setattr(destination, "hold_alone", late)
         with (
             pytest.raises(fb.LockedError, match="another restore"),
             temporary_destination("vda.qcow2", fd),

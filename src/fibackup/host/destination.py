@@ -4,13 +4,12 @@ Where a restored file is written: beside its name, which it gets when it is comp
 ::
 
     INTO/                    made, durably, when it is missing
-    INTO/.vda.qcow2.tmp      written under flock: one that nobody holds is a killed run's, and goes
+    INTO/.vda.qcow2.tmp      written under a lock: one that nobody holds is a killed run's, and goes
     INTO/vda.qcow2           by `publish_file`, which replaces nothing
 """
 
 from __future__ import annotations
 
-import fcntl
 import os
 from collections.abc import Generator
 from contextlib import contextmanager, suppress
@@ -19,6 +18,7 @@ from threading import Lock
 
 from fibackup.errors import LockedError
 from fibackup.host.files import TEMP_SUFFIX, make_directories, os_errors, temporary_file
+from fibackup.host.lock import hold_alone
 
 __all__ = ["destination_directory", "temporary_destination"]
 
@@ -50,7 +50,7 @@ def temporary_destination(name: str, directory: int) -> Generator[int]:
 def _hold(fd: int, temp: str, directory: int) -> None:
     """Lock it; who began at the same moment may have taken it for a killed run's, and have it."""
     with suppress(BlockingIOError, FileNotFoundError):
-        fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        hold_alone(fd)
         found = os.stat(temp, dir_fd=directory, follow_symlinks=False)
         if os.path.samestat(found, os.fstat(fd)):
             return
@@ -62,7 +62,7 @@ def _remove_stale(name: str, directory: int) -> None:
     with suppress(FileNotFoundError):
         fd = os.open(temp, os.O_RDWR | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=directory)
         try:
-            fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            hold_alone(fd)
             os.unlink(temp, dir_fd=directory)
         except BlockingIOError:
             raise LockedError(reason="another restore writes there", path=temp) from None

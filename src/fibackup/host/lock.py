@@ -1,5 +1,6 @@
 """
-Two kinds of lock: QEMU's on an image, and ours on a domain's part of the store.
+Three kinds of lock: QEMU's on an image, ours on one that QEMU writes for us, and ours on a domain's
+part of the store.
 
 QEMU's image locking (file-posix.c) marks permissions by shared locks on single bytes::
 
@@ -9,6 +10,9 @@ QEMU's image locking (file-posix.c) marks permissions by shared locks on single 
 A reader as qemu-img is one holds 100 (it reads), 201 and 203 (nobody may write or resize). While we
 hold these, a block commit into the image, or the start of a domain that writes it, fails with
 ``Failed to get "write" lock``. When somebody holds 101 or 103 the image is not frozen.
+
+What keeps our own runs away from a file that QEMU writes is a lock on byte 0, which is none of
+these: NFS makes of flock(2) a lock on all bytes, and QEMU would wait for us.
 """
 
 from __future__ import annotations
@@ -36,6 +40,7 @@ __all__ = [
     "LockSight",
     "has_user",
     "has_writer",
+    "hold_alone",
     "hold_image_lock",
     "hold_store_lock",
     "is_in_use",
@@ -45,6 +50,7 @@ __all__ = [
     "refuse_users_of",
 ]
 
+_OURS = 0
 _IN_USE = 100
 _NOT_SHARED = 200
 _CONSISTENT_READ, _WRITE, _RESIZE = 0, 1, 3
@@ -101,6 +107,27 @@ def hold_image_lock(fd: int, path: str) -> None:
         raise DomainBusyError(
             reason=f"QEMU's image lock cannot be had ({error.strerror})", path=path
         ) from error
+
+
+def hold_alone(fd: int) -> None:
+    """
+    Hold a file against other runs of ours; QEMU may have it beside us.
+
+    The lock ends when *fd* is closed, also by the death of the process.
+
+    Args:
+        fd: The file, open for writing.
+
+    Raises:
+        BlockingIOError: Another run holds it.
+
+    Source:
+        fcntl(2) ``F_OFD_SETLK``; flock(2), "NFS details"; QEMU block/file-posix.c.
+    """
+    try:
+        fcntl.fcntl(fd, fcntl.F_OFD_SETLK, _lock_record(fcntl.F_WRLCK, _OURS))
+    except PermissionError as error:  # EACCES: the other word for EAGAIN
+        raise BlockingIOError(errno.EAGAIN, error.strerror) from error
 
 
 def has_writer(fd: int) -> bool:
