@@ -27,10 +27,9 @@ from attrs import evolve
 
 import fibackup as fb
 from fibackup.cli.stores import open_store
-from fibackup.host import store_reader, survey
+from fibackup.host import destination, store_reader, survey
 from fibackup.host.cancel import CancelToken
 from fibackup.host.copy import copy_and_hash, hash_file
-from fibackup.host import destination
 from fibackup.host.destination import temporary_destination
 from fibackup.host.files import make_directories, open_directory
 from fibackup.host.lock import hold_store_lock
