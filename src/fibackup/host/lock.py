@@ -1,6 +1,5 @@
 """
-Three kinds of lock: QEMU's on an image, ours on one that QEMU writes for us, and ours on a domain's
-part of the store.
+QEMU's lock on an image, ours on one that QEMU writes for us, ours on a domain's part of the store.
 
 QEMU's image locking (file-posix.c) marks permissions by shared locks on single bytes::
 
