@@ -5,7 +5,7 @@ from __future__ import annotations
 import subprocess
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, ExitStack, contextmanager
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from pathlib import Path, PurePosixPath
 from typing import Protocol
 
@@ -273,6 +273,7 @@ class Points:
     def __init__(self, world: World) -> None:
         """Take none yet."""
         self._world = world
+        self.clock_is_back = timedelta()
 
     def plan(self, *, content_hash: bool = False, full: bool = False) -> Plan:
         """Plan the next point."""
@@ -280,7 +281,8 @@ class Points:
         history = world.store.read_history(world.uuid)
         domain = world.host.read_domain(world.uuid)
         policy = BackupPolicy(allow_paused=True, content_hash=content_hash, full=full)
-        return plan_backup(domain, history, now=datetime.now(UTC), policy=policy)
+        now = datetime.now(UTC) - self.clock_is_back
+        return plan_backup(domain, history, now=now, policy=policy)
 
     def take(self) -> Report:
         """Plan and run."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from contextlib import AbstractContextManager
+from datetime import timedelta
 from pathlib import PurePosixPath
 from typing import TYPE_CHECKING, cast
 
@@ -458,6 +459,19 @@ def test_an_image_of_a_killed_run_goes_when_two_points_have_passed_it_over(
     points.take()
     for point in history.points:
         world.restore_content(point.id, "vda")
+
+
+def test_a_run_that_fails_passes_nothing_over(world: World, points: Points) -> None:
+    """Not its own images either, though their names are old when the clock was set back."""
+    for _ in range(2):
+        points.take()
+        world.write("vda", 1, 5)
+    points.clock_is_back = timedelta(days=400)
+    left = {each.image.name for each in left_by_failure(world, points)}
+    points.take()
+    *_, last = world.store.read_history(world.uuid).points
+    assert left <= {image.name for disk in last.disks for image in disk.images}
+    assert receipts(world) == ()
 
 
 def left_by_failure(world: World, points: Points) -> tuple[Receipt, ...]:

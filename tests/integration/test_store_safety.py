@@ -27,12 +27,12 @@ from attrs import evolve
 
 import fibackup as fb
 from fibackup.cli.stores import open_store
-from fibackup.host import destination, store_reader, survey
+from fibackup.host import store_reader, survey
 from fibackup.host.cancel import CancelToken
 from fibackup.host.copy import copy_and_hash, hash_file
 from fibackup.host.destination import temporary_destination
 from fibackup.host.files import make_directories, open_directory
-from fibackup.host.lock import hold_store_lock
+from fibackup.host.lock import hold_alone, hold_store_lock
 from fibackup.host.restored import make_passage
 from fibackup.host.side_by_side import side_by_side
 from fibackup.model.verification import FoundFile, VerificationRecord
@@ -604,18 +604,18 @@ def test_two_restores_that_begin_at_one_moment(
 
     *before*: it has just locked it, and is about to remove it; *after*: it has one of its own.
     """
-    real, temp = destination.hold_alone, tmp_path / ".vda.qcow2.tmp"
+    real, temp = hold_alone, tmp_path / ".vda.qcow2.tmp"
     with open_directory(str(tmp_path)) as fd, ExitStack() as other:
 
         def late(mine: int) -> None:
-            monkeypatch.setattr(destination, "hold_alone", real)
+            monkeypatch.setattr("fibackup.host.destination.hold_alone", real)
             if moment == "before":
                 real(other.enter_context(temp.open("r+b")).fileno())
             else:
                 other.enter_context(temporary_destination("vda.qcow2", fd))
             real(mine)
 
-        monkeypatch.setattr(destination, "hold_alone", late)
+        monkeypatch.setattr("fibackup.host.destination.hold_alone", late)
         with (
             pytest.raises(fb.LockedError, match="another restore"),
             temporary_destination("vda.qcow2", fd),

@@ -156,7 +156,7 @@ def sweep(fd: int, path: str, *, store: str, uuid: str, done: bool = False) -> N
         store: UUID of the store.
         uuid: UUID of the domain.
         done: True: the holder of the lock has done its work. Before that, its plan may count on
-            what is there.
+            what is there; and one that fails leaves what it has finished to the next.
     """
     unwritten = {f".{name}{TEMP_SUFFIX}" for name in WRITTEN_BY_READERS}
     files = list_directory(fd)

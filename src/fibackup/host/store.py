@@ -347,11 +347,13 @@ class Store(StoreReader):
             sweep(fd, directory, store=self._uuid, uuid=uuid)
             # It needs the names of the temporary files that were swept.
             self._finish(fd, uuid, spared.__contains__)
+            done = False
             try:
                 yield
+                done = True
             finally:
                 with suppress(OSError, FibackupError):  # tidiness hides no error
-                    sweep(fd, directory, store=self._uuid, uuid=uuid, done=True)
+                    sweep(fd, directory, store=self._uuid, uuid=uuid, done=done)
                     self._remove_empty(fd, directory)
 
     @contextmanager

@@ -275,8 +275,8 @@ class FakeStore(Drawable):
             self._finish_merge(shelf)
             self._finish_removal(shelf, spared)
             yield
-        finally:
             shelf.forget_outlived()
+        finally:
             shelf.written = False
 
     def locked(
