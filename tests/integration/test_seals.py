@@ -113,6 +113,33 @@ def test_a_lost_manifest_ends_a_prune_also_when_no_seal_tells_of_it(
     assert maker.restores(third, tmp_path / "out")
 
 
+def test_what_leads_out_when_a_manifest_is_lost_for_good(
+    maker: StoreMaker, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Each error says what to do next, and whoever does it can prune again."""
+    lost, above = ids(maker)[1:3]
+    manifest, image = maker.path(f"{lost}.json"), maker.path(f"vda/{lost}.qcow2")
+    manifest.write_text("junk")
+    prune = ["prune", "--keep-last", "2", "--store", str(maker.root)]
+    assert main(prune) == 12
+    assert "move it away, if it is there, and points.sha256 too" in capsys.readouterr().err
+    manifest.unlink()
+    maker.path("points.sha256").unlink()
+    newer = [maker.point({"vda": {3: 4}}, full=True).id, maker.point({"vda": {4: 4}}).id]
+    assert main(prune) == 12
+    told = capsys.readouterr().err
+    assert f"vda/{lost}.qcow2 is of no point" in told
+    assert f"the image moved away; {above} lies on it, and can be restored by hand alone" in told
+    flat = tmp_path / "by hand.raw"
+    top = maker.path(f"vda/{above}.qcow2")
+    run("qemu-img", "convert", "-f", "qcow2", "-O", "raw", top, flat)
+    assert flat.read_bytes() == maker.references[above]["vda"].read_bytes()
+    image.rename(tmp_path / image.name)
+    assert main(prune) == 0
+    assert ids(maker) == newer
+    assert all(maker.restores(point, tmp_path / "out") for point in newer)
+
+
 def test_a_domain_that_has_lost_every_point_is_said_to_have_none(maker: StoreMaker) -> None:
     """Asked for by UUID or by name: it is not one of several of that name."""
     for point in ids(maker):

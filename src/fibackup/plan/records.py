@@ -154,11 +154,31 @@ def describe_orphans(history: History) -> str:
     """
     first, *others = sorted(history.orphans)
     more = f", and {len(others)} more," if others else ""
-    return (
+    words = (
         f"{first}{more} is of no point, and no run has left it: the manifest of its "
         "point may be gone, and it cannot be told what that needs. Nothing is dropped until "
-        "the manifest is back, or the image moved away, if no other lies on it"
+        "the manifest is back, or the image moved away"
     )
+    above = _above_orphans(history)
+    if not above:
+        return words
+    lie = "lies" if len(above) == 1 else "lie"
+    return (
+        f"{words}; {', '.join(above)} {lie} on it, and can be restored by hand alone "
+        "(docs/restore.md), and no more when it is away"
+    )
+
+
+def _above_orphans(history: History) -> list[str]:
+    """Return the points that read through images of no point, oldest first."""
+    dark = {(file.partition("/")[0], file.rpartition("/")[2][:16]) for file in history.orphans}
+    found: dict[str, None] = {}
+    for point in history.points:  # a parent comes before what lies on it
+        for disk in point.disks:
+            if disk.parent is not None and (disk.target, disk.parent) in dark:
+                dark.add((disk.target, point.id))
+                found[point.id] = None
+    return list(found)
 
 
 def going_warnings(history: History) -> Iterator[str]:
