@@ -16,6 +16,7 @@ import fibackup as fb
 from fibackup.cli.main import main
 from fibackup.cli.say import warn
 from fibackup.cli.stores import find_history
+from fibackup.model import records
 from fibackup.parse.seals import parse_seals
 from hypervisor.host import run
 from hypervisor.stores import StoreMaker
@@ -111,6 +112,45 @@ def test_a_lost_manifest_ends_a_prune_also_when_no_seal_tells_of_it(
     (tmp_path / "manifest").rename(manifest)
     assert main(["prune", "--keep-last", "1", *words]) == 0
     assert maker.restores(third, tmp_path / "out")
+
+
+@pytest.mark.parametrize("file", sorted(getattr(records, name) for name in records.__all__))
+@pytest.mark.parametrize("kind", ["link", "pipe"])
+def test_what_is_no_file_in_place_of_a_small_one_spoils_no_point(
+    maker: StoreMaker, tmp_path: Path, file: str, kind: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """It is damaged like any other, told by its name, and not followed."""
+    path, target = maker.path(file), tmp_path / "target"
+    path.unlink(missing_ok=True)
+    if kind == "link":
+        target.write_text("theirs")
+        path.symlink_to(target)
+    else:
+        os.mkfifo(path)
+    store = ["--store", str(maker.root)]
+    assert main(["list", *store]) == 0
+    assert file in capsys.readouterr().err
+    assert all(maker.restores(point, tmp_path / "out") for point in ids(maker))
+    assert main(["verify", *store]) == 12
+    told = capsys.readouterr().out
+    assert f"{file}: " in told
+    assert "3 of 3 points whole" in told
+    assert not target.exists() or target.read_text() == "theirs"
+
+
+@pytest.mark.parametrize("file", ["lock", "lock.readers", "lock.verified"])
+def test_a_pipe_in_place_of_a_lock_holds_nobody_up(
+    maker: StoreMaker, file: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Each command ends, and names it where it is."""
+    path = maker.path(file)
+    path.unlink(missing_ok=True)
+    os.mkfifo(path)
+    store = ["--store", str(maker.root)]
+    for verb in (["list"], ["verify"], ["prune", "--keep-last", "1"]):
+        main([*verb, *store])
+    told = capsys.readouterr()
+    assert str(path) in told.err or f"{file}: no fibackup writes such a file" in told.out
 
 
 def test_what_leads_out_when_a_manifest_is_lost_for_good(

@@ -56,6 +56,7 @@ __all__ = [
 ]
 
 TEMP_SUFFIX = ".tmp"
+_NOT_SMALL = "not a regular file of a sensible size"
 _MAX_SMALL_BYTES = 16 * 1024 * 1024
 _FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
 _FORBIDDEN = {errno.EACCES, errno.EPERM, errno.EROFS}
@@ -520,11 +521,17 @@ def read_small(name: str, dir_fd: int) -> bytes:
     Source:
         open(2).
     """
-    fd = os.open(name, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC | os.O_NONBLOCK, dir_fd=dir_fd)
+    try:
+        flags = os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC | os.O_NONBLOCK
+        fd = os.open(name, flags, dir_fd=dir_fd)
+    except OSError as error:
+        if error.errno not in {errno.ELOOP, errno.ENXIO}:  # a link, a socket
+            raise
+        raise ManifestError(reason=_NOT_SMALL, path=name) from error
     try:
         found = os.fstat(fd)
         if not stat.S_ISREG(found.st_mode) or found.st_size > _MAX_SMALL_BYTES:
-            raise ManifestError(reason="not a regular file of a sensible size", path=name)
+            raise ManifestError(reason=_NOT_SMALL, path=name)
         data = os.read(fd, found.st_size + 1)
         if len(data) == found.st_size:
             return data

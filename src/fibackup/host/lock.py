@@ -350,7 +350,8 @@ def look_at_lock(name: str, dir_fd: int) -> LockSight:
         flock(2).
     """
     try:
-        fd = os.open(name, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=dir_fd)
+        flags = os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC | os.O_NONBLOCK
+        fd = os.open(name, flags, dir_fd=dir_fd)
     except OSError:
         return LockSight()
     try:

@@ -80,7 +80,8 @@ def publish_point(point: RestorePoint, fd: int, path: PurePosixPath) -> None:
                     named.append(file.name)
             _check_files(point, fd, path)
             _sync_disks(point, fd)
-            forget_entries([f"{d.target}/{i.name}" for d in point.disks for i in d.images], fd)
+            images = (f"{disk.target}/{i.name}" for disk in point.disks for i in disk.images)
+            forget_entries([*images, *(file.name for file in point.files)], fd)
             publish_file(name, fd)
         except BaseException:
             for each in named:

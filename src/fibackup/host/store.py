@@ -303,14 +303,15 @@ class Store(StoreReader):
             name = self._find(uuid)
             if name is None:
                 return {}
-            with open_directory(name, self._fd) as fd:
+            place = f"{self.path}/{name}"
+            with os_errors(place, inside=True), open_directory(name, self._fd) as fd:
                 opened = self._opened(fd, wait_seconds)
                 try:
                     return opened | linked_files(fd)
                 except ManifestError as error:
                     raise ManifestError(
                         reason=describe_damaged(LINKED_FILE, error.reason),
-                        path=f"{self.path}/{name}/{LINKED_FILE}",
+                        path=f"{place}/{LINKED_FILE}",
                     ) from error
 
     def _opened(self, fd: int, wait_seconds: float) -> dict[str, str]:
