@@ -15,9 +15,11 @@ import fibackup as fb
 from fibackup.cli.advice import after_faults, next_command, reaching, state_of
 from fibackup.cli.exits import exit_code
 from fibackup.cli.output import Failure, complain, report_failure
+from fibackup.cli.parser import build_parser
 from fibackup.testing import FakeHost, FakeStore
 
 NOW = datetime(2026, 11, 24, 4, 4, 7, tzinfo=UTC)
+UUID = "7c3c4f8a-63ca-5da2-bb74-dc6f8fc4553a"
 ERRORS = [name for name in fb.__all__ if name.endswith("Error") and name != "StepError"]
 
 
@@ -281,6 +283,27 @@ def test_a_step_that_failed_for_a_curable_cause_is_told_the_cure(
     )
     error.__cause__ = cause
     assert next_command(error, parsed(verb, store="/s")).startswith(words)
+
+
+@pytest.mark.parametrize(
+    ("words", "wishes"),
+    [
+        ("web1", ""),
+        ("--full -q --exclude vdb web1 --compress", " --full --exclude vdb --compress"),
+        ("-c test:///default --disk=vda --jobs 2 web1 --hook 'a b'", " --disk=vda --hook 'a b'"),
+        ("--all --freeze-timeout 5 -v -- web1", " --freeze-timeout 5"),
+    ],
+)
+def test_a_backup_that_failed_is_run_again_with_its_wishes(words: str, wishes: str) -> None:
+    """What is asked for with it stays asked for; the others of the run are not taken again."""
+    arguments = build_parser().parse_args(["backup", "--store", "/s", *shlex.split(words)])
+    error = fb.StepError(
+        reason="no", plan=World().plan(), index=0, next_command=f"fibackup backup --store /s {UUID}"
+    )
+    arguments.connect = None
+    assert next_command(error, arguments) == f"fibackup backup --store /s{wishes} {UUID}"
+    listing = fb.StepError(reason="no", plan=World().plan(), index=0, next_command="fibackup list")
+    assert next_command(listing, arguments) == "fibackup list"
 
 
 def test_a_prune_that_a_linked_disk_holds_back_says_how_to_free_it() -> None:

@@ -909,6 +909,8 @@ def test_the_report_counts_points_and_bytes() -> None:
     report = Report(found, NOW, 1.0, (), freed_bytes=3 * MIB)
     assert "kept 2, dropped 1, freed 3 MiB, wrote 0 B" in str(report)
     assert Report.from_json(report.to_json()) == report
+    fuller = Report(found, NOW, 1.0, (), freed_bytes=-3 * MIB)
+    assert "dropped 1, takes 3 MiB more now, wrote 0 B" in str(fuller)
 
 
 def test_a_step_counts_in_words() -> None:

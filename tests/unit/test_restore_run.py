@@ -91,7 +91,7 @@ def test_a_failed_restore_leaves_nothing(form: RestoreForm) -> None:
         failures += 1
         if isinstance(error, StepError):
             assert "what the restore had made is removed" in error.state
-            assert error.next_command.startswith("fibackup list")
+            assert error.next_command == f"fibackup verify --store /backup {world.uuid}"
         world.host.heal()
         assert world.store.restored == {}
         assert world.host.restored == {}

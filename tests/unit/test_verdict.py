@@ -144,6 +144,9 @@ def test_an_image_of_no_point_may_be_of_one_whose_manifest_is_gone() -> None:
     what = survey(chain(1))
     what = evolve(what, files=(*what.files, fb.FoundFile(file, 1)))
     assert judge(what).leftovers == ((file, "no point names it: left by a killed run"),)
+    xml = evolve(survey(chain(1)), files=(fb.FoundFile(f"{point_id(9)}.xml", 1),))
+    ((_, why),) = judge(xml).leftovers
+    assert why.startswith("no point names it: the manifest of its point is gone")
     lost = evolve(what, history=evolve(what.history, orphans=frozenset({file})))
     ((_, why),) = judge(lost).leftovers
     assert why.startswith("the manifest of its point may be gone")

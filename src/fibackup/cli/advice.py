@@ -65,11 +65,21 @@ def next_command(error: fb.FibackupError, arguments: argparse.Namespace) -> str:
         cause = error.__cause__
         if isinstance(cause, _curable(arguments.verb)):
             return next_command(cause, arguments)
-        return reaching(error.next_command, arguments)
+        return reaching(_with_wishes(error.next_command, arguments), arguments)
     for kind in type(error).__mro__:
         if kind.__name__ in _NEXT:
             return reaching(_NEXT[kind.__name__](error, arguments), arguments)
     return ""
+
+
+def _with_wishes(command: str, arguments: argparse.Namespace) -> str:
+    """Ask for what this run was asked for, where its verb is run again."""
+    wishes = getattr(arguments, "given", ())
+    again = arguments.verb in {"backup", "consolidate"}
+    if not (wishes and again and command.startswith(f"fibackup {arguments.verb} ")):
+        return command
+    head, _, domain = command.rpartition(" ")
+    return f"{head} {shlex.join(wishes)} {domain}"
 
 
 def _curable(verb: str) -> tuple[type[fb.FibackupError], ...]:

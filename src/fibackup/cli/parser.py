@@ -30,7 +30,7 @@ from fibackup.cli.options import common_options
 from fibackup.cli.say import ERROR, say
 from fibackup.cli.signals import Signals
 
-__all__ = ["VERBS", "Verb", "build_parser", "check_settings", "own_version", "verb_module"]
+__all__ = ["VERBS", "Verb", "build_parser", "check_settings", "given", "own_version", "verb_module"]
 
 VERBS: Mapping[str, str] = {
     "backup": "take a restore point of domains, running or not",
@@ -44,6 +44,12 @@ VERBS: Mapping[str, str] = {
     "doctor": "say what is wrong, or will be, and what helps",
 }
 """Name and help of each verb; ``fibackup.cli.verbs.<name>`` is its module."""
+
+_ELSEWHERE = frozenset(
+    {"all", "connect", "dry_run", "help", "jobs", "running", "store"}
+    | {"json", "json_lines", "no_progress", "quiet", "verbose"}
+)
+"""Options that say of which domains, where, and how it is shown."""
 
 _EPILOG = """\
 examples:
@@ -114,6 +120,7 @@ class _VerbParser(argparse.ArgumentParser):
         complete_settings(options, settings, found)
         if unknown and "_ARGCOMPLETE" not in os.environ:
             self.error(f"what is {' '.join(unknown)}?")
+        found.given = given(words, self._option_string_actions)
         return found, unknown
 
     def _refuse_unknown(self, words: Sequence[str]) -> None:
@@ -138,6 +145,30 @@ class _VerbParser(argparse.ArgumentParser):
             message += " (or FIBACKUP_STORE, or store in a configuration file)"
         say(f"{self.prog}: error: {message}\n{self.prog} --help has the options", ERROR)
         self.exit(USAGE)
+
+
+def given(words: Sequence[str], options: Mapping[str, argparse.Action]) -> tuple[str, ...]:
+    """
+    Return what a command line asks for: not of which domains, where, or how it is shown.
+
+    Args:
+        words: The command line.
+        options: Actions of the verb by their options.
+
+    Source:
+        docs/errors.md, `StepError`.
+    """
+    found: list[str] = []
+    rest = takewhile(lambda each: each != "--", words)
+    for word in rest:
+        name, glued, _ = word.partition("=")
+        action = options.get(name)
+        if action is None:
+            continue
+        value = () if action.nargs == 0 or glued else (next(rest, ""),)
+        if action.dest not in _ELSEWHERE:
+            found += (word, *value)
+    return tuple(found)
 
 
 class _Version(argparse.Action):

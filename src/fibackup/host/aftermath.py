@@ -9,7 +9,15 @@ from __future__ import annotations
 
 import shlex
 
-from fibackup.errors import AgentError, FibackupError, StoreError, VerifyError
+from fibackup.errors import (
+    AgentError,
+    FibackupError,
+    HostError,
+    ManifestError,
+    QemuImgError,
+    StoreError,
+    VerifyError,
+)
 from fibackup.host.api import Host
 from fibackup.model.snapshot import NewOverlay, Snapshot
 from fibackup.plan.steps import Plan
@@ -17,6 +25,7 @@ from fibackup.plan.verify_steps import VerifyContents
 
 __all__ = ["command_after", "state_after"]
 
+_OF_WHAT_IS_STORED = (HostError, ManifestError, QemuImgError, VerifyError)
 _KEEP = "delete neither these nor their backing files"
 
 
@@ -114,6 +123,8 @@ def command_after(plan: Plan, error: FibackupError, store_path: str) -> str:
         deep = any(isinstance(step, VerifyContents) for step in plan.steps)
         return f"fibackup verify --store {store} {plan.uuid}{' --deep' * deep} --skip-since 1d"
     if isinstance(error, VerifyError) and plan.verb == "prune":
+        return f"fibackup verify --store {store} {plan.uuid}"
+    if plan.verb == "restore" and isinstance(error, _OF_WHAT_IS_STORED):
         return f"fibackup verify --store {store} {plan.uuid}"
     if plan.verb in {"restore", "prune"} or isinstance(error, StoreError):
         return f"fibackup list --store {store}"

@@ -122,8 +122,10 @@ class Report(Drawable):
         if self.plan.verb == "prune":
             dropped = sum(not verdict.kept for verdict in self.plan.verdicts)
             kept = len(self.plan.verdicts) - dropped
-            freed, written = format_bytes(self.freed_bytes), format_bytes(self.copied_bytes)
-            lines.append(f"  kept {kept}, dropped {dropped}, freed {freed}, wrote {written}")
+            changed = format_bytes(abs(self.freed_bytes))
+            freed = f"freed {changed}" if self.freed_bytes >= 0 else f"takes {changed} more now"
+            written = format_bytes(self.copied_bytes)
+            lines.append(f"  kept {kept}, dropped {dropped}, {freed}, wrote {written}")
         if self.frozen_seconds:
             lines.append(f"  the guest was frozen for {format_seconds(self.frozen_seconds)}")
         lines.extend(

@@ -570,7 +570,9 @@ def _why_left(
         return f"{words}, and once two points of the disk have not, it goes"
     if file.name in orphans:
         return "the manifest of its point may be gone; nothing is pruned while it is there"
-    return "no point names it: left by a killed run"
+    if target:
+        return "no point names it: left by a killed run"
+    return "no point names it: the manifest of its point is gone, and nothing else needs it"
 
 
 def _going(survey: Survey, point: str | None) -> Iterator[str]:
