@@ -11,7 +11,7 @@ import fibackup as fb
 from fibackup.model import records
 from fibackup.model.verification import FaultKind
 from fibackup.plan.records import GONE, describe_damaged, record_faults, record_warnings
-from hypervisor.histories import STORE, UUID
+from hypervisor.histories import STORE, UUID, chain, image_name, point_id
 
 KINDS = {
     records.SEALS_FILE: FaultKind.SEALS,
@@ -35,6 +35,18 @@ def test_images_of_no_point_are_told_of_once() -> None:
     [words] = record_warnings(evolve(history, damaged_records=((records.SEALS_FILE, "cut"),)))
     assert words.endswith("of no point there is: vda/x.qcow2")
     assert list(record_warnings(evolve(history, lost=("20261120T040407Z",)))) == []
+
+
+@pytest.mark.parametrize(("lost", "above"), [(2, f"{point_id(3)} lies on it"), (1, " lie on it")])
+def test_points_that_lie_on_an_image_of_no_point_are_named(lost: int, above: str) -> None:
+    """Whoever moves it away must know what it carries."""
+    history = chain(3)
+    points = tuple(point for point in history.points if point.id != point_id(lost))
+    orphan = f"vda/{image_name(lost)}"
+    [words] = record_warnings(evolve(history, points=points, orphans=frozenset({orphan})))
+    assert above in words
+    assert "can be restored by hand alone" in words
+    assert words.count(point_id(3)) == 1
 
 
 @pytest.mark.parametrize("file", KINDS)
