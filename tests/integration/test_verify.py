@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import json
 import os
+import shlex
 import shutil
 import subprocess
 import sys
@@ -37,6 +38,7 @@ from fibackup.host.seals import seal_points
 from fibackup.parse.manifest import render_manifest
 from fibackup.parse.qcow2_header import parse_qcow2_header
 from hypervisor import differences
+from hypervisor.host import run
 from hypervisor.stores import CLUSTER, StoreMaker
 
 pytestmark = pytest.mark.libvirt
@@ -244,6 +246,27 @@ def test_people_are_told_the_file_and_the_points(copy: Copy) -> None:
     assert wrong.endswith(copy.named("found wrong what points need: {1}, {2}"))
     flip(copy.file("vda/{3}.qcow2"))
     assert "no point is whole" in run_cli("verify", "--store", copy.root).stderr
+
+
+def test_points_under_another_name_are_not_passed_over_in_silence(copy: Copy) -> None:
+    """Nothing reads them: a timer that verifies must not stay green; the advice is the cure."""
+    (home,) = copy.root.glob("web1-*")
+    home.rename(copy.root / "foo bar")
+    listed = run_cli("list", "--store", copy.root)
+    assert (listed.returncode, listed.stdout) == (0, "no points\n")
+    assert f"{copy.root}/foo bar: it holds points that are not listed" in listed.stderr
+    done = run_cli("verify", "--store", copy.root)
+    assert done.returncode == 12
+    assert "nothing reads them" in done.stderr
+    assert "no fibackup writes such a file" not in done.stderr
+    (result,) = copy.verify(code=12)["results"]
+    assert (result["ok"], result["error"]["exit_code"]) == (False, 12)
+    run(*shlex.split(result["error"]["next_command"]))
+    copy.verify("--strict", code=0)
+    shutil.copytree(home, copy.root / "foo")
+    (result, another) = copy.verify(code=12)["results"]
+    assert (result["ok"], another["ok"]) == (True, False)
+    assert another["error"]["next_command"].startswith("move it out of the store")
 
 
 def test_what_lies_about_is_told_and_is_no_fault(copy: Copy) -> None:

@@ -21,7 +21,6 @@ from __future__ import annotations
 import fcntl
 import logging
 import os
-import re
 import time
 from collections.abc import Callable, Container, Generator
 from contextlib import ExitStack, contextmanager, suppress
@@ -81,7 +80,7 @@ from fibackup.host.restored import (
     write_restored,
 )
 from fibackup.host.seals import MANIFEST_SUFFIX
-from fibackup.host.store_file import STORE_FILE, uuid_of
+from fibackup.host.store_file import STORE_FILE, directory_name, uuid_of
 from fibackup.host.store_files import directories_in, exists, list_directory, read_text
 from fibackup.host.store_reader import (
     BESIDE_A_STORE,
@@ -129,7 +128,6 @@ _UNNAMED = f".{STORE_FILE}{TEMP_SUFFIX}"
 _BEFORE_A_STORE = BESIDE_A_STORE | {COMPRESS_FILE, _UNNAMED}
 
 _log = logging.getLogger("fibackup.store")
-_NOT_SLUG = re.compile(r"[^A-Za-z0-9_.-]+")
 
 
 class Store(StoreReader):
@@ -385,7 +383,7 @@ class Store(StoreReader):
                         raise StoreError(reason=describe_copies(directories), path=str(self.path))
                     directory = directories[0] if directories else None
                     if directory is None:
-                        directory = _directory_name(uuid, name)
+                        directory = directory_name(uuid, name)
                         with suppress(FileNotFoundError):  # see `_lock`
                             make_directory(directory, self._fd)
                 found = self._lock(directory, held)
@@ -717,11 +715,6 @@ def _wait_for_another(fd: int) -> None:
             forget_temporary(STORE_FILE, fd)
             return
         time.sleep(_POLL_SECONDS)
-
-
-def _directory_name(uuid: str, name: str) -> str:
-    slug = _NOT_SLUG.sub("_", name).lstrip(".-")[:40]
-    return f"{slug}-{uuid}" if slug else uuid
 
 
 def _not_noted(step: CreateLinked, error: OSError | FibackupError) -> str:

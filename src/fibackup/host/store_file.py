@@ -10,6 +10,7 @@ Read ``fibackup-store.json``; when it is lost, tell from the points what belongs
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
 from contextlib import suppress
 from pathlib import PurePosixPath
@@ -21,10 +22,12 @@ from fibackup.model.checks import UUID_PATTERN
 from fibackup.model.point import RestorePoint
 from fibackup.parse.manifest import parse_manifest, parse_store_file, render_store_file
 
-__all__ = ["STORE_FILE", "read_store_file", "uuid_of"]
+__all__ = ["STORE_FILE", "directory_name", "misnamed", "read_store_file", "uuid_of"]
 
 STORE_FILE = "fibackup-store.json"
 """Name of the file that makes a directory a store."""
+
+_NOT_SLUG = re.compile(r"[^A-Za-z0-9_.-]+")
 
 
 def read_store_file(fd: int, path: PurePosixPath) -> str:
@@ -131,3 +134,41 @@ def uuid_of(name: str) -> str | None:
     """
     uuid = name[-36:]
     return uuid if UUID_PATTERN.fullmatch(uuid) and name[-37:-36] in {"", "-"} else None
+
+
+def directory_name(uuid: str, name: str) -> str:
+    """
+    Return how a domain's directory is named.
+
+    Args:
+        uuid: The domain.
+        name: Its name.
+
+    Source:
+        docs/store-format.md, "Directories".
+    """
+    slug = _NOT_SLUG.sub("_", name).lstrip(".-")[:40]
+    return f"{slug}-{uuid}" if slug else uuid
+
+
+def misnamed(fd: int) -> dict[str, str]:
+    """
+    Return directories that hold points, and whose names do not say of which domain.
+
+    Args:
+        fd: The directory of a store.
+
+    Returns:
+        The name that each should have; empty when there is a directory of that domain as well.
+
+    Source:
+        docs/store-format.md, "Directories".
+    """
+    found: dict[str, str] = {}
+    names = sorted(directories_in(fd))
+    known = {uuid_of(name) for name in names}
+    for name in names:
+        point = _end(name, fd) if uuid_of(name) is None else None
+        if point is not None:
+            found[name] = "" if point.uuid in known else directory_name(point.uuid, point.domain)
+    return found

@@ -28,7 +28,7 @@ from fibackup.host.history import read_history
 from fibackup.host.lock import look_at_lock
 from fibackup.host.manifests import Manifests
 from fibackup.host.record import sound_record
-from fibackup.host.store_file import STORE_FILE, read_store_file, uuid_of
+from fibackup.host.store_file import STORE_FILE, misnamed, read_store_file, uuid_of
 from fibackup.host.store_files import directories_in, exists, is_manifest, list_directory
 from fibackup.host.survey import list_files, survey_faults
 from fibackup.model.point import History
@@ -268,6 +268,19 @@ class StoreReader(Drawable):
             )
             inside = directories_in(self._fd)
             return tuple(name for name in names if uuid_of(name) is None or name not in inside)
+
+    def misnamed(self) -> dict[str, str]:
+        """
+        Return directories that hold points, and whose names do not say of which domain.
+
+        Returns:
+            The name that each should have; empty when there is a directory of that domain as well.
+
+        Source:
+            docs/store-format.md, "Directories".
+        """
+        with os_errors(str(self.path)):
+            return misnamed(self._fd)
 
     # --- directories ----------------------------------------------------------------------------
 

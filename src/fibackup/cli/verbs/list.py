@@ -89,8 +89,12 @@ def _uncollected() -> Generator[None]:
 def _list(arguments: argparse.Namespace) -> int:
     with fb.StoreReader.open(arguments.store) as store:
         histories, unread = _histories(arguments, store)
+        misnamed = store.misnamed() if arguments.domain is None and not arguments.quiet else {}
         listed = [fb.list_points(each, _record(store, each.uuid, unread)) for each in histories]
     failures = [Failure(error, arguments, uuid=uuid) for uuid, error in sorted(unread.items())]
+    for name in misnamed:
+        place = fb.printable(f"{arguments.store}/{name}")
+        warn(f"{place}: it holds points that are not listed; fibackup verify tells more")
     _warn(arguments, histories)
     for failure in failures:
         complain(failure)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import re
+import shlex
 from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
 
@@ -145,13 +146,17 @@ def run(arguments: argparse.Namespace, signals: Signals) -> int:
 
     with fb.Store.open(arguments.store) as store:
         strangers = store.strangers() if arguments.domain is None else ()
+        misnamed = store.misnamed() if strangers else {}
         uuids = _domains(store, arguments.domain, tell)
         if arguments.point is not None and len(uuids) != 1:
             say("fibackup verify: with --point, name the domain", ERROR)
             return USAGE
         results = [_verify(arguments, store, uuid, signals) for uuid in uuids]
     for name in strangers:
-        warn(f"{store.path}/{name}: no fibackup writes such a file")
+        if name in misnamed:
+            results.append(_misnamed(arguments, store, name, misnamed[name]))
+        else:
+            warn(f"{store.path}/{name}: no fibackup writes such a file")
     if arguments.json and not arguments.json_lines:
         print_json(
             arguments,
@@ -168,6 +173,23 @@ def run(arguments: argparse.Namespace, signals: Signals) -> int:
 
 _Result = tuple[dict[str, object], int, bool]
 """A domain's result, its exit code, and whether there was a warning."""
+
+
+def _misnamed(arguments: argparse.Namespace, store: fb.Store, name: str, right: str) -> _Result:
+    """Tell of points that nothing reads, because nothing knows of which domain they are."""
+    place = f"{store.path}/{name}"
+    reason = "it holds points, and its name does not say of which domain: nothing reads them"
+    failure = Failure(fb.VerifyError(reason=reason, path=place), arguments)
+    failure.next_command = (
+        f"mv {shlex.quote(place)} {shlex.quote(f'{store.path}/{right}')}"
+        if right
+        else "move it out of the store: there is a directory of that domain"
+    )
+    with aside(arguments):
+        complain(failure)
+    if arguments.json_lines:
+        print_line("result", failure.document())
+    return failure.document(), failure.code, False
 
 
 def _verify(arguments: argparse.Namespace, store: fb.Store, uuid: str, signals: Signals) -> _Result:
