@@ -258,6 +258,19 @@ def test_a_full_on_request_is_a_full() -> None:
     assert (decision.kind, decision.reason) == (DiskKind.FULL, "a full was asked for")
 
 
+def test_nothing_new_is_laid_on_a_point_that_is_going() -> None:
+    """A killed prune was taking it away: what writes next does that before it copies anything."""
+    world = World()
+    second = world.backup()
+    history = evolve(world.history(), going=frozenset({second.point}))
+    parent = world.verdict(history=history)
+    assert isinstance(parent, Parent)
+    assert (parent.point.id, len(parent.new_layers)) == (world.first.point, 2)
+    assert parent.doubt == f"a prune takes point {second.point} away"
+    both = evolve(history, going=frozenset({world.first.point, second.point}))
+    assert world.verdict(history=both) == f"a prune takes point {second.point} away"
+
+
 def test_nothing_new_is_laid_on_an_image_that_was_found_wrong() -> None:
     """An older point that does not need it is the parent; without one, a full begins anew."""
     world = World()

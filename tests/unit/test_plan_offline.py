@@ -170,6 +170,19 @@ def test_an_overlay_that_was_written_is_an_increment_on_its_parent() -> None:
     world.restores()
 
 
+def test_a_point_that_is_going_is_not_named_as_the_same() -> None:
+    """A killed prune was taking it away; an older one with the same images will do."""
+    world = World()
+    first, second = world.backup(), world.backup(BackupPolicy(full=True))
+    history = evolve(world.store.read_history(world.uuid), going=frozenset({second.id}))
+    domain = world.host.read_domain("web1")
+    plan = plan_backup(domain, history, now=world.host.now)
+    assert [decision.parent for decision in plan.decisions] == [first.id, first.id]
+    history = evolve(history, going=frozenset({first.id, second.id}))
+    plan = plan_backup(domain, history, now=world.host.now)
+    assert {decision.kind for decision in plan.decisions} == {DiskKind.FULL}
+
+
 def test_back_on_line_there_is_no_needless_full() -> None:
     """The next point of the running domain is an increment beside those that were taken off."""
     world = World()

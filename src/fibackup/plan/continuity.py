@@ -9,6 +9,7 @@ Three witnesses must agree::
 
 The topmost overlay for which they agree is the parent; all layers from it upwards are new. When
 they agree for none, the disk gets a full, and the sentence that says why goes into the point.
+A point that a prune takes away is none: whoever writes next finishes that before it copies.
 
 Device numbers and libvirt's image indexes take no part: both change with every restart.
 """
@@ -120,6 +121,8 @@ def _witnesses(
     disk = next((d for d in point.disks if d.target == chain.target), None) if point else None
     if point is None or disk is None:
         return f"the store does not have point {overlay.point} of this disk"
+    if point.id in history.going:
+        return f"a prune takes point {point.id} away"
     changed = _changed_below(chain.images[depth + 1 :], overlay, ledger)
     if changed is not None:
         return changed

@@ -141,9 +141,12 @@ def _unchanged_since(
     """
     Return the newest point whose images of the disk were copied from *layers* as they are now.
 
-    What lies under the layers is proven already, or there is nothing under them.
+    What lies under the layers is proven already, or there is nothing under them. A point that a
+    prune takes away is passed over.
     """
     for point in reversed(history.points):
+        if point.id in history.going:
+            continue
         for disk in point.disks:
             if disk.target == target and disk.parent == on and _copied_from(disk, layers):
                 return None if history.damage(point.id, target) else point
