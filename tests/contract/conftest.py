@@ -275,12 +275,14 @@ class Points:
         self._world = world
         self.clock_is_back = timedelta()
 
-    def plan(self, *, content_hash: bool = False, full: bool = False) -> Plan:
-        """Plan the next point."""
+    def plan(
+        self, *, content_hash: bool = False, full: bool = False, disks: tuple[str, ...] = ()
+    ) -> Plan:
+        """Plan the next point, of some disks or of all."""
         world = self._world
         history = world.store.read_history(world.uuid)
         domain = world.host.read_domain(world.uuid)
-        policy = BackupPolicy(allow_paused=True, content_hash=content_hash, full=full)
+        policy = BackupPolicy(allow_paused=True, content_hash=content_hash, full=full, disks=disks)
         now = datetime.now(UTC) - self.clock_is_back
         return plan_backup(domain, history, now=now, policy=policy)
 

@@ -216,3 +216,19 @@ def test_what_a_process_has_opened_meanwhile_is_not_taken_away(
             Executor(None, world.store).run(late)
         assert isinstance(caught.value.__cause__, DomainBusyError)
     assert world.restore_content(ids[3], "vda") == had[ids[3]]
+
+
+def test_a_backup_whose_parent_was_pruned_since_the_plan_is_stale(
+    world: World, points: Points
+) -> None:
+    """The newest point is the same, but has not the disk; nothing is touched."""
+    take(world, points, 1)
+    Executor(world.host, world.store).run(points.plan(disks=("vdb",)))
+    late, before = points.plan(), world.host.read_domain(world.uuid)
+    assert late.decisions[0].parent == world.store.read_history(world.uuid).points[0].id
+    prune(world, RetentionPolicy(keep_last=1))
+    with pytest.raises(StalePlanError, match=r"does not have point .* of disk vda any more"):
+        Executor(world.host, world.store).run(late)
+    assert world.host.read_domain(world.uuid) == before
+    assert len(world.store.read_history(world.uuid).points) == 1
+    take(world, points, 1)

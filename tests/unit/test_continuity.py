@@ -8,9 +8,9 @@ from fibackup.model.point import DiskKind, History
 from fibackup.model.tree import ImageTree
 from fibackup.model.verification import CheckedContent, CheckedFile, VerificationRecord
 from fibackup.plan.backup import plan_backup
-from fibackup.plan.continuity import Parent, find_parent
+from fibackup.plan.continuity import Parent, find_parent, parent_gone
 from fibackup.plan.policy import BackupPolicy
-from fibackup.plan.steps import Plan
+from fibackup.plan.steps import Plan, PublishPoint
 from fibackup.plan.verdict import found_wrong
 from fibackup.testing import CLUSTER_BYTES, FakeHost, FakeStore
 
@@ -269,6 +269,44 @@ def test_nothing_new_is_laid_on_a_point_that_is_going() -> None:
     assert parent.doubt == f"a prune takes point {second.point} away"
     both = evolve(history, going=frozenset({world.first.point, second.point}))
     assert world.verdict(history=both) == f"a prune takes point {second.point} away"
+
+
+def test_a_plan_whose_parent_is_not_what_it_was_does_not_run() -> None:
+    """Under the lock it is gone, going, or damaged, or has not the disk, or another image of it."""
+    world = World()
+    plan, history = world.plan(), world.history()
+    (point,) = history.points
+    (disk,) = point.disks
+    file, name = f"vda/{disk.images[0].name}", f"{point.id}-9.qcow2"
+    other = evolve(disk, images=(evolve(disk.images[0], name=name),))
+    gone = f"the store does not have point {point.id} of disk vda any more"
+    assert parent_gone(plan, history) is None
+    assert parent_gone(world.plan(full=True), evolve(history, points=())) is None
+    for found, reason in (
+        (evolve(history, points=()), gone),
+        (evolve(history, points=(evolve(point, disks=(evolve(disk, target="vdb"),)),)), gone),
+        (evolve(history, going=frozenset({point.id})), f"a prune takes point {point.id} away"),
+        (evolve(history, damaged=frozenset({file})), f"the store's image {file} is missing, has"),
+        (
+            evolve(history, points=(evolve(point, disks=(other,)),)),
+            f"point {point.id} has another image of disk vda than when it was planned",
+        ),
+    ):
+        assert str(parent_gone(plan, found)).startswith(reason)
+
+
+def test_an_image_that_an_earlier_run_has_stored_lies_on_the_parent_too() -> None:
+    """What is taken over was laid on it, so nothing is copied that would tell."""
+    world = World()
+    left, stored = world.plan(), world.history()
+    (copy,) = left.copies
+    image = evolve(
+        stored.points[0].disks[0].images[0], name=copy.name, backing=f"{world.first.point}-9.qcow2"
+    )
+    (publish,) = (step for step in left.steps if isinstance(step, PublishPoint))
+    disk = evolve(publish.disks[0], adopted=(image,))
+    plan = evolve(left, steps=(evolve(publish, disks=(disk,)),))
+    assert "has another image" in str(parent_gone(plan, stored))
 
 
 def test_nothing_new_is_laid_on_an_image_that_was_found_wrong() -> None:

@@ -66,6 +66,7 @@ from fibackup.model.point import (
 from fibackup.model.snapshot import NewOverlay, Snapshot
 from fibackup.parse.domain_xml import domain_facts, domain_root, has_passwords
 from fibackup.plan.backup import DEEP_CHAIN
+from fibackup.plan.continuity import parent_gone
 from fibackup.plan.prune_steps import DropPoints, MergeImages
 from fibackup.plan.report import Report, StepOutcome
 from fibackup.plan.requirements import check_depth
@@ -343,6 +344,9 @@ class _Run:
                 if tuple(point.id for point in history.points) != self._plan.expects.points:
                     raise self._stale("the store has other points than when the plan was made")
                 return
+            fault = parent_gone(self._plan, history)
+            if fault is not None:
+                raise self._stale(fault)
             if any(copy.compress for copy in self._plan.copies):
                 self._store.require_compression()
             self._check_domain()

@@ -26,8 +26,9 @@ from fibackup.model.chain import BackingChain, Image
 from fibackup.model.ledger import Ledger, Overlay
 from fibackup.model.point import History, PointDisk, RestorePoint, StoredImage
 from fibackup.plan.records import damage_warnings
+from fibackup.plan.steps import Plan, PlannedDisk, PublishPoint
 
-__all__ = ["Parent", "find_parent", "losses", "stale_overlays"]
+__all__ = ["Parent", "find_parent", "losses", "parent_gone", "stale_overlays"]
 
 
 @frozen
@@ -86,6 +87,45 @@ def find_parent(chain: BackingChain, ledger: Ledger, history: History) -> Parent
             return "the disk has no overlay yet that tells what was written since its last point"
         return "the ledger knows no overlay of the chain: the disk was replaced or consolidated"
     return "the first point of this disk in this store"
+
+
+def parent_gone(plan: Plan, history: History) -> str | None:
+    """
+    Say which disk of a planned point would lie on what the store does not have any more.
+
+    Args:
+        plan: The plan of a backup or a recovery.
+        history: What the store holds now, read under the lock under which the plan is to run.
+
+    Returns:
+        The reason not to run it, or None.
+
+    Source:
+        docs/store-format.md, "Writing order": a point names nothing that is not there.
+    """
+    backings = {(copy.target, copy.name): copy.backing for copy in plan.copies}
+    for step in plan.steps:
+        for disk in step.disks if isinstance(step, PublishPoint) else ():
+            adopted = {(disk.target, image.name): image.backing for image in disk.adopted}
+            lowest = (disk.target, disk.images[-1]) if disk.images else None
+            backing = (backings | adopted).get(lowest) if lowest is not None else None
+            fault = _parent_fault(disk, backing, history) if disk.parent is not None else None
+            if fault is not None:
+                return fault
+    return None
+
+
+def _parent_fault(disk: PlannedDisk, backing: str | None, history: History) -> str | None:
+    """Say why a disk cannot lie on its parent, and on *backing* there; None: no image is new."""
+    point = history.find(disk.parent or "")
+    if point is None or all(each.target != disk.target for each in point.disks):
+        return f"the store does not have point {disk.parent} of disk {disk.target} any more"
+    if point.id in history.going:
+        return f"a prune takes point {point.id} away"
+    damage = _damage(history, point.id, disk.target)
+    if damage is None and backing not in {None, history.top(point.id, disk.target).name}:
+        return f"point {point.id} has another image of disk {disk.target} than when it was planned"
+    return damage
 
 
 def stale_overlays(chain: BackingChain, ledger: Ledger) -> frozenset[PurePosixPath]:
