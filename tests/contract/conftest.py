@@ -85,6 +85,10 @@ class World(Protocol):
         """Flip a bit in a stored image of a disk, the newest by default."""
         ...
 
+    def lose(self, file: str) -> None:
+        """Lose a file of the domain in the store, such as ``"vda/20261124T040407Z.qcow2"``."""
+        ...
+
     def open_images(self, *files: str) -> AbstractContextManager[None]:
         """Have stored images open, as a domain on a linked disk has."""
         ...
@@ -148,6 +152,14 @@ class FakeWorld:
         """Flip a bit in the newest stored image of a disk."""
         name = name or _newest(self.store.read_history(self.uuid), target)
         self.store.damage(self.uuid, target, name)
+
+    def lose(self, file: str) -> None:
+        """Lose an image or a manifest."""
+        target, _, name = file.rpartition("/")
+        if target:
+            self.store.lose(self.uuid, target, name)
+        else:
+            self.store.lose_manifest(self.uuid, name.removesuffix(".json"))
 
     @contextmanager
     def open_images(self, *files: str) -> Iterator[None]:
@@ -254,6 +266,11 @@ class RealWorld:
         data = bytearray(image.read_bytes())
         data[-1] ^= 1
         image.write_bytes(data)
+
+    def lose(self, file: str) -> None:
+        """Remove it."""
+        [path] = Path(self.store.path).glob(f"*/{file}")
+        path.unlink()
 
     @contextmanager
     def open_images(self, *files: str) -> Iterator[None]:

@@ -53,6 +53,21 @@ class FailsOnce:
         raise StoreError(reason="it failed, as it should")
 
 
+class LosesOnce:
+    """The store of a world that loses a file right before a point is published."""
+
+    def __init__(self, world: World, file: str) -> None:
+        """Stand before the store."""
+        self._world = world
+        self._file = file
+
+    def __getattr__(self, name: str) -> object:
+        """Return the store's own."""
+        if name == "publish":
+            self._world.lose(self._file)
+        return cast("object", getattr(self._world.store, name))
+
+
 def chain(world: World, target: str = "vda") -> BackingChain:
     """Return the live chain of a disk."""
     found = world.host.read_domain(world.uuid).disk(target).chain
@@ -196,6 +211,27 @@ def test_a_point_is_published_once(world: World, points: Points) -> None:
     with world.store.locked(world.uuid, "contract", exclusive=True), pytest.raises(StoreError):
         world.store.publish(point)
     assert world.store.read_history(world.uuid).points == (point,)
+
+
+@pytest.mark.parametrize("lost", ["{0}.json", "vda/{0}.qcow2"])
+@pytest.mark.parametrize("running", [True, False])
+def test_a_point_is_published_only_on_what_is_there(
+    world: World, points: Points, lost: str, *, running: bool
+) -> None:
+    """What it lies on went while it was copied; of a domain that is off it is the same image."""
+    points.take()
+    if not running:
+        world.shut_off()
+        points.take()
+    history = world.store.read_history(world.uuid)
+    file = lost.format(history.points[-1].id)
+    store = LosesOnce(world, file)
+    with pytest.raises(StepError, match="would lie on what is not there") as caught:
+        Executor(world.host, cast("PointStore", store)).run(points.plan())
+    assert isinstance(caught.value.__cause__, StoreError)
+    assert len(world.store.read_history(world.uuid).points) == len(history.points) - (
+        "json" in lost
+    )
 
 
 def test_a_file_of_the_store_is_written_once(world: World, points: Points) -> None:

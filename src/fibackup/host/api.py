@@ -914,7 +914,8 @@ class PointStore(Protocol):
             point: The point; everything that it names is durable.
 
         Raises:
-            StoreError: A file that it names is missing, or the manifest exists.
+            StoreError: A file that it names is missing, an image lies on one that no point has or
+                that is gone, or the manifest exists.
 
         Source:
             docs/store-format.md, "Writing order".

@@ -43,8 +43,9 @@ from fibackup.host.store_files import (
     list_directory,
     read_text,
 )
-from fibackup.model.point import Receipt, RestorePoint, is_point_id
+from fibackup.model.point import DiskKind, Receipt, RestorePoint, is_point_id
 from fibackup.parse.manifest import parse_manifest, parse_receipt, render_manifest
+from fibackup.plan.continuity import refuse_unfounded
 from fibackup.plan.layers import outlived
 
 __all__ = ["publish_point", "sweep"]
@@ -63,12 +64,14 @@ def publish_point(point: RestorePoint, fd: int, path: PurePosixPath) -> None:
 
     Raises:
         DestinationExistsError: The manifest exists.
-        StoreError: A file is not there, or not of its size, or its receipt says otherwise. No
-            file of this point has got its name.
+        StoreError: A file is not there, or not of its size, or its receipt says otherwise; or an
+            image lies on one that no point names, or that is gone. No file of this point has got
+            its name.
     """
     name = point.id + MANIFEST_SUFFIX
     if not exists(name, fd):
         _check_receipts(point, fd, path)
+        _check_parents(point, fd)
     named: list[str] = []
     with temporary_file(name, fd) as temp:
         write_all(temp, render_manifest(point).encode())
@@ -139,6 +142,13 @@ def _check_receipts(point: RestorePoint, fd: int, path: PurePosixPath) -> None:
                         reason=f"point {point.id} and its receipt differ on {image.name}",
                         path=where,
                     )
+
+
+def _check_parents(point: RestorePoint, fd: int) -> None:
+    """Refuse a point that lies on what no point has, or what is gone."""
+    if point.kind is DiskKind.INCREMENT:
+        published = read_manifests(fd, list_directory(fd), store=point.store, uuid=point.uuid)
+        refuse_unfounded(point, published.points, lambda file: exists(file, fd))
 
 
 def sweep(fd: int, path: str, *, store: str, uuid: str, done: bool = False) -> None:

@@ -16,19 +16,19 @@ Device numbers and libvirt's image indexes take no part: both change with every 
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import PurePosixPath
 
 from attrs import frozen
 
-from fibackup.errors import ManifestError
+from fibackup.errors import ManifestError, StoreError
 from fibackup.model.chain import BackingChain, Image
 from fibackup.model.ledger import Ledger, Overlay
 from fibackup.model.point import History, PointDisk, RestorePoint, StoredImage
 from fibackup.plan.records import damage_warnings
 from fibackup.plan.steps import Plan, PlannedDisk, PublishPoint
 
-__all__ = ["Parent", "find_parent", "losses", "parent_gone", "stale_overlays"]
+__all__ = ["Parent", "find_parent", "losses", "parent_gone", "refuse_unfounded", "stale_overlays"]
 
 
 @frozen
@@ -126,6 +126,49 @@ def _parent_fault(disk: PlannedDisk, backing: str | None, history: History) -> s
     if damage is None and backing not in {None, history.top(point.id, disk.target).name}:
         return f"point {point.id} has another image of disk {disk.target} than when it was planned"
     return damage
+
+
+def refuse_unfounded(
+    point: RestorePoint, points: Sequence[RestorePoint], is_there: Callable[[str], bool]
+) -> None:
+    """
+    Refuse a point that lies on an image that no point has, or that is gone.
+
+    Args:
+        point: A point that is about to be published.
+        points: Those that are, by sequence.
+        is_there: Whether the store has a file, such as ``"vda/20261124T040407Z.qcow2"``.
+
+    Raises:
+        StoreError: It does.
+
+    Source:
+        docs/store-format.md, "Receipts".
+    """
+    history = History(point.store, PurePosixPath(), point.uuid, tuple(points))
+    named = {image for each in points for image in _images(each)}
+    for disk in point.disks:
+        if disk.parent is None:
+            continue
+        try:
+            backing = disk.images[-1].backing if disk.images else None
+            name = backing or history.top(disk.parent, disk.target).name
+            file = f"{disk.target}/{name}"
+            fault = "" if is_there(file) else f"{file} is gone"
+            fault = fault if file in named else f"no point names {file}"
+        except StoreError as error:
+            fault = error.reason
+        if fault:
+            raise StoreError(
+                domain=point.domain,
+                target=disk.target,
+                reason=f"point {point.id} would lie on what is not there: {fault}",
+            )
+
+
+def _images(point: RestorePoint) -> Iterator[str]:
+    for disk in point.disks:
+        yield from (f"{disk.target}/{image.name}" for image in disk.images)
 
 
 def stale_overlays(chain: BackingChain, ledger: Ledger) -> frozenset[PurePosixPath]:

@@ -40,6 +40,7 @@ from fibackup.model.verification import (
     VerificationRecord,
 )
 from fibackup.parse.manifest import parse_manifest, render_manifest
+from fibackup.plan.continuity import refuse_unfounded
 from fibackup.plan.layers import outlived
 from fibackup.plan.prune_steps import MergeImages
 from fibackup.plan.removal import points_going
@@ -47,7 +48,6 @@ from fibackup.plan.steps import CopyImage
 from fibackup.plan.verdict import found_wrong
 from fibackup.plan.verify_steps import FileToVerify
 from fibackup.testing.images import CLUSTER_BYTES, Content, read_layers
-from fibackup.testing.law import law
 
 __all__ = ["KeptImage", "Shelf", "content_sha256", "copied", "sha256"]
 
@@ -152,10 +152,8 @@ class Shelf:
                 receipt = self.receipts.get((disk.target, image.name))
                 if receipt != Receipt(disk.target, image):
                     raise StoreError(reason="the receipt says otherwise", path=image.name)
-            if disk.images:
-                self.read(disk.target, disk.images[0].name)
-            else:
-                law(disk.parent in self.manifests, "a disk without an image has a parent")
+        there = {f"{target}/{name}" for target, name in self.images}
+        refuse_unfounded(point, self.points()[0], there.__contains__)
 
     def points(self) -> tuple[tuple[RestorePoint, ...], tuple[tuple[str, str], ...]]:
         """Return the points, and the manifests that cannot be read, with the reason."""
