@@ -93,6 +93,10 @@ class World(Protocol):
         """Have stored images open, as a domain on a linked disk has."""
         ...
 
+    def prune_dies(self, *, listed: bool = True) -> AbstractContextManager[None]:
+        """Let a prune die after its journal, its points *listed*; or before the first file goes."""
+        ...
+
 
 def _newest(history: History, target: str) -> str:
     return history.top(history.points[-1].id, target).name
@@ -167,6 +171,10 @@ class FakeWorld:
         self.store.open_images(self.uuid, *files)
         yield
         self.store.open_images(self.uuid)
+
+    def prune_dies(self, *, listed: bool = True) -> AbstractContextManager[None]:
+        """Let it die at a call of its own."""
+        return _dies(self.store, "_unpublish" if listed else "_delete")
 
 
 def _read(path: Path) -> Content:
@@ -281,6 +289,25 @@ class RealWorld:
             for file in files:
                 [path] = Path(self.store.path).glob(f"*/{file}")
                 hold_image_lock(held.enter_context(path.open("rb")).fileno(), file)
+            yield
+
+    def prune_dies(self, *, listed: bool = True) -> AbstractContextManager[None]:
+        """Let it die in the midst."""
+        from fibackup.host import prune
+
+        return _dies(prune, "_unpublish" if listed else "_delete")
+
+
+@contextmanager
+def _dies(where: object, name: str) -> Iterator[None]:
+    """Let what is done inside die when it calls a function."""
+
+    def die(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(where, name, die)
+        with pytest.raises(KeyboardInterrupt):
             yield
 
 

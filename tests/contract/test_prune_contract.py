@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Container
 from datetime import UTC, datetime, timedelta
 from pathlib import PurePosixPath
 from typing import TYPE_CHECKING
@@ -10,13 +11,14 @@ import pytest
 
 from fibackup.errors import (
     DomainBusyError,
+    LockedError,
     NoSuchPointError,
     StalePlanError,
     StepError,
     VerifyError,
 )
 from fibackup.host.executor import Executor
-from fibackup.model.point import DiskKind
+from fibackup.model.point import DiskKind, History
 from fibackup.plan.prune import plan_prune
 from fibackup.plan.prune_steps import MergeImages
 from fibackup.plan.report import Report
@@ -232,3 +234,67 @@ def test_a_backup_whose_parent_was_pruned_since_the_plan_is_stale(
     assert world.host.read_domain(world.uuid) == before
     assert len(world.store.read_history(world.uuid).points) == 1
     take(world, points, 1)
+
+
+def dying(world: World, points: Points, *, listed: bool = True) -> list[str]:
+    """Take two points that stand alone, and let a prune of the first one die."""
+    ids = list(take(world, points, 1))
+    Executor(world.host, world.store).run(points.plan(full=True))
+    with world.prune_dies(listed=listed):
+        prune(world, RetentionPolicy(keep_last=1))
+    return [*ids, world.store.read_history(world.uuid).points[-1].id]
+
+
+def write_next(world: World, spared: Callable[[History], Container[str]] | None = None) -> None:
+    """Hold the lock of a writer, which finishes what was left."""
+    more = {} if spared is None else {"spared": spared}
+    with world.store.locked(world.uuid, "contract", exclusive=True, **more):
+        pass
+
+
+def listed(world: World) -> list[str]:
+    """Return the points that the store lists."""
+    return [point.id for point in world.store.read_history(world.uuid).points]
+
+
+def test_the_next_writer_finishes_a_prune(world: World, points: Points) -> None:
+    """Its points go, and their files."""
+    ids = dying(world, points)
+    assert world.store.read_history(world.uuid).going == {ids[0]}
+    write_next(world)
+    history = world.store.read_history(world.uuid)
+    assert listed(world) == ids[1:]
+    assert not history.unclaimed | history.going
+
+
+def test_what_a_writer_spares_is_asked_under_its_lock(world: World, points: Points) -> None:
+    """By the history that is there then: what goes may not have been going before."""
+    ids = dying(world, points)
+    asked: list[History] = []
+
+    def spared(history: History) -> set[str]:
+        with pytest.raises(LockedError):
+            write_next(world)
+        asked.append(history)
+        return {ids[0]}
+
+    write_next(world, spared)
+    assert [history.going for history in asked] == [{ids[0]}]
+    assert listed(world) == ids
+    write_next(world)
+    assert listed(world) == ids
+
+
+def test_a_plan_takes_no_point_that_it_did_not_know(world: World, points: Points) -> None:
+    """Another prune was about to drop it, and died: the plan is stale, and the point stays."""
+    take(world, points, 2)
+    late = plan(world, RetentionPolicy(keep_last=1))
+    Executor(world.host, world.store).run(points.plan(full=True))
+    Executor(world.host, world.store).run(points.plan(full=True))
+    known = listed(world)
+    with world.prune_dies():
+        prune(world, RetentionPolicy(keep_last=1, protect=(known[0], known[1])))
+    assert world.store.read_history(world.uuid).going == {known[2]}
+    with pytest.raises(StalePlanError, match="other points"):
+        Executor(None, world.store).run(late)
+    assert listed(world) == known

@@ -11,9 +11,9 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Container, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import ExitStack
+from contextlib import AbstractContextManager, ExitStack
 from pathlib import Path, PurePosixPath
 
 import pytest
@@ -884,6 +884,40 @@ def test_points_that_a_rule_keeps_stay_while_a_reader_keeps_the_removal_waiting(
         assert ids(maker) == [*points[1:3], points[6]]
         check(maker, tmp_path / "out")
         nothing_is_left_over(maker.root, maker.uuid)
+
+
+def test_what_another_prune_was_taking_away_by_the_time_of_the_lock_is_spared(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It had written its journal, and died, after the history was read."""
+    with StoreMaker(tmp_path, start=PAST) as maker:
+        maker.point({"vda": {0: 1}})
+        maker.point({"vda": {0: 2}}, full=True)
+        first, last = ids(maker)
+        real = fb.Store.locked
+        died: list[bool] = []
+
+        def locked(
+            store: fb.Store,
+            uuid: str,
+            name: str,
+            *,
+            exclusive: bool,
+            spared: Callable[[fb.History], Container[str]],
+        ) -> AbstractContextManager[None]:
+            if not died:
+                died.append(True)
+                interrupt_drop(maker, monkeypatch, keep_last=1)
+            return real(store, uuid, name, exclusive=exclusive, spared=spared)
+
+        with monkeypatch.context() as patched:
+            patched.setattr(fb.Store, "locked", locked)
+            where = ("--store", str(maker.root))
+            assert main(["prune", *where, "--keep-last", "1", "--protect", first]) == 0
+        assert died
+        assert ids(maker) == [first, last]
+        assert main(["prune", *where, "--keep-last", "1"]) == 0
+        assert ids(maker) == [last]
 
 
 def test_a_prune_that_cannot_finish_ends_no_backup(

@@ -22,7 +22,7 @@ from hypothesis.strategies import SearchStrategy
 
 from fibackup.errors import FibackupError, PlanError
 from fibackup.host.executor import Executor
-from fibackup.model.point import DiskKind
+from fibackup.model.point import DiskKind, History
 from fibackup.plan.backup import plan_backup
 from fibackup.plan.consolidate import ConsolidationPolicy, plan_consolidation
 from fibackup.plan.policy import BackupPolicy, Quiesce
@@ -183,9 +183,12 @@ class World:
 
     def run_prune(self, policy: RetentionPolicy) -> None:
         """Finish what was left and is not to be kept now, plan, run."""
-        found = self.store.read_history(self.uuid)
-        kept = {v.point for v in choose_points(found, policy, now=self.host.now) if v.kept}
-        with self.store.locked(self.uuid, DOMAIN, exclusive=True, spared=kept):
+
+        def spared(found: History) -> set[str]:
+            return {v.point for v in choose_points(found, policy, now=self.host.now) if v.kept}
+
+        kept = spared(self.store.read_history(self.uuid))
+        with self.store.locked(self.uuid, DOMAIN, exclusive=True, spared=spared):
             history = self.store.read_history(self.uuid)
         plan = plan_prune(history, policy, now=self.host.now)
         assert Plan.from_json(plan.to_json()) == plan

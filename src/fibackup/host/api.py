@@ -12,7 +12,7 @@ holds the fakes and the real ones to the same promises.
 
 from __future__ import annotations
 
-from collections.abc import Container, Mapping
+from collections.abc import Callable, Container, Mapping
 from contextlib import AbstractContextManager
 from datetime import datetime
 from pathlib import PurePosixPath
@@ -27,6 +27,7 @@ from fibackup.model.point import FileRole, History, RestorePoint, StoredFile, St
 from fibackup.model.snapshot import Snapshot
 from fibackup.model.verification import ContentCheck, FileCheck, Survey, VerificationRecord
 from fibackup.plan.prune_steps import DropPoints, MergeImages
+from fibackup.plan.removal import spare_none
 from fibackup.plan.report import RestoredImage
 from fibackup.plan.steps import (
     CommitImages,
@@ -542,7 +543,12 @@ class PointStore(Protocol):
         ...
 
     def locked(
-        self, uuid: str, name: str, *, exclusive: bool, spared: Container[str] = ()
+        self,
+        uuid: str,
+        name: str,
+        *,
+        exclusive: bool,
+        spared: Callable[[History], Container[str]] = spare_none,
     ) -> AbstractContextManager[None]:
         """
         Hold the lock on a domain's part of the store.
@@ -551,8 +557,9 @@ class PointStore(Protocol):
             uuid: The domain's UUID.
             name: Its name, for the directory when that is new.
             exclusive: True to write (the directory is made when missing), False to read.
-            spared: Ids of points that stay, although a prune was interrupted while it took them
-                away: a writer finishes that first.
+            spared: Gives the ids of points that stay, although a prune was interrupted while it
+                took them away: a writer finishes that first. Asked under the lock, with what the
+                store holds then, and only when there is such a prune; when it raises, that waits.
 
         Returns:
             A context manager; the lock is held inside.

@@ -68,6 +68,7 @@ from fibackup.parse.domain_xml import domain_facts, domain_root, has_passwords
 from fibackup.plan.backup import DEEP_CHAIN
 from fibackup.plan.continuity import parent_gone
 from fibackup.plan.prune_steps import DropPoints, MergeImages
+from fibackup.plan.removal import all_but, spare_none
 from fibackup.plan.report import Report, StepOutcome
 from fibackup.plan.requirements import check_depth
 from fibackup.plan.steps import (
@@ -170,9 +171,10 @@ class Executor:
                 held.enter_context(self._host.locked(plan.uuid))
             if self._store is not None:
                 exclusive = plan.verb in {"backup", "recover", "prune"}
-                kept = frozenset(each.point for each in plan.verdicts if each.kept)
+                dropped = frozenset(each.point for each in plan.verdicts if not each.kept)
+                spared = all_but(dropped) if plan.verb == "prune" else spare_none
                 held.enter_context(
-                    self._store.locked(plan.uuid, plan.domain, exclusive=exclusive, spared=kept)
+                    self._store.locked(plan.uuid, plan.domain, exclusive=exclusive, spared=spared)
                 )
             return run.execute()
 

@@ -52,7 +52,7 @@ from fibackup.plan.records import GONE
 from fibackup.plan.removal import points_going
 from fibackup.plan.verdict import found_wrong
 
-__all__ = ["read_history", "read_points"]
+__all__ = ["read_history"]
 
 _READS = 3
 _T = TypeVar("_T")
@@ -77,7 +77,7 @@ def read_history(
     reads = 0
     while True:
         reads += 1
-        manifests, files = read_points(fd, store=store, uuid=uuid)
+        manifests, files = _read_points(fd, store=store, uuid=uuid)
         history = _history(fd, path, manifests, files, store, uuid, compress=compress)
         if not (history.damaged or history.orphans) or reads == _READS:
             return _with_found_wrong(history, fd), manifests
@@ -92,7 +92,7 @@ def _with_found_wrong(history: History, fd: int) -> History:
     return evolve(history, found_wrong=wrong, damaged_records=(*history.damaged_records, *damaged))
 
 
-def read_points(fd: int, *, store: str, uuid: str) -> tuple[Manifests, Mapping[str, bool]]:
+def _read_points(fd: int, *, store: str, uuid: str) -> tuple[Manifests, Mapping[str, bool]]:
     """
     Read the manifests; anew when a writer may have been in between.
 

@@ -17,7 +17,7 @@ from __future__ import annotations
 
 import logging
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Container, Sequence
 from contextlib import suppress
 
 from fibackup.errors import DomainBusyError, ManifestError
@@ -29,10 +29,10 @@ from fibackup.host.files import (
 )
 from fibackup.host.journals import read_removal
 from fibackup.host.linked import refuse_needed
-from fibackup.host.manifests import Manifests
 from fibackup.host.seals import MANIFEST_SUFFIX, seal_points, unseal_points
 from fibackup.host.store_files import PROTECTED_SUFFIX, exists
 from fibackup.model.journal import Removal
+from fibackup.model.point import History
 from fibackup.model.records import REMOVAL_FILE
 from fibackup.parse.manifest import render_manifest, render_removal
 from fibackup.plan.prune_steps import DropPoints
@@ -83,21 +83,30 @@ def _finish(removal: Removal, dir_fd: int) -> int:
     Returns:
         Bytes that the file system gets back.
     """
-    unseal_points(removal.points, dir_fd)
-    for point in reversed(removal.points):  # what lies on another goes before it
+    _unpublish(removal.points, dir_fd)
+    freed = _delete(removal.files, dir_fd)
+    _abandon(dir_fd)
+    seal_points("", dir_fd)
+    return freed
+
+
+def _unpublish(points: Sequence[str], dir_fd: int) -> None:
+    unseal_points(points, dir_fd)
+    for point in reversed(points):  # what lies on another goes before it
         _unlink(point + MANIFEST_SUFFIX, dir_fd)
     fsync_directory(dir_fd)
+
+
+def _delete(files: Sequence[str], dir_fd: int) -> int:
     freed = 0
     folders: dict[str, list[str]] = {}
-    for file in removal.files:
+    for file in files:
         folder, _, name = file.rpartition("/")
         folders.setdefault(folder, []).append(name)
     for folder, names in folders.items():
         with suppress(FileNotFoundError), open_directory(folder or ".", dir_fd) as fd:
             freed += sum(_unlink(name, fd, folder) for name in names)
             fsync_directory(fd)
-    _abandon(dir_fd)
-    seal_points("", dir_fd)
     return freed
 
 
@@ -119,7 +128,9 @@ def _unlink(name: str, dir_fd: int, folder: str = "") -> int:
     return found.st_blocks * _BLOCK_BYTES if found.st_nlink == 1 else 0
 
 
-def recover_removal(dir_fd: int, manifests: Manifests, spares: Callable[[str], bool]) -> None:
+def recover_removal(
+    dir_fd: int, history: History, spared: Callable[[History], Container[str]]
+) -> None:
     """
     Finish what a killed run has left; a journal that is damaged only goes.
 
@@ -129,8 +140,8 @@ def recover_removal(dir_fd: int, manifests: Manifests, spares: Callable[[str], b
 
     Args:
         dir_fd: The domain's directory, under both locks.
-        manifests: What is published.
-        spares: Whether the caller keeps the point with this id, besides those that have a file.
+        history: What the store holds, read under these locks.
+        spared: Which points the caller keeps, besides those that have a file.
     """
     try:
         removal = read_removal(dir_fd)
@@ -140,15 +151,15 @@ def recover_removal(dir_fd: int, manifests: Manifests, spares: Callable[[str], b
         return
     if removal is None:
         return
-    used = _is_used(removal, dir_fd)
+    used, kept = _is_used(removal, dir_fd), spared(history)
     protected = {
         point
         for point in removal.points
-        if used or spares(point) or exists(point + PROTECTED_SUFFIX, dir_fd)
+        if used or point in kept or exists(point + PROTECTED_SUFFIX, dir_fd)
     }
-    left = left_to_remove(removal, manifests.points, protected)
-    unknown = {file.removesuffix(MANIFEST_SUFFIX) for file, _ in manifests.unreadable}
-    if unknown.union(manifests.lost) <= set(left.points):
+    left = left_to_remove(removal, history.points, protected)
+    unknown = {file.removesuffix(MANIFEST_SUFFIX) for file, _ in history.unreadable}
+    if unknown.union(history.lost) <= set(left.points):
         _finish(left, dir_fd)
 
 

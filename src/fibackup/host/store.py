@@ -59,7 +59,6 @@ from fibackup.host.files import (
     write_unnamed,
 )
 from fibackup.host.flatten import flatten
-from fibackup.host.history import read_points
 from fibackup.host.linked import forget_independent, linked_files, note_linked
 from fibackup.host.lock import hold_store_lock
 from fibackup.host.manifests import manifests_naming, read_manifests
@@ -93,6 +92,7 @@ from fibackup.host.verify import verify_files
 from fibackup.host.verify_contents import verify_contents
 from fibackup.model.point import (
     FileRole,
+    History,
     RestorePoint,
     StoredFile,
     StoredImage,
@@ -105,6 +105,7 @@ from fibackup.parse.manifest import (
 )
 from fibackup.plan.prune_steps import DropPoints, MergeImages, misfit, shared, spoiled
 from fibackup.plan.records import describe_damaged
+from fibackup.plan.removal import all_but, spare_none
 from fibackup.plan.report import RestoredImage
 from fibackup.plan.steps import (
     CopyImage,
@@ -335,7 +336,12 @@ class Store(StoreReader):
 
     @contextmanager
     def locked(
-        self, uuid: str, name: str, *, exclusive: bool, spared: Container[str] = ()
+        self,
+        uuid: str,
+        name: str,
+        *,
+        exclusive: bool,
+        spared: Callable[[History], Container[str]] = spare_none,
     ) -> Generator[None]:
         """See `PointStore.locked`; a writer removes what a killed run left half-written."""
         if not exclusive:
@@ -345,7 +351,7 @@ class Store(StoreReader):
         with self._writing(uuid, name) as (fd, directory):
             sweep(fd, directory, store=self._uuid, uuid=uuid)
             # It needs the names of the temporary files that were swept.
-            self._finish(fd, uuid, spared.__contains__)
+            self._finish(fd, directory, uuid, spared)
             done = False
             try:
                 yield
@@ -419,7 +425,9 @@ class Store(StoreReader):
                 os.unlink(lock, dir_fd=fd)
         os.rmdir(directory, dir_fd=self._fd)
 
-    def _finish(self, fd: int, uuid: str, spares: Callable[[str], bool]) -> None:
+    def _finish(
+        self, fd: int, directory: str, uuid: str, spared: Callable[[History], Container[str]]
+    ) -> None:
         """
         Finish what a killed prune has left, unless somebody reads: then the next writer does.
 
@@ -428,17 +436,19 @@ class Store(StoreReader):
         if exists(REMOVAL_FILE, fd) or exists(MERGE_FILE, fd):
             try:
                 with self._no_readers(fd, 0.0):
-                    self._recover(fd, uuid, spares)
+                    self._recover(fd, directory, uuid, spared)
             except (FibackupError, OSError) as error:
                 _log.warning("what a prune has left is not finished: %s", error)
         if not exists(MERGE_FILE, fd):
             remove_waiting(fd)
 
-    def _recover(self, fd: int, uuid: str, spares: Callable[[str], bool]) -> None:
+    def _recover(
+        self, fd: int, directory: str, uuid: str, spared: Callable[[History], Container[str]]
+    ) -> None:
         """Finish a merge and a removal, which takes no point that the caller spares."""
         recover_merge(fd)
         if exists(REMOVAL_FILE, fd):
-            recover_removal(fd, read_points(fd, store=self._uuid, uuid=uuid)[0], spares)
+            recover_removal(fd, self._history(fd, directory, uuid)[0], spared)
 
     def drop(self, uuid: str, step: DropPoints) -> int:
         """See `PointStore.drop`."""
@@ -447,7 +457,7 @@ class Store(StoreReader):
             os_errors(f"{path}/{REMOVAL_FILE}"),
             self._no_readers(fd, step.wait_seconds),
         ):
-            self._recover(fd, uuid, lambda point: point not in step.points)
+            self._recover(fd, path.name, uuid, all_but(step.points))
             forget_independent(fd)
             fault = misfit(step, self._history(fd, path.name, uuid)[0])
             if fault is not None:
@@ -464,7 +474,7 @@ class Store(StoreReader):
         ):
             if exists(MERGE_FILE, fd) or exists(REMOVAL_FILE, fd):
                 with self._no_readers(fd, step.wait_seconds):
-                    self._recover(fd, uuid, lambda _: True)  # the plan drops none, or did before
+                    self._recover(fd, path.name, uuid, all_but(()))  # it dropped its own before
             point = self._point_to_merge(step, fd, path, uuid)
             self._refuse_found_wrong(step, fd, path, uuid)
             prepared = prepare(step, point, fd, path, on_event, cancel)

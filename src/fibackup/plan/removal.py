@@ -11,13 +11,43 @@ Judge a removal that was interrupted: what of it is still to be taken away.
 
 from __future__ import annotations
 
-from collections.abc import Container, Sequence
+from collections.abc import Callable, Container, Sequence
 
 from fibackup.model.journal import Removal
-from fibackup.model.point import RestorePoint
+from fibackup.model.point import History, RestorePoint
 from fibackup.plan.prune_steps import files_needed
 
-__all__ = ["left_to_remove", "points_going"]
+__all__ = ["all_but", "left_to_remove", "points_going", "spare_none"]
+
+
+def spare_none(_: History) -> frozenset[str]:
+    """
+    Spare no point: an interrupted removal is finished, as far as nothing else speaks against it.
+
+    Args:
+        _: What the store holds.
+
+    Source:
+        docs/store-format.md, "Journals".
+    """
+    return frozenset()
+
+
+def all_but(dropped: Container[str]) -> Callable[[History], frozenset[str]]:
+    """
+    Return what spares every point but some, also those of which a plan did not know.
+
+    Args:
+        dropped: Ids of points that a plan drops.
+
+    Source:
+        docs/store-format.md, "Journals".
+    """
+
+    def spared(history: History) -> frozenset[str]:
+        return frozenset(point.id for point in history.points if point.id not in dropped)
+
+    return spared
 
 
 def left_to_remove(

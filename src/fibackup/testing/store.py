@@ -12,7 +12,7 @@ Each call is counted with those of the host, so that `FakeHost.fail_at` breaks i
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Container, Generator
+from collections.abc import Callable, Container, Generator, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from pathlib import PurePosixPath
 
@@ -41,7 +41,7 @@ from fibackup.model.verification import (
 )
 from fibackup.parse.manifest import parse_manifest
 from fibackup.plan.prune_steps import DropPoints, MergeImages, misfit, shared, spoiled
-from fibackup.plan.removal import left_to_remove
+from fibackup.plan.removal import all_but, left_to_remove, spare_none
 from fibackup.plan.report import RestoredImage
 from fibackup.plan.steps import (
     CopyImage,
@@ -259,7 +259,9 @@ class FakeStore(Drawable):
     # --- the protocol ---------------------------------------------------------------------------
 
     @contextmanager
-    def _locked(self, uuid: str, spared: Container[str], *, exclusive: bool) -> Generator[None]:
+    def _locked(
+        self, uuid: str, spared: Callable[[History], Container[str]], *, exclusive: bool
+    ) -> Generator[None]:
         shelf = self._shelf(uuid)
         with self._host.call("locked"):
             if exclusive and shelf.written:
@@ -273,14 +275,19 @@ class FakeStore(Drawable):
         shelf.unnamed.clear()
         try:
             self._finish_merge(shelf)
-            self._finish_removal(shelf, spared)
+            self._finish_removal(uuid, spared)
             yield
             shelf.forget_outlived()
         finally:
             shelf.written = False
 
     def locked(
-        self, uuid: str, name: str, *, exclusive: bool, spared: Container[str] = ()
+        self,
+        uuid: str,
+        name: str,
+        *,
+        exclusive: bool,
+        spared: Callable[[History], Container[str]] = spare_none,
     ) -> AbstractContextManager[None]:
         """See `PointStore.locked`."""
         law(bool(name), "a domain without a name")
@@ -518,8 +525,7 @@ class FakeStore(Drawable):
         shelf = self._shelf(uuid)
         law(shelf.written, "points are dropped under the exclusive lock")
         self._finish_merge(shelf)
-        listed = {point.id for point in shelf.points()[0]}
-        self._finish_removal(shelf, listed.difference(step.points))
+        self._finish_removal(uuid, all_but(step.points))
         fault = misfit(step, self.read_history(uuid))
         if fault is not None:
             raise StalePlanError(reason=f"{fault}; plan again")
@@ -531,26 +537,37 @@ class FakeStore(Drawable):
             return 0
         with self._host.call("drop.intent"):
             shelf.removal = Removal(step.points, step.files)
-        return self._finish_removal(shelf, ())
+        return self._take_away(shelf, shelf.removal)
 
-    def _finish_removal(self, shelf: Shelf, spared: Container[str]) -> int:
-        freed, removal = 0, shelf.removal
-        if removal is None:
-            return 0
-        used = not shelf.used(self.restored).keys().isdisjoint(removal.files)
-        stay = removal.points if used else spared
-        removal = left_to_remove(removal, shelf.points()[0], stay)
-        for point in reversed(removal.points):  # what lies on another goes before it
+    def _finish_removal(self, uuid: str, spared: Callable[[History], Container[str]]) -> None:
+        shelf = self._shelf(uuid)
+        if shelf.removal is None:
+            return
+        history = shelf.history(self._uuid, self.path, uuid)
+        used = not shelf.used(self.restored).keys().isdisjoint(shelf.removal.files)
+        stay = shelf.removal.points if used else spared(history)
+        self._take_away(shelf, left_to_remove(shelf.removal, history.points, stay))
+
+    def _take_away(self, shelf: Shelf, removal: Removal) -> int:
+        self._unpublish(shelf, removal.points)
+        freed = self._delete(shelf, removal.files)
+        with self._host.call("drop.done"):
+            shelf.removal = None
+        return freed
+
+    def _unpublish(self, shelf: Shelf, points: Sequence[str]) -> None:
+        for point in reversed(points):  # what lies on another goes before it
             with self._host.call("drop.unpublish"):
                 shelf.manifests.pop(point, None)
                 shelf.seals.pop(point, None)
-        for file in removal.files:
+
+    def _delete(self, shelf: Shelf, files: Sequence[str]) -> int:
+        freed = 0
+        for file in files:
             with self._host.call("drop.delete"):
                 target, _, name = file.rpartition("/")
                 kept = shelf.images.pop((target, name), None) if target else None
                 freed += kept.record.size_bytes if kept else len(shelf.files.pop(name, ""))
-        with self._host.call("drop.done"):
-            shelf.removal = None
         return freed
 
     def merge(

@@ -189,7 +189,7 @@ def _prune(
             history.uuid,
             history.points[-1].domain,
             exclusive=True,
-            spared=_kept_of_going(history, policy),
+            spared=lambda found: _kept(found, policy),
         ):
             pass  # what a killed run had left is done now
     in_use = store.images_in_use(history.uuid, wait_seconds=0.0 if arguments.dry_run else wait)
@@ -207,10 +207,8 @@ def _prune(
     return done
 
 
-def _kept_of_going(history: fb.History, policy: fb.RetentionPolicy) -> frozenset[str]:
-    """Return what the policy keeps while an interrupted prune is about to take points away."""
-    if not history.going:
-        return frozenset()
+def _kept(history: fb.History, policy: fb.RetentionPolicy) -> frozenset[str]:
+    """Return what the policy keeps, of what an interrupted prune was taking away and of others."""
     verdicts = fb.choose_points(history, policy, now=datetime.now(UTC))
     return frozenset(verdict.point for verdict in verdicts if verdict.kept)
 
