@@ -25,6 +25,7 @@ from fibackup.plan.report import Report
 from fibackup.plan.restore import RestoreForm, plan_restore
 from fibackup.plan.retention import RetentionPolicy
 from fibackup.plan.steps import Plan
+from fibackup.plan.verify import plan_verify
 
 if TYPE_CHECKING:
     from contract.conftest import Content, Points, World
@@ -236,9 +237,11 @@ def test_a_backup_whose_parent_was_pruned_since_the_plan_is_stale(
     take(world, points, 1)
 
 
-def dying(world: World, points: Points, *, listed: bool = True) -> list[str]:
+def dying(
+    world: World, points: Points, had: dict[str, Content] | None = None, *, listed: bool = True
+) -> list[str]:
     """Take two points that stand alone, and let a prune of the first one die."""
-    ids = list(take(world, points, 1))
+    ids = list(had or take(world, points, 1))
     Executor(world.host, world.store).run(points.plan(full=True))
     with world.prune_dies(listed=listed):
         prune(world, RetentionPolicy(keep_last=1))
@@ -298,3 +301,22 @@ def test_a_plan_takes_no_point_that_it_did_not_know(world: World, points: Points
     with pytest.raises(StalePlanError, match="other points"):
         Executor(None, world.store).run(late)
     assert listed(world) == known
+
+
+def test_the_last_whole_point_stays_whoever_comes_after_an_interrupted_prune(
+    world: World, points: Points
+) -> None:
+    """What was to stay instead of it was found wrong since."""
+    had = take(world, points, 1)
+    ids = dying(world, points, had)
+    world.damage("vda")
+    survey = world.store.survey(world.uuid)
+    Executor(None, world.store).run(plan_verify(survey, now=datetime.now(UTC)))
+    history = world.store.read_history(world.uuid)
+    assert (listed(world), history.going) == (ids, frozenset())
+    write_next(world)
+    assert listed(world) == ids
+    assert world.restore_content(ids[0], "vda") == had[ids[0]]
+    Executor(world.host, world.store).run(points.plan(full=True))
+    prune(world, RetentionPolicy(keep_last=1))
+    assert listed(world)[1:] == []

@@ -691,42 +691,84 @@ def removal_of(*numbers: int) -> Removal:
     return Removal(tuple(map(pid, numbers)), (*(f"{pid(each)}.xml" for each in numbers), *images))
 
 
+def fulls(count: int) -> Builder:
+    """Return points that stand alone."""
+    made = Builder()
+    for _ in range(count):
+        made.add({"vda": None})
+    return made
+
+
 def test_what_a_removal_takes_is_needed_by_nobody() -> None:
     """It is finished as it was begun."""
     made = Builder()
     made.add()
     made.add()
     made.add({"vda": None})
-    assert left_to_remove(removal_of(1, 2), made.points, ()) == removal_of(1, 2)
-    assert left_to_remove(removal_of(1, 2), made.points[2:], {pid(1)}) == removal_of(1, 2)
+    assert left_to_remove(removal_of(1, 2), made.history()) == removal_of(1, 2)
+    gone = histories.history(*made.points[2:])
+    assert left_to_remove(removal_of(1, 2), gone, {pid(1)}) == removal_of(1, 2)
 
 
 def test_points_of_a_removal_stay_when_one_of_them_is_protected_or_needed() -> None:
     """The files of those that are gone already go: no point would ever name them again."""
     made = Builder()
-    for _ in range(4):
+    for _ in range(3):
         made.add()
+    made.add({"vda": None})
     files = (f"{pid(3)}.xml", f"vda/{pid(3)}.qcow2")
-    listed = made.points[:2]
-    assert left_to_remove(removal_of(1, 2, 3), listed, {pid(2)}) == Removal((), files)
+    listed = [*made.points[:2], made.points[3]]
+    history = histories.history(*listed)
+    assert left_to_remove(removal_of(1, 2, 3), history) == removal_of(1, 2, 3)
+    assert left_to_remove(removal_of(1, 2, 3), history, {pid(2)}) == Removal((), files)
+    protected = evolve(history, protected=frozenset({pid(2)}))
+    assert left_to_remove(removal_of(1, 2, 3), protected) == Removal((), files)
     made.add({"vda": 2})
-    assert left_to_remove(removal_of(1, 2, 3), (*listed, made.points[-1]), ()) == Removal((), files)
+    history = histories.history(*listed, made.points[-1])
+    assert left_to_remove(removal_of(1, 2, 3), history) == Removal((), files)
+
+
+def test_points_of_a_removal_stay_when_another_is_as_at_one_of_them() -> None:
+    """It has no image of its own that would tell."""
+    made = fulls(2)
+    made.add({"vda": 1}, same=("vda",))
+    files = (f"{pid(2)}.xml", f"vda/{pid(2)}.qcow2")
+    history = histories.history(made.points[0], made.points[2])
+    assert left_to_remove(removal_of(1, 2), history) == Removal((), files)
+
+
+def test_points_of_a_removal_stay_when_no_other_is_whole() -> None:
+    """Whatever is wrong with those that were to stay: damaged, found wrong, or unreadable."""
+    made = fulls(3)
+    history, journal = made.history(), removal_of(1, 2)
+    for found in (
+        evolve(history, damaged=frozenset({f"vda/{pid(3)}.qcow2"})),
+        evolve(history, found_wrong=frozenset({f"{pid(3)}.xml"})),
+    ):
+        assert left_to_remove(journal, found) == Removal((), ())
+        assert points_going(journal, found) == frozenset()
+    unreadable = ((f"{pid(3)}.json", "damaged"),)
+    found = evolve(histories.history(*made.points[:2]), unreadable=unreadable)
+    assert left_to_remove(journal, found) == Removal((), ())
+    gone = evolve(histories.history(), unreadable=unreadable)
+    assert left_to_remove(journal, gone) == journal
 
 
 def test_points_are_going_while_they_are_listed_and_nothing_keeps_them() -> None:
     """What is gone already is not going."""
-    points = chain(3).points
-    assert points_going(None, points, ()) == frozenset()
-    journal = Removal((pid(1), pid(2)), (f"{pid(1)}.xml", f"{pid(2)}.xml"))
-    assert points_going(journal, points, ()) == {pid(1), pid(2)}
-    assert points_going(journal, points[1:], ()) == {pid(2)}
-    assert points_going(journal, points, {pid(1)}) == frozenset()
+    points = fulls(3).points
+    history = histories.history(*points)
+    assert points_going(None, history) == frozenset()
+    journal = removal_of(1, 2)
+    assert points_going(journal, history) == {pid(1), pid(2)}
+    assert points_going(journal, histories.history(*points[1:])) == {pid(2)}
+    assert points_going(journal, evolve(history, protected=frozenset({pid(1)}))) == frozenset()
 
 
 def test_nothing_is_taken_from_under_a_point_whose_chain_no_manifest_tells() -> None:
     """It lies on an image of a point that is gone, and that on others."""
-    points = chain(3).points
-    assert left_to_remove(removal_of(1, 2), points[2:], ()) == Removal((), ())
+    history = histories.history(*chain(3).points[2:])
+    assert left_to_remove(removal_of(1, 2), history) == Removal((), ())
 
 
 def test_the_schema_of_a_merge_has_the_point_of_a_manifest() -> None:

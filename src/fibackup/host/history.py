@@ -38,7 +38,7 @@ from fibackup.host.store_files import (
     list_entries,
     read_text,
 )
-from fibackup.model.journal import as_merged
+from fibackup.model.journal import Removal, as_merged
 from fibackup.model.point import History, Receipt, RestorePoint, is_point_id
 from fibackup.model.records import (
     LINKED_FILE,
@@ -78,9 +78,11 @@ def read_history(
     while True:
         reads += 1
         manifests, files = _read_points(fd, store=store, uuid=uuid)
-        history = _history(fd, path, manifests, files, store, uuid, compress=compress)
+        history, removal = _history(fd, path, manifests, files, store, uuid, compress=compress)
         if not (history.damaged or history.orphans) or reads == _READS:
-            return _with_found_wrong(history, fd), manifests
+            history = _with_found_wrong(history, fd)
+            going = points_going(removal, history)
+            return evolve(history, going=going) if going else history, manifests
 
 
 def _with_found_wrong(history: History, fd: int) -> History:
@@ -122,7 +124,7 @@ def _history(
     uuid: str,
     *,
     compress: bool,
-) -> History:
+) -> tuple[History, Removal | None]:
     inside = sorted(each for each, is_directory in files.items() if is_directory)
     sizes = {each: _disk_files(fd, each) for each in inside}
     points = manifests.points
@@ -155,7 +157,7 @@ def _history(
     if _must_be_sealed(manifests, orphans) and not exists(SEALS_FILE, fd):
         seals_fault = GONE
     beginnings = {each[:16] for each in chain(files, *sizes.values())}
-    return History(
+    history = History(
         store=store,
         path=path.parent,
         uuid=uuid,
@@ -179,9 +181,9 @@ def _history(
         unreadable=manifests.unreadable,
         lost=manifests.lost,
         protected=protected,
-        going=points_going(removal, points, protected),
         compress=compress,
     )
+    return history, removal
 
 
 def _must_be_sealed(manifests: Manifests, orphans: frozenset[str]) -> bool:

@@ -30,7 +30,6 @@ from fibackup.host.files import (
 from fibackup.host.journals import read_removal
 from fibackup.host.linked import refuse_needed
 from fibackup.host.seals import MANIFEST_SUFFIX, seal_points, unseal_points
-from fibackup.host.store_files import PROTECTED_SUFFIX, exists
 from fibackup.model.journal import Removal
 from fibackup.model.point import History
 from fibackup.model.records import REMOVAL_FILE
@@ -151,13 +150,8 @@ def recover_removal(
         return
     if removal is None:
         return
-    used, kept = _is_used(removal, dir_fd), spared(history)
-    protected = {
-        point
-        for point in removal.points
-        if used or point in kept or exists(point + PROTECTED_SUFFIX, dir_fd)
-    }
-    left = left_to_remove(removal, history.points, protected)
+    stay = removal.points if _is_used(removal, dir_fd) else spared(history)
+    left = left_to_remove(removal, history, stay)
     unknown = {file.removesuffix(MANIFEST_SUFFIX) for file, _ in history.unreadable}
     if unknown.union(history.lost) <= set(left.points):
         _finish(left, dir_fd)

@@ -200,9 +200,9 @@ class Shelf:
             damaged=frozenset(named - there),
             unreadable=unreadable,
             lost=tuple(sorted(self.seals.keys() - self.manifests.keys())),
-            going=points_going(self.removal, points, ()),
         )
-        return evolve(found, found_wrong=found_wrong(found, self.record))
+        found = evolve(found, found_wrong=found_wrong(found, self.record))
+        return evolve(found, going=points_going(self.removal, found))
 
     def _on_their_way(self) -> set[str]:
         """Return the images that a receipt or a journal names."""
