@@ -839,6 +839,49 @@ def test_nothing_is_taken_away_while_a_manifest_is_damaged(
         nothing_is_left_over(maker.root, maker.uuid)
 
 
+def test_a_protected_point_stays_also_while_its_manifest_is_damaged(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What it lies on stays too; with the manifest back, all of it is as it was."""
+    with StoreMaker(tmp_path) as maker:
+        for number in range(3):
+            maker.point({"vda": {number: 1}}, full=number == 2)
+        first, second, last = ids(maker)
+        interrupt_drop(maker, monkeypatch, keep_last=1)
+        maker.path(f"{second}.protected").touch()
+        damaged = maker.path(f"{second}.json")
+        text = damaged.read_text("utf-8")
+        damaged.write_text("{", "utf-8")
+        late = maker.point({"vda": {5: 1}})
+        assert ids(maker) == [first, last, late.id]
+        damaged.write_text(text, "utf-8")
+        assert ids(maker) == [first, second, last, late.id]
+        check(maker, tmp_path / "out")
+        prune(maker, fb.RetentionPolicy(keep_last=1))
+        assert ids(maker) == [second, late.id]
+        check(maker, tmp_path / "out")
+
+
+def test_a_point_that_is_to_stay_stays_also_while_its_manifest_is_damaged(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The command cannot tell what it is asked to keep, and says so; nothing goes."""
+    with StoreMaker(tmp_path, start=PAST) as maker:
+        maker.point({"vda": {0: 1}})
+        maker.point({"vda": {0: 2}}, full=True)
+        first, last = ids(maker)
+        interrupt_drop(maker, monkeypatch, keep_last=1)
+        damaged = maker.path(f"{first}.json")
+        text = damaged.read_text("utf-8")
+        damaged.write_text("{", "utf-8")
+        words = ["prune", "--store", str(maker.root), "--keep-last", "1", "--protect", first]
+        assert main(words) == 12
+        damaged.write_text(text, "utf-8")
+        assert main(words) == 0
+        assert ids(maker) == [first, last]
+        check(maker, tmp_path / "out")
+
+
 def test_points_that_were_going_are_told_of_and_stay_when_the_next_prune_keeps_one(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -738,7 +738,7 @@ def test_points_of_a_removal_stay_when_another_is_as_at_one_of_them() -> None:
 
 
 def test_points_of_a_removal_stay_when_no_other_is_whole() -> None:
-    """Whatever is wrong with those that were to stay: damaged, found wrong, or unreadable."""
+    """Whatever is wrong with those that were to stay: damaged, found wrong, or gone."""
     made = fulls(3)
     history, journal = made.history(), removal_of(1, 2)
     for found in (
@@ -747,10 +747,28 @@ def test_points_of_a_removal_stay_when_no_other_is_whole() -> None:
     ):
         assert left_to_remove(journal, found) == Removal((), ())
         assert points_going(journal, found) == frozenset()
-    unreadable = ((f"{pid(3)}.json", "damaged"),)
-    found = evolve(histories.history(*made.points[:2]), unreadable=unreadable)
+    found = histories.history(*made.points[:2])
     assert left_to_remove(journal, found) == Removal((), ())
-    gone = evolve(histories.history(), unreadable=unreadable)
+    unreadable = ((f"{pid(1)}.json", "damaged"),)  # it may come back, and be the only one
+    assert left_to_remove(journal, evolve(histories.history(), unreadable=unreadable)) is None
+    assert left_to_remove(journal, histories.history()) == journal
+
+
+def test_a_removal_waits_while_it_cannot_be_told_what_a_point_needs() -> None:
+    """A damaged manifest may be of a point that stays; of one that goes it does not count."""
+    made = fulls(3)
+    journal = removal_of(1, 2)
+    for listed, damaged, waits in ((made.points[:2], 3, True), (made.points[1:], 1, False)):
+        unreadable = ((f"{pid(damaged)}.json", "damaged"),)
+        history = evolve(histories.history(*listed), unreadable=unreadable)
+        assert (left_to_remove(journal, history) is None) is waits
+        assert (left_to_remove(journal, evolve(history, lost=(pid(9),)))) is None
+        assert left_to_remove(journal, history, {pid(1)}) is None
+        assert left_to_remove(journal, history, {pid(2)}) is None
+        protected = evolve(history, protected=frozenset({pid(1)}))
+        assert left_to_remove(journal, protected) is None
+        assert points_going(journal, protected) == frozenset()
+    gone = evolve(histories.history(made.points[2]), protected=frozenset({pid(1)}))
     assert left_to_remove(journal, gone) == journal
 
 

@@ -134,8 +134,7 @@ def recover_removal(
     Finish what a killed run has left; a journal that is damaged only goes.
 
     What is not to go any more stays: see `left_to_remove`. So do all points of it when a domain
-    runs on one of their images, or a linked disk lies on it: that was restored since. While a
-    manifest of another point is damaged or gone, nothing goes: it cannot be told what it needs.
+    runs on one of their images, or a linked disk lies on it: that was restored since.
 
     Args:
         dir_fd: The domain's directory, under both locks.
@@ -152,8 +151,7 @@ def recover_removal(
         return
     stay = removal.points if _is_used(removal, dir_fd) else spared(history)
     left = left_to_remove(removal, history, stay)
-    unknown = {file.removesuffix(MANIFEST_SUFFIX) for file, _ in history.unreadable}
-    if unknown.union(history.lost) <= set(left.points):
+    if left is not None:
         _finish(left, dir_fd)
 
 

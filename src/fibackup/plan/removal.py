@@ -6,6 +6,7 @@ Judge a removal that was interrupted: what of it is still to be taken away.
     prune.json        points A, B   files of A, B
     as it says        A and B go, then their files
     B is protected    A and B stay, and what they need; what nobody needs goes
+    and is damaged    it waits: nobody can tell what B needs
     C lies on A       the same: C was taken since, and the journal is out of date
     C is wrong        the same, when it is all that would be left: it was found wrong since
 """
@@ -47,19 +48,20 @@ def all_but(dropped: Container[str]) -> Callable[[History], frozenset[str]]:
     """
 
     def spared(history: History) -> frozenset[str]:
-        return frozenset(point.id for point in history.points if point.id not in dropped)
+        there = {*(point.id for point in history.points), *_unreadable(history)}
+        return frozenset(point for point in there if point not in dropped)
 
     return spared
 
 
 def left_to_remove(
     removal: Removal, history: History, spared: Container[str] = frozenset()
-) -> Removal:
+) -> Removal | None:
     """
     Return what of a removal is still to be taken away.
 
-    When a point that would go is listed still and is to stay, or another point needs what would
-    go, or no other one is whole, all points that are listed stay: they may lie on each other.
+    When a point that would go is there still and is to stay, or another point needs what would
+    go, or no other one is whole, all points that are there stay: they may lie on each other.
 
     Args:
         removal: What a prune was taking away when it was interrupted.
@@ -67,26 +69,20 @@ def left_to_remove(
         spared: Ids of points that stay, besides those that are protected.
 
     Returns:
-        The removal; or one without points, of the files that no point needs.
+        The removal; or one without points, of the files that no point needs; or None: while a
+        manifest is damaged or gone of a point that stays, it cannot be told what that needs.
 
     Source:
         docs/store-format.md, "Journals".
     """
-    listed = [point for point in history.points if point.id in removal.points]
-    others = [point for point in history.points if point.id not in removal.points]
-    stay = any(point.id in spared or point.id in history.protected for point in listed)
-    needed = any(_needs(point, removal) for point in others)
-    if not (stay or needed or (listed and _none_is_whole(others, history))):
-        return removal
-    if _lies_on_unnamed(removal, history.points):  # what is under that, no manifest says
-        return Removal((), ())
-    named = {file for point in history.points for file in files_needed(point)}
-    return Removal((), tuple(file for file in removal.files if file not in named))
+    left = _left(removal, history, spared)
+    unknown = {*_unreadable(history), *history.lost}
+    return left if unknown <= set(left.points) else None
 
 
 def points_going(removal: Removal | None, history: History) -> frozenset[str]:
     """
-    Return the points that are listed still, and that the next writer takes away.
+    Return the points that are listed still, and that the next writer who can takes away.
 
     Args:
         removal: What a prune is taking away, or was when it was interrupted; None for nothing.
@@ -97,8 +93,28 @@ def points_going(removal: Removal | None, history: History) -> frozenset[str]:
     """
     if removal is None:
         return frozenset()
-    left = left_to_remove(removal, history).points
+    left = _left(removal, history).points
     return frozenset(point.id for point in history.points if point.id in left)
+
+
+def _left(removal: Removal, history: History, spared: Container[str] = frozenset()) -> Removal:
+    """Return what is left when nothing is needed but what manifests that can be read tell."""
+    listed = {point.id for point in history.points if point.id in removal.points}
+    others = [point for point in history.points if point.id not in removal.points]
+    there = listed | _unreadable(history).intersection(removal.points)
+    stay = any(point in spared or point in history.protected for point in there)
+    needed = any(_needs(point, removal) for point in others)
+    if not (stay or needed or (there and _none_is_whole(others, history))):
+        return removal
+    if _lies_on_unnamed(removal, history.points):  # what is under that, no manifest says
+        return Removal((), ())
+    named = {file for point in history.points for file in files_needed(point)}
+    return Removal((), tuple(file for file in removal.files if file not in named))
+
+
+def _unreadable(history: History) -> frozenset[str]:
+    """Return the ids of the points whose manifests are there, and damaged."""
+    return frozenset(file.removesuffix(".json") for file, _ in history.unreadable)
 
 
 def _needs(point: RestorePoint, removal: Removal) -> bool:

@@ -546,7 +546,9 @@ class FakeStore(Drawable):
         history = shelf.history(self._uuid, self.path, uuid)
         used = not shelf.used(self.restored).keys().isdisjoint(shelf.removal.files)
         stay = shelf.removal.points if used else spared(history)
-        self._take_away(shelf, left_to_remove(shelf.removal, history, stay))
+        left = left_to_remove(shelf.removal, history, stay)
+        if left is not None:
+            self._take_away(shelf, left)
 
     def _take_away(self, shelf: Shelf, removal: Removal) -> int:
         self._unpublish(shelf, removal.points)
