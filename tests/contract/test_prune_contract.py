@@ -320,3 +320,26 @@ def test_the_last_whole_point_stays_whoever_comes_after_an_interrupted_prune(
     Executor(world.host, world.store).run(points.plan(full=True))
     prune(world, RetentionPolicy(keep_last=1))
     assert listed(world)[1:] == []
+
+
+def test_what_a_process_has_open_stays_when_its_point_is_gone(world: World, points: Points) -> None:
+    """An interrupted prune waits for it; backups go on, and another prune says what it is."""
+    ids = dying(world, points, listed=False)
+    (left,) = (f for f in world.store.read_history(world.uuid).unclaimed if f.startswith("vda/"))
+    assert listed(world) == ids[1:]
+    with world.open_images(left):
+        write_next(world)
+        had = take(world, points, 2)
+        with pytest.raises(StepError) as caught:
+            prune(world, RetentionPolicy(keep_last=1))
+        assert isinstance(caught.value.__cause__, DomainBusyError)
+        assert left in str(caught.value)
+        history = world.store.read_history(world.uuid)
+        assert listed(world) == [ids[1], *had]
+        assert left in history.unclaimed
+        assert (history.going, history.orphans) == (frozenset(), frozenset())
+    prune(world, RetentionPolicy(keep_last=1))
+    history = world.store.read_history(world.uuid)
+    assert listed(world) == [*had][-1:]
+    assert history.unclaimed == frozenset()
+    assert world.restore_content(history.points[-1].id, "vda") == [*had.values()][-1]

@@ -772,6 +772,18 @@ def test_a_removal_waits_while_it_cannot_be_told_what_a_point_needs() -> None:
     assert left_to_remove(journal, gone) == journal
 
 
+def test_a_removal_waits_while_a_file_that_would_go_is_in_use() -> None:
+    """As long as its point is listed that stays, and nothing is left to wait for."""
+    made = fulls(3)
+    journal, used = removal_of(1, 2), {f"vda/{pid(2)}.qcow2"}
+    assert left_to_remove(journal, made.history(), used=used) == Removal((), ())
+    files = tuple(file for file in journal.files if pid(1) in file)
+    without_first = histories.history(*made.points[1:])
+    assert left_to_remove(journal, without_first, used=used) == Removal((), files)
+    assert left_to_remove(journal, without_first, used={files[1]}) is None
+    assert left_to_remove(journal, histories.history(made.points[2]), used=used) is None
+
+
 def test_points_are_going_while_they_are_listed_and_nothing_keeps_them() -> None:
     """What is gone already is not going."""
     points = fulls(3).points

@@ -24,7 +24,7 @@ from pathlib import PurePosixPath
 from fibackup.errors import DomainBusyError, FibackupError, ManifestError, ParseError
 from fibackup.host.copy_image import read_qcow2_head
 from fibackup.host.journals import read_linked
-from fibackup.host.lock import refuse_users_of
+from fibackup.host.lock import is_in_use, refuse_users_of
 from fibackup.host.record import hold_record_lock, replace_record
 from fibackup.host.store_file import STORE_FILE, uuid_of
 from fibackup.model.linked import LinkedDisk, LinkedDisks
@@ -33,7 +33,13 @@ from fibackup.parse.manifest import render_linked
 from fibackup.parse.qcow2_header import is_qcow2
 from fibackup.plan.steps import CreateLinked
 
-__all__ = ["forget_independent", "linked_files", "note_linked", "refuse_needed"]
+__all__ = [
+    "forget_independent",
+    "linked_files",
+    "needed_files",
+    "note_linked",
+    "refuse_needed",
+]
 
 _MACHINE_ID = "/etc/machine-id"
 
@@ -97,6 +103,24 @@ def refuse_needed(files: Collection[str], dir_fd: int) -> None:
     for file, why in linked_files(dir_fd).items():
         if file in files:
             raise DomainBusyError(reason=why, path=file, remedy="plan again: its points stay")
+
+
+def needed_files(files: Collection[str], dir_fd: int) -> frozenset[str]:
+    """
+    Return those of some files that a process has open, or a linked disk lies on.
+
+    Args:
+        files: Such as ``"vda/20261124T040407Z.qcow2"``.
+        dir_fd: The domain's directory, whose readers are kept away.
+
+    Returns:
+        The files; all of them while the list of linked disks is damaged.
+    """
+    try:
+        linked = linked_files(dir_fd)
+    except ManifestError:
+        return frozenset(files)
+    return frozenset(file for file in files if file in linked or is_in_use(file, dir_fd))
 
 
 def forget_independent(dir_fd: int) -> None:

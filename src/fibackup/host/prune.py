@@ -20,7 +20,7 @@ import os
 from collections.abc import Callable, Container, Sequence
 from contextlib import suppress
 
-from fibackup.errors import DomainBusyError, ManifestError
+from fibackup.errors import ManifestError
 from fibackup.host.files import (
     fsync_directory,
     open_directory,
@@ -28,7 +28,7 @@ from fibackup.host.files import (
     write_once,
 )
 from fibackup.host.journals import read_removal
-from fibackup.host.linked import refuse_needed
+from fibackup.host.linked import needed_files, refuse_needed
 from fibackup.host.seals import MANIFEST_SUFFIX, seal_points, unseal_points
 from fibackup.model.journal import Removal
 from fibackup.model.point import History
@@ -56,10 +56,11 @@ def drop_points(step: DropPoints, dir_fd: int) -> int:
         Bytes that the file system gets back.
 
     Raises:
-        DomainBusyError: A domain runs on one of the images, or a linked disk lies on it. Nothing
-            was touched.
+        DomainBusyError: A domain runs on one of the images, or a linked disk lies on it; or on
+            one that an interrupted prune could not take away for that. Nothing was touched.
     """
-    refuse_needed(step.files, dir_fd)
+    waiting = read_removal(dir_fd)
+    refuse_needed(step.files if waiting is None else (*step.files, *waiting.files), dir_fd)
     unseal_points((*(point.id for point in step.heirs), *step.points), dir_fd)
     for point in step.heirs:
         replace_file(point.id + MANIFEST_SUFFIX, render_manifest(point).encode(), dir_fd)
@@ -133,8 +134,7 @@ def recover_removal(
     """
     Finish what a killed run has left; a journal that is damaged only goes.
 
-    What is not to go any more stays: see `left_to_remove`. So do all points of it when a domain
-    runs on one of their images, or a linked disk lies on it: that was restored since.
+    What is not to go any more stays: see `left_to_remove`.
 
     Args:
         dir_fd: The domain's directory, under both locks.
@@ -149,15 +149,7 @@ def recover_removal(
         return
     if removal is None:
         return
-    stay = removal.points if _is_used(removal, dir_fd) else spared(history)
-    left = left_to_remove(removal, history, stay)
+    used = needed_files(removal.files, dir_fd)
+    left = left_to_remove(removal, history, spared(history), used)
     if left is not None:
         _finish(left, dir_fd)
-
-
-def _is_used(removal: Removal, dir_fd: int) -> bool:
-    try:
-        refuse_needed(removal.files, dir_fd)
-    except (DomainBusyError, ManifestError):
-        return True
-    return False

@@ -7,13 +7,14 @@ Judge a removal that was interrupted: what of it is still to be taken away.
     as it says        A and B go, then their files
     B is protected    A and B stay, and what they need; what nobody needs goes
     and is damaged    it waits: nobody can tell what B needs
+    a file is open    A and B stay; when they are gone, it waits
     C lies on A       the same: C was taken since, and the journal is out of date
     C is wrong        the same, when it is all that would be left: it was found wrong since
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Container, Iterable
+from collections.abc import Callable, Collection, Container, Iterable
 
 from fibackup.model.journal import Removal
 from fibackup.model.point import History, RestorePoint
@@ -55,27 +56,35 @@ def all_but(dropped: Container[str]) -> Callable[[History], frozenset[str]]:
 
 
 def left_to_remove(
-    removal: Removal, history: History, spared: Container[str] = frozenset()
+    removal: Removal,
+    history: History,
+    spared: Container[str] = frozenset(),
+    used: Collection[str] = frozenset(),
 ) -> Removal | None:
     """
     Return what of a removal is still to be taken away.
 
-    When a point that would go is there still and is to stay, or another point needs what would
-    go, or no other one is whole, all points that are there stay: they may lie on each other.
+    When a point that would go is there still and is to stay, or a file of it is in use, or another
+    point needs what would go, or no other one is whole, all points that are there stay: they may
+    lie on each other.
 
     Args:
         removal: What a prune was taking away when it was interrupted.
         history: What the store holds.
         spared: Ids of points that stay, besides those that are protected.
+        used: Files of the removal that a process has open, or a linked disk lies on.
 
     Returns:
-        The removal; or one without points, of the files that no point needs; or None: while a
-        manifest is damaged or gone of a point that stays, it cannot be told what that needs.
+        The removal; or one without points, of the files that no point needs; or None when it
+        waits: a file that would go is in use, or a manifest is damaged or gone of a point that
+        stays, and it cannot be told what that needs.
 
     Source:
         docs/store-format.md, "Journals".
     """
-    left = _left(removal, history, spared)
+    left = _left(removal, history, removal.points if used else spared)
+    if not set(used).isdisjoint(left.files):
+        return None
     unknown = {*_unreadable(history), *history.lost}
     return left if unknown <= set(left.points) else None
 

@@ -529,7 +529,8 @@ class FakeStore(Drawable):
         fault = misfit(step, self.read_history(uuid))
         if fault is not None:
             raise StalePlanError(reason=f"{fault}; plan again")
-        shelf.refuse_used(step.files, self.restored)
+        waiting = shelf.removal.files if shelf.removal is not None else ()
+        shelf.refuse_used((*step.files, *waiting), self.restored)
         for point in step.heirs:
             with self._host.call("drop.heir"):
                 shelf.put_manifest(point)
@@ -544,9 +545,8 @@ class FakeStore(Drawable):
         if shelf.removal is None:
             return
         history = shelf.history(self._uuid, self.path, uuid)
-        used = not shelf.used(self.restored).keys().isdisjoint(shelf.removal.files)
-        stay = shelf.removal.points if used else spared(history)
-        left = left_to_remove(shelf.removal, history, stay)
+        used = shelf.used(self.restored).keys() & {*shelf.removal.files}
+        left = left_to_remove(shelf.removal, history, spared(history), used)
         if left is not None:
             self._take_away(shelf, left)
 
