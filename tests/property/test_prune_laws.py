@@ -77,7 +77,18 @@ class Prune:
     more: int = 0
 
 
-Act = Write | Take | Turn | Consolidate | Prune
+@frozen
+class Die:
+    """A prune whose call *at* fails, and that nobody takes up but who writes next."""
+
+    last: int
+    protected: int
+    at: int
+    after: bool = False
+    lasting: bool = False
+
+
+Act = Write | Take | Turn | Consolidate | Prune | Die
 
 writes = st.builds(
     Write, st.sampled_from(TARGETS), st.integers(0, CLUSTERS - 1), st.integers(0, 200)
@@ -96,8 +107,11 @@ prunes = st.builds(
     st.booleans(),
     st.integers(0, 3),
 )
+deaths = st.builds(
+    Die, st.integers(1, 4), st.integers(0, 3), st.integers(1, 25), st.booleans(), st.booleans()
+)
 acts: SearchStrategy[Act] = (
-    writes | writes | takes | takes | prunes | st.builds(Turn) | st.builds(Consolidate)
+    writes | writes | takes | takes | prunes | deaths | st.builds(Turn) | st.builds(Consolidate)
 )
 
 
@@ -127,6 +141,8 @@ class World:
                 self.consolidate()
             case Prune():
                 self.prune(what)
+            case Die():
+                self.die(what)
         self.every_point_reads_right()
 
     def plan(self, policy: BackupPolicy) -> Plan:
@@ -155,6 +171,22 @@ class World:
             Executor(self.host, None).run(plan)
         except PlanError:
             return
+
+    def die(self, what: Die) -> None:
+        """Prune, with a fault."""
+        points = self.store.read_history(self.uuid).points
+        if not points:
+            return
+        policy = RetentionPolicy(
+            keep_last=what.last, protect=(points[what.protected % len(points)].id,)
+        )
+        self.host.fail_at(what.at, after=what.after, lasting=what.lasting)
+        try:
+            self.run_prune(policy)
+        except FibackupError:
+            pass
+        finally:
+            self.host.heal()
 
     def prune(self, what: Prune) -> None:
         """Prune, with a fault; then again without one."""
@@ -239,11 +271,15 @@ AN_OFFLINE_FULL = [
 A_CHAIN_GOES = [*(Take(TARGETS, full=False) for _ in range(3)), Take(TARGETS, full=True)]
 
 
+A_DISK_GOES = [*(Take(TARGETS, full=False) for _ in range(2)), Take(("vdb",), full=False)]
+
+
 @given(st.lists(acts, max_size=25))
 @example([*AN_OFFLINE_FULL, Prune(1, 1)])
 @example([*AN_OFFLINE_FULL, Prune(1, 3), Turn(), Prune(1, 3)])
 @example([*A_CHAIN_GOES, Prune(1, 3, 9)])
 @example([*A_CHAIN_GOES, Prune(1, 3, 9, lasting=True)])
+@example([*A_DISK_GOES, Die(1, 2, 11, lasting=True), Take(), Take(), Prune(1, 4)])
 def test_kept_points_read_the_same_whatever_happens(what: list[Act]) -> None:
     """A fault at any call of a prune, before or after its effect, or a power cut."""
     world = World()
@@ -290,3 +326,19 @@ def test_every_call_of_a_prune_may_be_the_last(*, after: bool, lasting: bool) ->
             world.every_point_reads_right()
             world.nothing_is_left_over(each)
     assert at > 15
+
+
+@pytest.mark.parametrize("running", [False, True])
+@pytest.mark.parametrize("lasting", [False, True])
+@pytest.mark.parametrize("at", range(1, 20))
+def test_backups_after_a_prune_that_died_read_right(
+    *, at: int, lasting: bool, running: bool
+) -> None:
+    """It was taking away the last points of a disk, on which the next one would have lain."""
+    world = World()
+    off = () if running else (Turn(), Take())
+    for each in (Take(), Write("vda", 1, 2), Take(), *off, Take(("vdb",))):
+        world.act(each)
+    newest = len(world.had) - 1
+    for each in (Die(1, newest, at, lasting=lasting), Take(), Take(("vda",)), Prune(1, newest)):
+        world.act(each)
