@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import sys
+from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
 
 import pytest
@@ -11,7 +13,7 @@ import fibackup as fb
 from fibackup.model.tree import ImageTree
 from fibackup.model.verification import READS_OTHERWISE
 from fibackup.plan.records import going_warnings
-from fibackup.plan.verdict import found_wrong, judge
+from fibackup.plan.verdict import found_wrong, judge, last_verified
 from hypervisor.histories import (
     chain,
     digest,
@@ -521,3 +523,52 @@ def test_what_was_found_wrong_stays_a_fault_until_it_is_read_again() -> None:
     assert (fault.file, fault.points) == (image, (point_id(1), point_id(2)))
     assert judge(told, [right(image, None)]).faults == (fault,)
     assert judge(told, [right(image)]).faults == ()
+
+
+def lines(call: Callable[[], object]) -> int:
+    """Count the lines that run, each round of a loop anew."""
+    found = 0
+
+    def tracer(_: object, event: str, __: object) -> object:
+        nonlocal found
+        found += event == "line"
+        return tracer
+
+    before = sys.gettrace()
+    sys.settrace(tracer)  # type: ignore[arg-type]
+    try:
+        call()
+    finally:
+        sys.settrace(before)
+    return found
+
+
+def all_wrong(chains: int, length: int) -> fb.Survey:
+    """Return a survey in whose record every disk of every chain reads otherwise."""
+    numbers = range(chains * length)
+    of = history(*(point(n + 1, disk(n + 1, n if n % length else None)) for n in numbers))
+    prints = ImageTree(of, "vda").fingerprints()
+    words = f"{READS_OTHERWISE} than before: sha256 x, y then"
+    record = fb.VerificationRecord(
+        contents=tuple(
+            fb.CheckedContent(f"vda/{name}", print_, NOW, 2, "b" * 64, words, 1)
+            for name, print_ in prints.items()
+        )
+    )
+    return evolve(survey(of), record=record)
+
+
+def test_the_work_on_a_chain_that_is_wrong_grows_with_the_points_and_no_faster() -> None:
+    """Also where every disk of it reads otherwise, because its base was swapped."""
+    few, many = all_wrong(1, 50), all_wrong(1, 200)
+    for work in (
+        lambda what: last_verified(what.history, what.record),
+        lambda what: found_wrong(what.history, what.record),
+    ):
+        assert lines(lambda: work(many)) < 4.6 * lines(lambda: work(few))  # noqa: B023
+
+
+def test_the_work_of_a_verdict_grows_with_what_it_names() -> None:
+    """Four times the chains, four times the work: a fault is not looked for in all others."""
+    few, many = all_wrong(10, 5), all_wrong(40, 5)
+    assert lines(lambda: judge(many)) < 4.6 * lines(lambda: judge(few))

@@ -38,6 +38,7 @@ class ImageTree:
         images: By name.
         owners: The point that brought an image, by the image's name.
         tops: The image that shows the disk, by point.
+        shown_by: The points that show an image, by its name.
         lost: Why a point that has the disk shows no image, by point.
         broken: Why an image does not lie on another as it should, by name.
     """
@@ -59,6 +60,9 @@ class ImageTree:
                 self.images[image.name] = image
                 self.owners[image.name] = point
         self._find_tops(disks)
+        self.shown_by: dict[str, list[str]] = {}
+        for point, top in self.tops.items():
+            self.shown_by.setdefault(top, []).append(point)
         self._above: dict[str, list[str]] = {name: [] for name in self.images}
         for name, image in self.images.items():
             if image.backing in self._above:
@@ -118,7 +122,7 @@ class ImageTree:
             if name not in seen:  # a circle ends here
                 seen.add(name)
                 waiting.extend(self._above[name])
-        return frozenset(point for point, top in self.tops.items() if top in seen)
+        return frozenset(point for name in seen for point in self.shown_by.get(name, ()))
 
     def images_of(self, point: str) -> tuple[StoredImage, ...]:
         """

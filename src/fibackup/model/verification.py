@@ -151,22 +151,23 @@ class CheckedContent:
         """Number of the verification that found what it is compared with, at the latest."""
         return self.run if self.fault or self.since is None else self.since
 
-    def shows_right(self, chain: str | None, wrong: CheckedContent) -> bool:
+    def shows_right(self, chain: str | None, *, run: int, last_right: int) -> bool:
         """
-        Tell whether this reading shows its disk to be right, although one under it was wrong.
+        Tell whether this reading shows its disk to be right, although something under it was wrong.
 
         It does when it is no older, and was compared with what was found while that one was right:
         what was read first through something wrong proves nothing.
 
         Args:
             chain: Fingerprint of the images as they are now, None when they do not reach a base.
-            wrong: What was wrong.
+            run: The verification that found it wrong; of several, the last one.
+            last_right: The verification in which it was last right; of several, the first one.
 
         Source:
             docs/verify.md, "A fault stays".
         """
         same = not self.fault and self.chain == chain
-        return same and self.run >= wrong.run and self.compared_since <= wrong.last_right
+        return same and self.run >= run and self.compared_since <= last_right
 
     @property
     def reads_otherwise(self) -> bool:

@@ -103,6 +103,35 @@ class _Age:
         return self if self.time <= other.time else other
 
 
+@frozen
+class _Wrong:
+    """
+    What a disk reads through that was wrong, its own reading included.
+
+    Attributes:
+        entry: One of them.
+        run: The last verification that found one.
+        last_right: The first verification in which one was right for the last time.
+        spoils_all: True when one of them leaves nothing right that lies on it.
+    """
+
+    entry: CheckedContent
+    run: int
+    last_right: int
+    spoils_all: bool
+
+    def with_(self, other: _Wrong | None) -> _Wrong:
+        """Return both together: the strictest of what shows that a disk is right."""
+        if other is None:
+            return self
+        return _Wrong(
+            other.entry,
+            max(self.run, other.run),
+            min(self.last_right, other.last_right),
+            self.spoils_all or other.spoils_all,
+        )
+
+
 _NEVER = _Age(None)
 _WRONG = _Age(None, wrong=True)
 
@@ -145,11 +174,10 @@ class _Reading:
             for name in (file.removeprefix(f"{target}/"),)
             if name in tree.images
         }
-        shown = {*tree.tops.values()} if found else set[str]()
         return {
             name: entry
             for name, entry in found.items()
-            if name in shown or not self._right_since(target, tree, name)
+            if name in tree.shown_by or not self._right_since(target, tree, name)
         }
 
     def _right_since(self, target: str, tree: ImageTree, name: str) -> bool:
@@ -158,15 +186,15 @@ class _Reading:
         )
         if later is None or was is None or later.run <= was.run:
             return False
-        return self._shows_right(target, tree, later, was)
+        return self._shows_right(target, tree, later, run=was.run, last_right=was.last_right)
 
     def _shows_right(
-        self, target: str, tree: ImageTree, entry: CheckedContent, wrong: CheckedContent
+        self, target: str, tree: ImageTree, entry: CheckedContent, *, run: int, last_right: int
     ) -> bool:
         if target not in self._prints:
             self._prints[target] = tree.fingerprints()
         chain = self._prints[target].get(entry.file.removeprefix(f"{target}/"))
-        return entry.shows_right(chain, wrong)
+        return entry.shows_right(chain, run=run, last_right=last_right)
 
     def spoiled(self, target: str, tree: ImageTree, wrong: CheckedContent) -> frozenset[str]:
         """
@@ -176,12 +204,53 @@ class _Reading:
         """
         name = wrong.file.removeprefix(f"{target}/")
         through = tree.shown_through(name)
-        if not wrong.reads_otherwise or name not in tree.tops.values():
+        if _spoils_all(tree, name, wrong):
             return through
         tops = {tree.tops[point] for point in through}
         entries = (self.contents.get(f"{target}/{top}") for top in tops - {name})
-        right = {e.file for e in entries if e and self._shows_right(target, tree, e, wrong)}
+        right = {
+            e.file
+            for e in entries
+            if e and self._shows_right(target, tree, e, run=wrong.run, last_right=wrong.last_right)
+        }
         return frozenset(p for p in through if f"{target}/{tree.tops[p]}" not in right)
+
+    def spoiling(self, target: str, tree: ImageTree) -> Mapping[str, CheckedContent]:
+        """
+        Return one of those that spoil a disk, as `spoiled` says, for each point that has any.
+
+        All of a chain may read otherwise: it is climbed once, and not once for each of them.
+        """
+        wrong = self.wrong_disks(target, tree)
+        if not wrong:
+            return {}
+
+        def combine(image: StoredImage, under: _Wrong | None) -> _Wrong | None:
+            entry = wrong.get(image.name)
+            if entry is None:
+                return under
+            every = _spoils_all(tree, image.name, entry)
+            return _Wrong(entry, entry.run, entry.last_right, every).with_(under)
+
+        climbed = tree.climb(combine)
+        found: dict[str, CheckedContent] = {}
+        for name, all_ in climbed.items():
+            if all_ is not None and not self._is_right(target, tree, name, all_):
+                found.update(dict.fromkeys(tree.shown_by.get(name, ()), all_.entry))
+        for name in wrong.keys() - climbed.keys():  # it reaches no base
+            found.update(dict.fromkeys(tree.shown_through(name), wrong[name]))
+        return found
+
+    def _is_right(self, target: str, tree: ImageTree, top: str, wrong: _Wrong) -> bool:
+        entry = self.contents.get(f"{target}/{top}")
+        if entry is None or wrong.spoils_all:
+            return False
+        return self._shows_right(target, tree, entry, run=wrong.run, last_right=wrong.last_right)
+
+
+def _spoils_all(tree: ImageTree, name: str, wrong: CheckedContent) -> bool:
+    """Tell whether nothing that lies on it is right, whatever was read of that."""
+    return not wrong.reads_otherwise or name not in tree.shown_by
 
 
 def _age(entry: CheckedFile | CheckedContent) -> _Age:
@@ -238,12 +307,7 @@ def ages_in(
 
     prints = {target: tree.fingerprints() for target, tree in trees.items() if reading.contents}
     ages = {target: of_images(target, tree) for target, tree in trees.items()}
-    spoiled = {
-        (target, point)
-        for target, tree in trees.items()
-        for wrong in reading.wrong_disks(target, tree).values()
-        for point in reading.spoiled(target, tree, wrong)
-    }
+    spoiled = {target: reading.spoiling(target, tree) for target, tree in trees.items()}
     found: dict[str, Verified] = {}
     for point in history.points:
         tops = {disk.target: trees[disk.target].tops.get(point.id) for disk in point.disks}
@@ -253,7 +317,7 @@ def ages_in(
         disks = reduce(
             _Age.with_,
             (
-                _WRONG if (target, point.id) in spoiled else of_content(target, top)
+                _WRONG if point.id in spoiled[target] else of_content(target, top)
                 for target, top in tops.items()
             ),
         )
@@ -474,8 +538,7 @@ def _before(entry: CheckedFile | CheckedContent) -> str:
 
 
 def _in_order(history: History, points: Iterable[str]) -> tuple[str, ...]:
-    wanted = set(points)
-    return tuple(point.id for point in history.points if point.id in wanted)
+    return tuple(sorted(points, key=lambda each: history.point(each).sequence))
 
 
 def _verdicts(
