@@ -2,18 +2,20 @@
 
 from __future__ import annotations
 
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, cast
 
 import pytest
 from attrs import evolve
 
-from fibackup.errors import CancelledError, StepError
+from fibackup.errors import CancelledError, StalePlanError, StepError
 from fibackup.host.cancel import CancelToken
 from fibackup.host.events import Event, FileVerified, ignore_events
 from fibackup.host.executor import Executor
 from fibackup.model.point import RestorePoint
 from fibackup.model.verification import FaultKind, Verification
+from fibackup.plan.prune import plan_prune
+from fibackup.plan.retention import RetentionPolicy
 from fibackup.plan.steps import Plan
 from fibackup.plan.verify import VerifyPolicy, plan_verify
 from fibackup.plan.verify_steps import FileToVerify, VerifyContents, VerifyFiles
@@ -206,6 +208,57 @@ def otherwise(world: World, first: RestorePoint) -> Verification:
     found = Executor(None, world.store).run(changed).verification
     assert found is not None
     return found
+
+
+def prune(world: World, *kept: str) -> None:
+    """Keep the newest point and these."""
+    now = datetime.now(UTC) + timedelta(days=1)
+    policy = RetentionPolicy(keep_last=1, protect=kept)
+    Executor(None, world.store).run(
+        plan_prune(world.store.read_history(world.uuid), policy, now=now)
+    )
+
+
+@pytest.mark.parametrize("deep", [False, True])
+def test_what_a_merge_has_replaced_since_the_plan_is_not_called_whole(
+    world: World, points: Points, *, deep: bool
+) -> None:
+    """It would be compared with what was there before, and that would count for nothing."""
+    _, second = two_points(world, points)
+    world.write("vda", 3, 9)
+    points.take()
+    made = plan(world, VerifyPolicy(deep=deep))
+    prune(world, second.id)
+    world.damage("vda", second.disk("vda").images[0].name)
+    before = world.store.read_record(world.uuid)
+    with pytest.raises(StepError) as caught:
+        Executor(None, world.store).run(made)
+    assert isinstance(caught.value.__cause__, StalePlanError)
+    assert f"{top(second)} is another one by now; plan again" in str(caught.value)
+    assert world.store.read_record(world.uuid) == before
+    assert verify(world, VerifyPolicy(deep=deep)).spoiled == (second.id, made_latest(world))
+
+
+def made_latest(world: World) -> str:
+    """Return the newest point."""
+    return world.store.read_history(world.uuid).points[-1].id
+
+
+@pytest.mark.parametrize("deep", [False, True])
+def test_what_a_prune_has_dropped_since_the_plan_is_passed_over(
+    world: World, points: Points, *, deep: bool
+) -> None:
+    """All that is left was read, also where the record has been written in between."""
+    first, second = two_points(world, points)
+    Executor(world.host, world.store).run(points.plan(full=True))
+    verify(world)
+    made = plan(world, VerifyPolicy(deep=deep))
+    prune(world)
+    found = Executor(None, world.store).run(made).verification
+    assert found is not None
+    assert (found.faults, found.warnings) == ((), ())
+    assert {first.id, second.id}.isdisjoint(found.whole)
+    assert len(found.whole) == 1
 
 
 def test_a_domain_that_the_store_does_not_know_has_nothing_to_verify(world: World) -> None:

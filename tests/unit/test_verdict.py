@@ -155,10 +155,28 @@ def test_an_image_of_no_point_may_be_of_one_whose_manifest_is_gone() -> None:
 
 
 def test_what_came_of_another_image_of_that_name_counts_for_nothing() -> None:
-    """A merge has put this one in its place while the other was looked at."""
+    """
+    A merge has put this one in its place while the other was looked at, where nobody can lock.
+
+    It says so: nothing has compared what is there now.
+    """
     check = wrong(f"vda/{image_name(1)}")
-    assert judge(survey(chain(1)), [check]).spoiled == (point_id(1),)
-    assert judge(survey(chain(1)), [evolve(check, sha256="f" * 64)]).faults == ()
+    assert judge(survey(chain(2)), [check]).spoiled == (point_id(1), point_id(2))
+    for other in (check, right(check.file), right(check.file, None)):
+        found = judge(survey(chain(2)), [evolve(other, sha256="f" * 64)])
+        assert found.faults == ()
+        (warning,) = found.warnings
+        assert warning == (
+            f"{check.file} was replaced while it was verified, and is not verified: "
+            f"verify points {point_id(1)}, {point_id(2)} again"
+        )
+        assert (found.read_files, found.read_bytes, found.skipped_files) == (0, 0, 0)
+    gone = evolve(check, file=f"vda/{image_name(9)}")
+    assert judge(survey(chain(2)), [gone]).warnings == ()
+    xml = evolve(right(f"{point_id(1)}.xml"), sha256="f" * 64)
+    (warning,) = judge(survey(chain(2)), [xml]).warnings
+    assert warning.endswith(f"verify point {point_id(1)} again")
+    assert judge(survey(chain(2)), [xml], point=point_id(2)).warnings == ()
 
 
 def test_images_of_no_point_are_a_fault_when_no_seal_tells_what_was_published() -> None:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import assert_never
+from collections.abc import Collection, Iterator, Sequence
+from typing import TypeVar, assert_never
 
 from attrs import evolve
 
@@ -10,8 +11,11 @@ from fibackup.errors import StalePlanError, VerifyError
 from fibackup.host.api import PointStore
 from fibackup.host.cancel import CancelToken
 from fibackup.host.events import OnEvent
+from fibackup.host.survey import named_files
 from fibackup.model.records import RECORD_FILE
 from fibackup.model.verification import (
+    CheckedContent,
+    CheckedFile,
     ContentCheck,
     Fault,
     FaultKind,
@@ -20,10 +24,12 @@ from fibackup.model.verification import (
     Verification,
 )
 from fibackup.plan.steps import Plan
-from fibackup.plan.verdict import judge, named_images
+from fibackup.plan.verdict import judge, named_images, replaced_since
 from fibackup.plan.verify_steps import VerifyContents, VerifyFiles
 
 __all__ = ["Verifier"]
+
+_Entry = TypeVar("_Entry", CheckedFile, CheckedContent)
 
 
 class Verifier:
@@ -60,9 +66,14 @@ class Verifier:
         Args:
             step: What to verify.
 
+        Raises:
+            StalePlanError: A merge has replaced a file since the plan was made. Nothing was read.
+
         Source:
             docs/verify.md.
         """
+        if self._plan.verb == "verify" and isinstance(step, VerifyFiles):
+            self._refuse_replaced(step)
         self._run = step.run or self._store.read_record(self._plan.uuid).next_run
         step = evolve(step, run=self._run)
         match step:
@@ -74,6 +85,13 @@ class Verifier:
                 self._read_disks(step)
             case _:
                 assert_never(step)
+
+    def _refuse_replaced(self, step: VerifyFiles) -> None:
+        """Refuse to compare with what was: no prune comes in between from here on."""
+        for file in replaced_since(self._store.read_history(self._plan.uuid), step.files):
+            raise StalePlanError(
+                domain=self._plan.domain, reason=f"{file} is another one by now; plan again"
+            )
 
     def refuse_wrong(self) -> None:
         """
@@ -140,9 +158,21 @@ class Verifier:
         record = survey.record
         files = [entry for check in self._files if (entry := check.entry(self._run)) is not None]
         contents = [check.entry(self._run) for check in self._contents]
-        if set(files) <= set(record.files) and set(contents) <= set(record.contents):
+        named = named_files(survey.history)
+        unwritten = record.with_entries(
+            _missing(files, record.files, named), _missing(contents, record.contents, named)
+        )
+        if unwritten == record:
             return survey
-        merged = record.with_entries(files, contents)
-        if merged != record:
-            self._odd.append("the store cannot be written: this verification is not remembered")
-        return evolve(survey, record=merged)
+        self._odd.append("the store cannot be written: this verification is not remembered")
+        return evolve(survey, record=unwritten)
+
+
+def _missing(
+    found: Sequence[_Entry], there: Sequence[_Entry], named: Collection[str]
+) -> Iterator[_Entry]:
+    """Give what was found of files that points have, and is not there, nor anything newer."""
+    times = {entry.file: entry.time for entry in there}
+    for entry in found:
+        if entry.file in named and (entry.file not in times or times[entry.file] < entry.time):
+            yield entry

@@ -43,8 +43,17 @@ from fibackup.model.verification import (
     VerificationRecord,
 )
 from fibackup.plan.records import going_warnings, unexplained_images
+from fibackup.plan.verify_steps import FileToVerify
 
-__all__ = ["Verified", "ages_in", "found_wrong", "judge", "last_verified", "named_images"]
+__all__ = [
+    "Verified",
+    "ages_in",
+    "found_wrong",
+    "judge",
+    "last_verified",
+    "named_images",
+    "replaced_since",
+]
 
 _OF_THE_STORE = frozenset(
     {
@@ -402,8 +411,10 @@ def judge(
     else:
         leftovers, strangers = (), ()
     latest = history.latest
-    read = [check.read_bytes for check in files if check.read_bytes is not None]
-    unread = sum(check.read_bytes is None and check.kind is None for check in files)
+    others = replaced_since(history, files)
+    these = [check for check in files if check.file not in others]
+    read = [check.read_bytes for check in these if check.read_bytes is not None]
+    unread = sum(check.read_bytes is None and check.kind is None for check in these)
     return Verification(
         domain=latest.domain if latest else history.uuid,
         uuid=history.uuid,
@@ -416,7 +427,12 @@ def judge(
         ),
         leftovers=leftovers,
         strangers=strangers,
-        odd=(*odd, *_going(survey, point), *_unsealed(survey, point)),
+        odd=(
+            *odd,
+            *_unverified(history, trees, others, point),
+            *_going(survey, point),
+            *_unsealed(survey, point),
+        ),
         notes=(*notes, *(f"{each.at or each.file}: {each.note}" for each in contents if each.note)),
         manifests=tuple(each for each in survey.digests if point in {None, each[0]}),
         read_files=len(read),
@@ -460,6 +476,25 @@ def named_images(history: History) -> frozenset[tuple[str, str]]:
         for disk in point.disks
         for image in disk.images
     )
+
+
+def replaced_since(history: History, files: Iterable[FileToVerify | FileCheck]) -> tuple[str, ...]:
+    """
+    Return the files that points name, but as others than those that were to be verified.
+
+    Args:
+        history: What the store holds.
+        files: What was to be verified, or has been; what no point names any more is passed over.
+
+    Source:
+        docs/verify.md, "While others work".
+    """
+    named = named_images(history) | {
+        (file.name, file.sha256) for point in history.points for file in point.files
+    }
+    right = {each.file for each in files if (each.file, each.sha256) in named}
+    there = {name for name, _ in named} - right
+    return tuple(dict.fromkeys(each.file for each in files if each.file in there))
 
 
 def _faults_of_files(
@@ -642,6 +677,22 @@ def _going(survey: Survey, point: str | None) -> Iterator[str]:
     """Tell of points that a prune was taking away, unless one is at work."""
     if not survey.busy and (point is None or point in survey.history.going):
         yield from going_warnings(survey.history)
+
+
+def _unverified(
+    history: History, trees: Mapping[str, ImageTree], files: Iterable[str], point: str | None
+) -> Iterator[str]:
+    """Tell of what was compared with what is recorded no more: it counts for nothing."""
+    for file in files:
+        target, _, name = file.rpartition("/")
+        of = trees[target].shown_through(name) if target else {file[:16]}
+        points = [each for each in _in_order(history, of) if point in {None, each}]
+        if points:
+            words = f"{'points' if len(points) > 1 else 'point'} {', '.join(points)}"
+            yield (
+                f"{file} was replaced while it was verified, and is not verified: "
+                f"verify {words} again"
+            )
 
 
 def _unsealed(survey: Survey, point: str | None) -> Iterator[str]:
