@@ -34,10 +34,14 @@ def maker(tmp_path: Path) -> Iterator[StoreMaker]:
         yield made
 
 
-def verify(maker: StoreMaker, *, deep: bool = False) -> fb.Verification:
-    """Verify the points."""
+def verify(
+    maker: StoreMaker, *, deep: bool = False, sample: float = 100, skip: bool = False
+) -> fb.Verification:
+    """Verify the points; *skip*: without what was read before."""
     survey = maker.store.survey(maker.uuid)
-    plan = fb.plan_verify(survey, now=datetime.now(UTC), policy=fb.VerifyPolicy(deep=deep))
+    since = START - timedelta(days=999) if skip else None
+    policy = fb.VerifyPolicy(deep=deep, sample_percent=sample, skip_since=since)
+    plan = fb.plan_verify(survey, now=datetime.now(UTC), policy=policy)
     found = fb.Executor(None, maker.store).run(plan).verification
     assert found is not None
     return found
@@ -53,6 +57,11 @@ def make_wrong(maker: StoreMaker, point: fb.RestorePoint, cluster: int) -> None:
     other = evolve(image, size_bytes=len(data), sha256=sha256(data).hexdigest())
     changed = evolve(point, disks=(evolve(disk, images=(other,)),))
     maker.path(f"{point.id}.json").write_text(render_manifest(changed))
+    seal(maker)
+
+
+def seal(maker: StoreMaker) -> None:
+    """Seal the manifests as they are."""
     ids = [path.name.removesuffix(".json") for path in maker.home.glob("*T*Z.json")]
     seals = {each: sha256(maker.path(f"{each}.json").read_bytes()).hexdigest() for each in ids}
     maker.path("points.sha256").write_text(render_seals(seals))
@@ -87,6 +96,50 @@ def test_what_is_right_above_it_is_right(maker: StoreMaker) -> None:
     listed = fb.list_points(maker.history(), maker.store.read_record(maker.uuid))
     assert [each.point.id for each in listed if each.verified.wrong] == [second.id]
     assert maker.restores(third.id, maker.root.parent / "out")
+
+
+@pytest.mark.parametrize("sample", [10, 100])
+def test_what_was_read_through_it_is_no_reference_when_it_is_right_again(
+    maker: StoreMaker, sample: int
+) -> None:
+    """Also when it was not read in the verification that found the other one right."""
+    first = maker.point({"vda": {0: 1, 1: 1}})
+    assert verify(maker, deep=True).faults == ()
+    files = (maker.path(f"vda/{first.id}.qcow2"), maker.path(f"{first.id}.json"))
+    kept = [path.read_bytes() for path in files]
+    make_wrong(maker, first, 1)
+    later = [maker.point({"vda": {number: 2}}).id for number in (2, 3)]
+    assert verify(maker, deep=True).spoiled == (first.id, *later)
+    for path, data in zip(files, kept, strict=True):
+        path.write_bytes(data)
+    seal(maker)
+    verify(maker, deep=True, sample=sample)
+    for _ in range(2):
+        found = verify(maker, deep=True)
+        assert (found.faults, found.whole) == ((), (first.id, *later))
+    assert maker.history().found_wrong == frozenset()
+
+
+@pytest.mark.parametrize("told", ["in depth", "of files", "never"])
+def test_what_was_read_through_a_rotten_file_is_no_reference(maker: StoreMaker, told: str) -> None:
+    """The file was read before it rotted, and not when the disk was read first."""
+    first = maker.point({"vda": {0: 1, 1: 1}})
+    second = maker.point({"vda": {2: 2}})
+    assert verify(maker).faults == ()
+    path = maker.path(f"vda/{first.id}.qcow2")
+    kept = path.read_bytes()
+    rotten = bytearray(kept)
+    rotten[kept.rindex(b"\1" * 512)] ^= 1
+    path.write_bytes(rotten)
+    assert verify(maker, deep=True, skip=True).faults == ()
+    if told != "never":
+        assert verify(maker, deep=told == "in depth").spoiled == (first.id, second.id)
+    path.write_bytes(kept)
+    for _ in range(3):
+        found = verify(maker, deep=True)
+        assert (found.faults, found.whole) == ((), (first.id, second.id))
+    make_wrong(maker, second, 2)
+    assert verify(maker, deep=True).spoiled == (second.id,)
 
 
 def test_a_manifest_that_cannot_be_read_for_a_while_forgets_nothing(maker: StoreMaker) -> None:

@@ -201,12 +201,25 @@ def stored_images(
 
 receipts = st.builds(Receipt, targets, stored_images())
 _runs = st.integers(0, 10**6)
+_maybe_runs = st.none() | _runs
 _faults = st.just("") | lines
 records = st.builds(
     VerificationRecord,
-    st.lists(st.builds(CheckedFile, texts, digests, times, _runs, _faults), max_size=3).map(tuple),
     st.lists(
-        st.builds(CheckedContent, texts, digests, times, _runs, st.none() | digests, _faults),
+        st.builds(CheckedFile, texts, digests, times, _runs, _faults, _maybe_runs), max_size=3
+    ).map(tuple),
+    st.lists(
+        st.builds(
+            CheckedContent,
+            texts,
+            digests,
+            times,
+            _runs,
+            st.none() | digests,
+            _faults,
+            _maybe_runs,
+            _maybe_runs,
+        ),
         max_size=3,
     ).map(tuple),
 )

@@ -208,9 +208,11 @@ def test_a_share_is_more_than_nothing_and_at_most_all(share: float) -> None:
 # --- in depth -----------------------------------------------------------------------------------
 
 
-def deep(of: fb.History, *contents: fb.CheckedContent) -> fb.VerifyContents:
+def deep(
+    of: fb.History, *contents: fb.CheckedContent, files: tuple[fb.CheckedFile, ...] = ()
+) -> fb.VerifyContents:
     """Return the step of a deep verification that reads disks."""
-    what = fb.Survey(of, record=fb.VerificationRecord(contents=contents))
+    what = fb.Survey(of, record=fb.VerificationRecord(files, contents))
     return contents_step(fb.plan_verify(what, now=NOW, policy=evolve(ALL, deep=True)))
 
 
@@ -256,7 +258,8 @@ def test_an_earlier_reading_is_known_also_after_a_merge() -> None:
     """The images may be others by then, but the disk must read the same."""
     file = f"vda/{image_name(1)}"
     earlier = fb.CheckedContent(file, "0" * 64, NOW, 3, "c" * 64)
-    (content,) = deep(chain(1), earlier).contents
+    merged = evolve(entry(file, 3), sha256="1" * 64)
+    (content,) = deep(chain(1), earlier, files=(merged,)).contents
     assert (content.earlier, content.since) == (earlier, 3)
     assert content.chain == ImageTree(chain(1), "vda").fingerprints()[image_name(1)]
 
@@ -267,9 +270,34 @@ def test_what_was_read_first_through_something_wrong_is_not_compared_with() -> N
     below = fb.CheckedContent(files[0], "0" * 64, NOW, 7, "c" * 64, "otherwise", since=4)
     for fault, since, known in (("", 7, False), ("", None, False), ("", 4, True), ("cut", 7, True)):
         above = fb.CheckedContent(files[1], "0" * 64, NOW, 7, "d" * 64, fault, since)
-        contents = {each.file: each for each in deep(chain(2), below, above).contents}
+        step = deep(chain(2), below, above, files=tuple(entry(file, 9) for file in files))
+        contents = {each.file: each for each in step.contents}
         assert contents[files[0]].earlier == below
         assert contents[files[1]].earlier == (above if known else None)
+
+
+def test_a_first_reading_counts_when_its_files_were_right_then_or_later() -> None:
+    """One of them may have been wrong by then, and put right since."""
+    names = [f"vda/{image_name(number)}" for number in (1, 2)]
+    first = fb.CheckedContent(names[1], "0" * 64, NOW, 9, "d" * 64, since=5)
+    for (base, fault, right), known in (
+        ((5, "", None), True),
+        ((6, "", None), True),
+        ((4, "", None), False),
+        ((6, "cut", 5), True),
+        ((6, "cut", 4), False),
+        ((6, "cut", None), False),
+    ):
+        under = evolve(entry(names[0], base, fault=fault), since=right)
+        step = deep(chain(2), first, files=(under, entry(names[1], 5)))
+        (content,) = [each for each in step.contents if each.file == names[1]]
+        assert content.earlier == (first if known else None)
+    step = deep(chain(2), first, files=(entry(names[1], 5),))
+    assert [each.earlier for each in step.contents] == [None, None]
+    (recorded,) = deep(
+        chain(1), fb.CheckedContent(names[0], "0" * 64, NOW, 9, "d" * 64, since=0)
+    ).contents
+    assert recorded.earlier is not None
 
 
 def test_a_disk_that_was_read_lately_is_not_read_again() -> None:

@@ -13,7 +13,7 @@ import fibackup as fb
 from fibackup.model.tree import ImageTree
 from fibackup.model.verification import READS_OTHERWISE
 from fibackup.plan.records import going_warnings
-from fibackup.plan.verdict import found_wrong, judge, last_verified
+from fibackup.plan.verdict import found_wrong, judge, last_verified, trusted
 from hypervisor.histories import (
     chain,
     digest,
@@ -441,6 +441,56 @@ def test_what_a_disk_was_is_not_forgotten_while_it_is_wrong() -> None:
         assert (never.sha256, never.last_right) == (None, 0)
     was = evolve(content(1).entry(1), sha256="d" * 64)
     assert evolve(content(1), earlier=was).entry(2).sha256 == "c" * 64
+
+
+def test_when_a_file_was_last_right_is_kept_while_it_is_wrong() -> None:
+    """Of any file of that name: a merge reads what it replaces."""
+    record = fb.VerificationRecord(files=(entry("a", 0),))
+    bad = evolve(entry("a", 0), sha256="f" * 64, fault="cut")
+    for run in (4, 5):
+        record = record.with_entries([evolve(bad, run=run)])
+        assert (record.files[0].run, record.files[0].last_right) == (run, entry("a", 0).run)
+    assert record.with_entries([evolve(bad, file="b")]).files[1].last_right == 0
+    again = record.with_entries([evolve(entry("a", 0), run=6)])
+    assert (again.files[0].last_right, again.files[0].since) == (6, None)
+
+
+def test_nothing_is_compared_with_what_was_read_through_something_wrong() -> None:
+    """A disk that was right goes; of one that was wrong the fault stays."""
+    of = chain(3)
+    files = [f"vda/{image_name(number)}" for number in (1, 2, 3)]
+    prints = ImageTree(of, "vda").fingerprints()
+
+    def read(number: int, run: int) -> fb.CheckedContent:
+        """Return the entry of a disk that was read first in a run."""
+        name = image_name(number)
+        return fb.CheckedContent(f"vda/{name}", prints[name], NOW, run, "c" * 64, since=run)
+
+    otherwise = f"{READS_OTHERWISE} than before: sha256 {'d' * 64}, {'c' * 64} then"
+    sure, late = read(2, 1), read(3, 2)
+    for cause in (
+        fb.VerificationRecord(contents=(evolve(read(1, 4), fault=otherwise, since=1),)),
+        fb.VerificationRecord(files=(fb.CheckedFile(files[0], "f" * 64, NOW, 4, "cut", 1),)),
+        fb.VerificationRecord(
+            files=(fb.CheckedFile(files[2], digest(image_name(3)), NOW, 4, "cut", 1),)
+        ),
+    ):
+        record = cause.with_entries(contents=(sure, late))
+        kept = trusted(of, record)
+        assert {each.file for each in record.contents} - {each.file for each in kept.contents} == {
+            files[2]
+        }
+        assert trusted(of, record, before=3) == kept
+        assert trusted(of, record, before=2) == record
+        wrong_one = evolve(late, run=3, fault=otherwise, since=2, reference_run=2)
+        record = cause.with_entries(contents=(sure, wrong_one))
+        left = trusted(of, record).contents[-1]
+        assert (left.fault, left.since, left.reference) == (otherwise, 2, None)
+        for reference in (1, None):
+            known = cause.with_entries(contents=(evolve(wrong_one, reference_run=reference),))
+            assert trusted(of, known) == known
+    right_now = fb.VerificationRecord(contents=(sure, late))
+    assert trusted(of, right_now) is right_now
 
 
 def test_what_another_found_wrong_meanwhile_is_not_replaced() -> None:

@@ -118,6 +118,7 @@ class Recorder:
         named: Files that points name. What the record has of others, now, goes; not what another
             verification adds of points that are published meanwhile. None: nothing goes, because
             there are points of which it is not known what they name.
+        trust: Takes out of what is there what newer entries must not make a reference.
         clock: Seconds that only go up.
     """
 
@@ -127,10 +128,12 @@ class Recorder:
         run: int,
         named: Collection[str] | None,
         *,
+        trust: Callable[[VerificationRecord], VerificationRecord] = lambda record: record,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         """Begin with nothing."""
         self._fd = dir_fd
+        self._trust = trust
         self._run = run
         there = sound_record(dir_fd)[0].named
         self._gone = there - {*named} if named is not None else frozenset[str]()
@@ -174,7 +177,7 @@ class Recorder:
         self._written = self._clock()
         try:
             with hold_record_lock(self._fd):
-                record = sound_record(self._fd)[0].with_entries(
+                record = self._trust(sound_record(self._fd)[0]).with_entries(
                     self._files, self._contents, forget=self._gone
                 )
                 replace_record(RECORD_FILE, render_record(record), self._fd)

@@ -118,6 +118,7 @@ from fibackup.plan.steps import (
     RestoreNvram,
     SaveState,
 )
+from fibackup.plan.verdict import trusted
 from fibackup.plan.verify_steps import VerifyContents, VerifyFiles
 
 __all__ = ["Store"]
@@ -285,7 +286,12 @@ class Store(StoreReader):
         with self._domain(uuid) as (fd, path), os_errors(str(path)):
             history = self.read_history(uuid)
             unknown = history.unreadable or history.lost
-            recorder = Recorder(fd, run, None if unknown else named_files(history))
+            recorder = Recorder(
+                fd,
+                run,
+                None if unknown else named_files(history),
+                trust=lambda record: trusted(history, record, before=run),
+            )
             try:
                 yield fd, path, recorder
             finally:

@@ -20,7 +20,7 @@ from datetime import datetime
 from enum import StrEnum
 from typing import TypeAlias
 
-from attrs import field, frozen
+from attrs import evolve, field, frozen
 
 from fibackup.model.checks import non_negative, sha256_hex
 from fibackup.model.point import History
@@ -107,6 +107,8 @@ class CheckedFile:
         time: When, aware.
         run: Number of the verification, counted up; this is the order.
         fault: What was wrong, empty when nothing was.
+        since: Of one that was wrong, the verification in which it was last right, 0 when it never
+            was. None: it was right, or that is not known.
     """
 
     file: str
@@ -114,6 +116,26 @@ class CheckedFile:
     time: datetime
     run: int = field(validator=non_negative)
     fault: str = ""
+    since: int | None = None
+
+    @property
+    def last_right(self) -> int:
+        """Number of the verification in which it was last right, 0 when there is none."""
+        return (self.since or 0) if self.fault else self.run
+
+    def after(self, earlier: CheckedFile | None) -> CheckedFile:
+        """
+        Return the entry as it is kept in place of another one.
+
+        Args:
+            earlier: What the record has of a file of this name, perhaps before a merge, or None.
+
+        Source:
+            docs/store-format.md, ``verified.json``.
+        """
+        if not self.fault:
+            return self
+        return evolve(self, since=earlier.last_right if earlier is not None else 0)
 
 
 @frozen
@@ -131,6 +153,8 @@ class CheckedContent:
         since: Of a disk that was right, the verification that found what it is compared with, 0
             when that is the hash that its point was taken with. Of one that was wrong, the
             verification in which it was last right, 0 when it never was. None: not known.
+        reference_run: Of a disk that was wrong, the verification that found what it is compared
+            with. None: it was right, there is nothing to compare with, or that is not known.
     """
 
     file: str
@@ -140,11 +164,30 @@ class CheckedContent:
     sha256: str | None
     fault: str = ""
     since: int | None = None
+    reference_run: int | None = None
 
     @property
     def last_right(self) -> int:
         """Number of the verification in which it was last right, 0 when there is none."""
         return (self.since or 0) if self.fault else self.run
+
+    @property
+    def reference_since(self) -> int:
+        """Number of the verification that found what the next one compares with."""
+        return (self.reference_run or 0) if self.fault else self.compared_since
+
+    def without_reference(self) -> CheckedContent | None:
+        """
+        Return what is left of it when that was read through something wrong.
+
+        Returns:
+            The fault, which the next reading ends; None of a disk that was right: it is as if it
+            had never been read.
+
+        Source:
+            docs/adr/0029-a-fault-stays-until-it-is-read-right.md.
+        """
+        return evolve(self, sha256=None, reference_run=None) if self.fault else None
 
     @property
     def compared_since(self) -> int:
@@ -264,7 +307,10 @@ class ContentCheck:
             sha256, since = self.sha256, run if self.since is None else self.since
         else:
             sha256, since = (was.reference, was.last_right) if was is not None else (None, 0)
-        return CheckedContent(self.file, self.chain, self.time, run, sha256, self.reason, since)
+        found = was.reference_since if self.kind is not None and was is not None else None
+        return CheckedContent(
+            self.file, self.chain, self.time, run, sha256, self.reason, since, found
+        )
 
 
 _Entry: TypeAlias = CheckedFile | CheckedContent
@@ -319,7 +365,10 @@ class VerificationRecord:
             docs/store-format.md, ``verified.json``.
         """
         by_file = {entry.file: entry for entry in self.files}
-        by_file |= {e.file: e for e in files if not _outdated(e, by_file.get(e.file))}
+        for each in files:
+            there = by_file.get(each.file)
+            if not _outdated(each, there):
+                by_file[each.file] = each.after(there)
         by_top = {entry.file: entry for entry in self.contents}
         by_top |= {e.file: e for e in contents if not _outdated(e, by_top.get(e.file))}
         return VerificationRecord(

@@ -188,7 +188,7 @@ def parse_record(text: str | bytes, *, path: str | None = None) -> VerificationR
     Source:
         docs/schema/record.schema.json.
     """
-    return _parse(VerificationRecord, "record", text, path, older=_without_since)
+    return _parse(VerificationRecord, "record", text, path, older=_older_record)
 
 
 def render_linked(linked: LinkedDisks) -> str:
@@ -365,11 +365,14 @@ def _render(key: str, value: JsonValue) -> str:
     return _dump({**document, "checksum": _checksum(document)})
 
 
-def _without_since(record: object) -> None:
-    """Give the entries of a record that was written before they had it the field ``since``."""
+def _older_record(record: object) -> None:
+    """Give the entries of a record the fields that they were written without."""
     with suppress(AttributeError, KeyError, TypeError):  # it is no record: the reader says why
-        for entry in cast("dict[str, Any]", record)["contents"]:
+        found = cast("dict[str, Any]", record)
+        for entry in (*found["files"], *found["contents"]):
             entry.setdefault("since", None)
+        for entry in found["contents"]:
+            entry.setdefault("reference_run", None)
 
 
 def _parse(

@@ -12,12 +12,13 @@ Judge what a verification has found: which points are spoiled by what, and what 
 from __future__ import annotations
 
 import re
+import sys
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from datetime import datetime
 from functools import reduce
 from typing import TypeAlias
 
-from attrs import frozen
+from attrs import evolve, frozen
 
 from fibackup.model.checks import is_target
 from fibackup.model.point import History, StoredImage
@@ -53,6 +54,7 @@ __all__ = [
     "last_verified",
     "named_images",
     "replaced_since",
+    "trusted",
 ]
 
 _OF_THE_STORE = frozenset(
@@ -118,26 +120,24 @@ class _Wrong:
     What a disk reads through that was wrong, its own reading included.
 
     Attributes:
-        entry: One of them.
+        entry: The lowest of them; None when there is none.
         run: The last verification that found one.
         last_right: The first verification in which one was right for the last time.
         spoils_all: True when one of them leaves nothing right that lies on it.
     """
 
-    entry: CheckedContent
-    run: int
-    last_right: int
-    spoils_all: bool
+    entry: CheckedContent | None = None
+    run: int = 0
+    last_right: int = sys.maxsize
+    spoils_all: bool = False
 
-    def with_(self, other: _Wrong | None) -> _Wrong:
-        """Return both together: the strictest of what shows that a disk is right."""
-        if other is None:
-            return self
+    def with_(self, entry: CheckedContent, *, spoils_all: bool) -> _Wrong:
+        """Return it with one more: the strictest of what shows that a disk is right."""
         return _Wrong(
-            other.entry,
-            max(self.run, other.run),
-            min(self.last_right, other.last_right),
-            self.spoils_all or other.spoils_all,
+            self.entry or entry,
+            max(self.run, entry.run),
+            min(self.last_right, entry.last_right),
+            self.spoils_all or spoils_all,
         )
 
 
@@ -234,17 +234,16 @@ class _Reading:
         if not wrong:
             return {}
 
-        def combine(image: StoredImage, under: _Wrong | None) -> _Wrong | None:
-            entry = wrong.get(image.name)
+        def combine(image: StoredImage, under: _Wrong | None) -> _Wrong:
+            entry, below = wrong.get(image.name), under or _Wrong()
             if entry is None:
-                return under
-            every = _spoils_all(tree, image.name, entry)
-            return _Wrong(entry, entry.run, entry.last_right, every).with_(under)
+                return below
+            return below.with_(entry, spoils_all=_spoils_all(tree, image.name, entry))
 
         climbed = tree.climb(combine)
         found: dict[str, CheckedContent] = {}
         for name, all_ in climbed.items():
-            if all_ is not None and not self._is_right(target, tree, name, all_):
+            if all_.entry is not None and not self._is_right(target, tree, name, all_):
                 found.update(dict.fromkeys(tree.shown_by.get(name, ()), all_.entry))
         for name in wrong.keys() - climbed.keys():  # it reaches no base
             found.update(dict.fromkeys(tree.shown_through(name), wrong[name]))
@@ -361,6 +360,64 @@ def found_wrong(history: History, record: VerificationRecord) -> frozenset[str]:
     others = (file for point in history.points for file in point.files)
     wrong.update(file.name for file in others if reading.of_file(file.name, file.sha256).wrong)
     return frozenset(wrong)
+
+
+def trusted(
+    history: History, record: VerificationRecord, *, before: int | None = None
+) -> VerificationRecord:
+    """
+    Return a record without what was read first through something that was wrong.
+
+    When that is right again, the disk reads otherwise, and is right too. So this is done before
+    newer entries replace those that say what was wrong.
+
+    Args:
+        history: What the store holds.
+        record: What has been read of it.
+        before: Only what earlier verifications than this one have read; None: of all.
+
+    Returns:
+        The record. A disk that was right goes, as if it had never been read; of one that was wrong
+        the fault stays, and there is nothing to compare the next reading with.
+
+    Source:
+        docs/adr/0029-a-fault-stays-until-it-is-read-right.md.
+    """
+    faults = (*(each.fault for each in record.files), *(each.fault for each in record.contents))
+    if not any(faults):  # as nearly always
+        return record
+    doubtful = {
+        file
+        for target, tree in trees_of(history).items()
+        for file in _doubtful(target, tree, record)
+    }
+    contents = (
+        each.without_reference()
+        if each.file in doubtful and (before is None or each.run < before)
+        else each
+        for each in record.contents
+    )
+    return evolve(record, contents=tuple(each for each in contents if each is not None))
+
+
+def _doubtful(target: str, tree: ImageTree, record: VerificationRecord) -> Iterator[str]:
+    """Give the top images that were read first after something under them was last right."""
+    reading = _Reading(record)
+    disks = reading.wrong_disks(target, tree)
+    files = {entry.file: entry for entry in record.files if entry.fault}
+
+    def combine(image: StoredImage, under: tuple[int, int] | None) -> tuple[int, int]:
+        """Return when all that a disk reads through was right; and when the disk was, too."""
+        file, disk = files.get(f"{target}/{image.name}"), disks.get(image.name)
+        through = under[1] if under is not None else sys.maxsize
+        if file is not None:  # also of one that a merge has made of it since
+            through = min(through, file.last_right)
+        return through, through if disk is None else min(through, disk.last_right)
+
+    for name, (right, _) in tree.climb(combine).items():
+        entry = reading.contents.get(f"{target}/{name}")
+        if entry is not None and entry.reference_since > right:
+            yield entry.file
 
 
 def judge(

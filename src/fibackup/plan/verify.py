@@ -24,8 +24,9 @@ from fibackup.errors import PolicyError
 from fibackup.model.point import History, RestorePoint, StoredImage
 from fibackup.model.records import RECORD_FILE
 from fibackup.model.tree import ImageTree, trees_of
-from fibackup.model.verification import CheckedContent, Survey
+from fibackup.model.verification import CheckedContent, Survey, VerificationRecord
 from fibackup.plan.steps import Expectation, Plan, Step
+from fibackup.plan.verdict import trusted
 from fibackup.plan.verify_steps import (
     ContentToVerify,
     ExpectedHeader,
@@ -174,7 +175,8 @@ def _verify_contents(
     now: datetime,
     policy: VerifyPolicy,
 ) -> VerifyContents:
-    entries = {entry.file: entry for entry in survey.record.contents}
+    record = trusted(survey.history, survey.record)
+    entries = {entry.file: entry for entry in record.contents}
     recorded, brought = _recorded(survey.history, trees), _brought(survey.history)
     tops: dict[str, str] = {}  # file -> target
     for point in points:
@@ -184,6 +186,7 @@ def _verify_contents(
                 tops[f"{disk.target}/{top}"] = disk.target
     prints = {target: tree.fingerprints() for target, tree in trees.items()}
     sizes = {target: tree.climb(_add) for target, tree in trees.items()}
+    proven = {target: _all_right(target, tree, record) for target, tree in trees.items()}
     candidates: list[_Candidate] = []
     for file, target in tops.items():
         top = file.removeprefix(f"{target}/")
@@ -193,7 +196,6 @@ def _verify_contents(
         of_this = entry is not None and (entry.fault or entry.chain == prints[target][top])
         candidates.append(_Candidate(file, sizes[target][top], entry if of_this else None))
     contents: list[ContentToVerify] = []
-    wrong = {file: entry for file, entry in entries.items() if entry.fault}
     chains: dict[str, dict[str, tuple[str, ...]]] = {target: {} for target in trees}
     for file in _chosen(candidates, now, policy):
         target = tops[file]
@@ -208,7 +210,7 @@ def _verify_contents(
                 virtual_size_bytes=trees[target].images[top].virtual_size_bytes,
                 estimate_bytes=sizes[target][top],
                 recorded=tuple(recorded.get(file, ())),
-                earlier=_known(entries.get(file), _under(target, names, wrong)),
+                earlier=_known(entries.get(file), proven[target][top]),
             )
         )
     return VerifyContents(
@@ -218,21 +220,22 @@ def _verify_contents(
     )
 
 
-def _under(
-    target: str, names: Sequence[str], wrong: Mapping[str, CheckedContent]
-) -> tuple[CheckedContent, ...]:
-    """Return what was wrong under the first of these images."""
-    if not wrong:
-        return ()
-    files = (f"{target}/{name}" for name in names[1:])
-    return tuple(wrong[file] for file in files if file in wrong)
+def _all_right(target: str, tree: ImageTree, record: VerificationRecord) -> Mapping[str, int]:
+    """Return the last verification in which every file of a disk was right, by its top."""
+    right = {entry.file: entry.last_right for entry in record.files}
+
+    def combine(image: StoredImage, under: int | None) -> int:
+        own = right.get(f"{target}/{image.name}", 0)  # a merge has read what it was made of
+        return own if under is None else min(own, under)
+
+    return tree.climb(combine)
 
 
-def _known(entry: CheckedContent | None, under: Sequence[CheckedContent]) -> CheckedContent | None:
-    """Return what the record has of a disk, unless it was read first through what was wrong."""
-    if entry is None or entry.fault:
+def _known(entry: CheckedContent | None, right: int) -> CheckedContent | None:
+    """Return what the record has of a disk, unless a file under it may have been wrong by then."""
+    if entry is None or entry.fault or entry.compared_since <= right:
         return entry
-    return None if any(entry.compared_since > each.last_right for each in under) else entry
+    return None
 
 
 def _add(image: StoredImage, under: int | None) -> int:

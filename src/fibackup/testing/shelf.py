@@ -45,7 +45,7 @@ from fibackup.plan.layers import outlived
 from fibackup.plan.prune_steps import MergeImages
 from fibackup.plan.removal import points_going
 from fibackup.plan.steps import CopyImage
-from fibackup.plan.verdict import found_wrong
+from fibackup.plan.verdict import found_wrong, trusted
 from fibackup.plan.verify_steps import FileToVerify
 from fibackup.testing.images import CLUSTER_BYTES, Content, read_layers
 
@@ -270,8 +270,10 @@ class Shelf:
         read = file.size_bytes if kind is None and file.read else None
         return FileCheck(file.file, file.sha256, now, kind, reason, read)
 
-    def remember(self, entry: CheckedFile | CheckedContent | None) -> None:
+    def remember(self, entry: CheckedFile | CheckedContent | None, history: History) -> None:
         """Keep what a verification has found."""
+        if entry is not None:
+            self.record = trusted(history, self.record, before=entry.run)
         files = (entry,) if isinstance(entry, CheckedFile) else ()
         contents = (entry,) if isinstance(entry, CheckedContent) else ()
         there = {*self.files, *(f"{target}/{name}" for target, name in self.images)}

@@ -329,11 +329,12 @@ class FakeStore(Drawable):
         with self._host.call("verify_files"):
             law(threads > 0, "a verification without threads")
             shelf = self._shelf(uuid)
+            history = shelf.history(self._uuid, self.path, uuid)
             checks: list[FileCheck] = []
             for file in step.files:
                 cancel.check()
                 check = shelf.check_file(file, self._host.now)
-                shelf.remember(check.entry(step.run))
+                shelf.remember(check.entry(step.run), history)
                 checks.append(check)
                 if check.read_bytes is not None or check.kind is not None:
                     on_event(FileVerified(file.file, file.size_bytes, check.reason))
@@ -352,6 +353,7 @@ class FakeStore(Drawable):
         with self._host.call("verify_contents"):
             law(threads > 0, "a verification without threads")
             shelf = self._shelf(uuid)
+            history = shelf.history(self._uuid, self.path, uuid)
             checks: list[ContentCheck] = []
             for content in step.contents:
                 cancel.check()
@@ -369,7 +371,7 @@ class FakeStore(Drawable):
                     earlier=content.earlier,
                     since=content.since,
                 )
-                shelf.remember(check.entry(step.run))
+                shelf.remember(check.entry(step.run), history)
                 checks.append(check)
                 on_event(FileVerified(content.file, check.read_bytes, reason))
             return tuple(checks)
