@@ -119,6 +119,7 @@ if TYPE_CHECKING:  # for type checkers; at run time __getattr__ below does it
         StoredFile,
         StoredImage,
         Versions,
+        WrongDisk,
         format_point_id,
         parse_point_id,
     )
@@ -350,6 +351,7 @@ __all__ = [
     "SourceImage",
     "StoredFile",
     "Versions",
+    "WrongDisk",
     "FoundFile",
     "FileCheck",
     "ContentCheck",
@@ -559,6 +561,7 @@ _HOMES: dict[str, tuple[str, ...]] = {
         "StoredFile",
         "StoredImage",
         "Versions",
+        "WrongDisk",
         "format_point_id",
         "parse_point_id",
     ),

@@ -41,6 +41,7 @@ step of a plan, or by a function that only reads::
 from __future__ import annotations
 
 from collections.abc import Callable
+from datetime import datetime
 from typing import Protocol, TypeVar
 
 from attrs import define, fields
@@ -385,8 +386,16 @@ class ManifestError(StoreError):
     """A manifest is damaged, or contradicts the files beside it."""
 
 
+@define(kw_only=True)
 class VerifyError(StoreError):
-    """The bytes of a stored file are not the ones that were recorded."""
+    """
+    The bytes of a stored file are not the ones that were recorded, or a disk reads otherwise.
+
+    Attributes:
+        found: When a verification found that, aware; None: it was found just now.
+    """
+
+    found: datetime | None = None
 
 
 class DestinationExistsError(StoreError):

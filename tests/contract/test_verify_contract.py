@@ -3,18 +3,20 @@
 from __future__ import annotations
 
 from datetime import UTC, datetime, timedelta
+from pathlib import PurePosixPath
 from typing import TYPE_CHECKING, cast
 
 import pytest
 from attrs import evolve
 
-from fibackup.errors import CancelledError, StalePlanError, StepError
+from fibackup.errors import CancelledError, StalePlanError, StepError, VerifyError
 from fibackup.host.cancel import CancelToken
 from fibackup.host.events import Event, FileVerified, ignore_events
 from fibackup.host.executor import Executor
 from fibackup.model.point import RestorePoint
 from fibackup.model.verification import FaultKind, Verification
 from fibackup.plan.prune import plan_prune
+from fibackup.plan.restore import plan_restore
 from fibackup.plan.retention import RetentionPolicy
 from fibackup.plan.steps import Plan
 from fibackup.plan.verify import VerifyPolicy, plan_verify
@@ -22,6 +24,7 @@ from fibackup.plan.verify_steps import FileToVerify, VerifyContents, VerifyFiles
 
 if TYPE_CHECKING:
     from collections.abc import Callable
+    from pathlib import Path
 
     from contract.conftest import Points, World
 
@@ -193,6 +196,27 @@ def test_a_disk_that_reads_otherwise_is_a_fault(world: World, points: Points) ->
     (fault,) = found.faults
     assert (fault.kind, fault.points) == (FaultKind.DISK, (first.id,))
     assert found.whole == (second.id,)
+
+
+def test_a_disk_that_reads_otherwise_is_not_restored_unasked(
+    world: World, points: Points, tmp_path: Path
+) -> None:
+    """Its files are right; other disks, and what lies on it and is right, are restored."""
+    first, second = two_points(world, points)
+    verify(world, VerifyPolicy(deep=True))
+    assert world.store.read_history(world.uuid).wrong_disks == ()
+    assert otherwise(world, first).spoiled == (first.id,)
+    history = world.store.read_history(world.uuid)
+    (wrong,) = history.wrong_disks
+    assert (wrong.point, wrong.target, wrong.file) == (first.id, "vda", top(first))
+    into = PurePosixPath(tmp_path / "into")
+    with pytest.raises(VerifyError, match=r"was found wrong on .*: the disk reads otherwise"):
+        plan_restore(history, first.id, into=into)
+    assert plan_restore(history, first.id, into=into, disks=("vdb",)).warnings == ()
+    assert plan_restore(history, second.id, into=into).warnings == ()
+    wished = plan_restore(history, first.id, into=into, found_wrong=True)
+    assert str(wrong) in wished.warnings
+    assert len(Executor(None, world.store).run(wished).restored) == 2
 
 
 def otherwise(world: World, first: RestorePoint) -> Verification:

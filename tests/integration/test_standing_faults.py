@@ -188,19 +188,73 @@ def test_a_record_that_cannot_be_read_keeps_no_point_away(maker: StoreMaker) -> 
     assert record.read_text() == name
 
 
-@pytest.mark.parametrize("form", fb.RestoreForm)
-def test_a_restore_of_what_was_found_wrong_says_so(maker: StoreMaker, form: str) -> None:
-    """Its images are what their manifest says; that shows nothing of the disk."""
-    maker.point({"vda": {0: 1}})
+def one_wrong(maker: StoreMaker) -> tuple[fb.RestorePoint, fb.RestorePoint, fb.RestorePoint]:
+    """Give three points; the disk of the second has been found wrong, that of the third right."""
+    first = maker.point({"vda": {0: 1}})
     second = maker.point({"vda": {1: 2}})
-    verify(maker, deep=True)
+    third = maker.point({"vda": {1: 3}})
+    assert verify(maker, deep=True).faults == ()
     make_wrong(maker, second, 1)
-    verify(maker, deep=True)
+    assert verify(maker, deep=True).spoiled == (second.id,)
+    return first, second, third
+
+
+@pytest.mark.parametrize("form", fb.RestoreForm)
+def test_a_restore_of_what_was_found_wrong_is_refused(maker: StoreMaker, form: str) -> None:
+    """Its images are what their manifest says; that shows nothing of the disk."""
+    first, second, third = one_wrong(maker)
     into = PurePosixPath(maker.root.parent / "out")
-    plan = fb.plan_restore(maker.history(), second.id, into=into, form=fb.RestoreForm(form))
+    wanted = fb.RestoreForm(form)
+    with pytest.raises(fb.VerifyError) as caught:
+        fb.plan_restore(maker.history(), second.id, into=into, form=wanted)
+    today = f"{datetime.now(UTC):%Y-%m-%d}"
+    assert f"disk vda: point {second.id}: vda/{second.id}.qcow2" in str(caught.value)
+    assert f"found wrong on {today}" in str(caught.value)
+    assert caught.value.found is not None
+    plan = fb.plan_restore(maker.history(), second.id, into=into, form=wanted, found_wrong=True)
     assert sum(f"vda/{second.id}.qcow2 was found wrong" in each for each in plan.warnings) == 1
-    sound = fb.plan_restore(maker.history(), maker.history().points[0].id, into=into)
-    assert sound.warnings == ()
+    fb.Executor(None, maker.store).run(plan)
+    for point in (first, third):
+        sound = fb.plan_restore(maker.history(), point.id, into=into)
+        assert sound.warnings == ()
+    assert maker.restores(third.id, maker.root.parent / "sound")
+
+
+def test_a_file_that_is_right_again_is_restored(maker: StoreMaker) -> None:
+    """A restore reads it by itself, and need not wait for a verification."""
+    first = maker.point({"vda": {0: 1}})
+    path = maker.path(f"vda/{first.id}.qcow2")
+    kept = path.read_bytes()
+    assert verify(maker, deep=True).faults == ()
+    path.write_bytes(kept[:-1])
+    assert verify(maker, deep=True).spoiled == (first.id,)
+    path.write_bytes(kept)
+    assert maker.history().found_wrong
+    assert maker.restores(first.id, maker.root.parent / "out")
+
+
+def test_the_command_refuses_what_was_found_wrong(
+    maker: StoreMaker, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Exit 12, and what leads on; whoever wants it all the same is warned, however quiet."""
+    _, second, third = one_wrong(maker)
+    out = maker.root.parent
+    words = ["restore", "--store", str(maker.root), "web1", "--point", second.id, "-q"]
+    capsys.readouterr()
+    assert main([*words, "--into", str(out / "a")]) == 12
+    said = capsys.readouterr().err
+    assert f"vda/{second.id}.qcow2 was found wrong on" in said
+    assert f"next: restore another point; fibackup verify --store {maker.root} --deep" in said
+    assert "--found-wrong" in said
+    assert not (out / "a").exists()
+    for more in ([], ["--json"], ["--dry-run"]):
+        into = ["--into", str(out / f"b{len(more)}{more}"), "--found-wrong"]
+        assert main([*words, *into, *more]) == 0
+        said = capsys.readouterr().err
+        assert f"warning: web1: disk vda of point {second.id}: vda/{second.id}.qcow2" in said
+    words = ["restore", "--store", str(maker.root), "web1", "--point", third.id, "-q"]
+    assert main([*words, "--into", str(out / "c"), "--found-wrong"]) == 0
+    assert capsys.readouterr().err == ""
 
 
 def test_the_command_ends_with_what_stands(

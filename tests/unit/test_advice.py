@@ -67,6 +67,17 @@ def test_commands_reach_the_same_hypervisor() -> None:
     assert next_command(fb.StalePlanError(reason="no"), arguments) == "run the same command again"
 
 
+def test_a_disk_that_was_found_wrong_can_be_had_all_the_same() -> None:
+    """Verifying again helps only where it was wrong by accident."""
+    error = fb.VerifyError(reason="no", found=datetime(2026, 11, 24, tzinfo=UTC))
+    found = next_command(error, parsed("restore", store="/s t"))
+    assert found == (
+        "restore another point; fibackup verify --store '/s t' --deep reads this one again; "
+        "or restore it as it is, with --found-wrong"
+    )
+    assert "--found-wrong" not in next_command(fb.VerifyError(reason="no"), parsed("restore"))
+
+
 def test_what_keeps_us_out_says_what_lets_us_in() -> None:
     """Where the error knows it, that is the next step; else to give access."""
     error = fb.PermissionDeniedError(reason="no", path="/backup", remedy="chmod go-w /backup")

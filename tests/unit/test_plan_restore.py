@@ -1,5 +1,6 @@
 """Facts about the plan of a restore."""
 
+from datetime import UTC, datetime
 from pathlib import Path, PurePosixPath
 
 import pytest
@@ -14,7 +15,7 @@ from fibackup.errors import (
     VerifyError,
 )
 from fibackup.host.executor import Executor
-from fibackup.model.point import History
+from fibackup.model.point import History, WrongDisk
 from fibackup.plan.backup import plan_backup
 from fibackup.plan.prune import plan_prune
 from fibackup.plan.restore import ImageFormat, RestoreForm, plan_restore
@@ -23,6 +24,7 @@ from fibackup.plan.steps import CopyStored, CreateLinked, FlattenImage, Plan, Re
 from fibackup.testing import FakeHost, FakeStore
 
 INTO = PurePosixPath("/into")
+TIME = datetime(2026, 11, 24, 4, 4, 7, tzinfo=UTC)
 
 
 def two_points() -> History:
@@ -155,15 +157,42 @@ def test_a_linked_disk_is_an_overlay_on_the_store(*, verify: bool, words: str) -
     assert Plan.from_json(plan.to_json()) == plan
 
 
-def test_a_linked_disk_on_what_was_found_wrong_says_so() -> None:
-    """It may be all that is left of a disk; a check looks at its files only."""
+def test_a_linked_disk_on_a_file_that_was_found_wrong_says_so() -> None:
+    """Unless it is checked: that shows whether it still is."""
     history = two_points()
     (image, *_) = history.images(history.points[-1].id, "vda")
     told = evolve(history, found_wrong=frozenset({f"vda/{image.name}"}))
-
-    for verify, words in ((True, "may not show what the guest had"), (False, "is not checked now")):
+    for verify, times in ((True, 0), (False, 1)):
         plan = plan_restore(told, "latest", into=INTO, form=RestoreForm.LINKED, verify=verify)
-        assert sum(f"found wrong by a verification, and {words}" in w for w in plan.warnings) == 1
+        words = "was found wrong by a verification, and is not checked now"
+        assert sum(words in warning for warning in plan.warnings) == times
+
+
+@pytest.mark.parametrize("form", RestoreForm)
+def test_a_disk_that_was_found_wrong_is_restored_only_when_that_is_wished(
+    form: RestoreForm,
+) -> None:
+    """It may be all that is left; other disks and points are restored as ever."""
+    history = two_points()
+    point, name = history.points[-1].id, history.points[-1].disk("vda").images[0].name
+    wrong = WrongDisk(point, "vda", f"vda/{name}", TIME, "the disk reads otherwise")
+    told = evolve(history, found_wrong=frozenset({wrong.file}), wrong_disks=(wrong,))
+    with pytest.raises(VerifyError) as caught:
+        plan_restore(told, "latest", into=INTO, form=form)
+    assert (caught.value.found, caught.value.target) == (TIME, "vda")
+    assert str(wrong) == (
+        f"disk vda of point {point}: vda/{name} was found wrong on 2026-11-24 by a verification: "
+        "the disk reads otherwise"
+    )
+    assert str(wrong) == f"disk vda of {caught.value.reason}"
+    both = evolve(told, wrong_disks=(wrong, evolve(wrong, target="vdb")))
+    with pytest.raises(VerifyError, match=f"disk vda of {wrong.words}; disk vdb of point"):
+        plan_restore(both, "latest", into=INTO, form=form)
+    plan = plan_restore(told, "latest", into=INTO, form=form, found_wrong=True)
+    assert plan.warnings[-1] == str(wrong)
+    others = plan_restore(told, "latest", into=INTO, form=form, disks=("vdb",))
+    before = plan_restore(told, history.points[0].id, into=INTO, form=form)
+    assert str(wrong) not in (*others.warnings, *before.warnings)
 
 
 @pytest.mark.parametrize(

@@ -161,6 +161,16 @@ def _damaged(error: fb.FibackupError, arguments: argparse.Namespace) -> str:
     return "take the file that is named from another copy of the store"
 
 
+def _unverified(error: fb.FibackupError, arguments: argparse.Namespace) -> str:
+    if arguments.verb == "restore" and isinstance(error, fb.VerifyError) and error.found:
+        again = f"fibackup verify{_store(arguments)} --deep"
+        return (
+            f"restore another point; {again} reads this one again; "
+            "or restore it as it is, with --found-wrong"
+        )
+    return _damaged(error, arguments)
+
+
 def after_faults(faults: Sequence[fb.Fault], arguments: argparse.Namespace, domain: str) -> str:
     """
     Say what helps against what a verification has found: a backup only where it does.
@@ -251,5 +261,5 @@ _NEXT: dict[str, Callable[[fb.FibackupError, argparse.Namespace], str]] = {
     "StalePlanError": _again,
     "StoreError": _doctor,
     "UnsupportedDiskError": lambda _, __: "leave the disk out: --exclude, or --skip-unsupported",
-    "VerifyError": _damaged,
+    "VerifyError": _unverified,
 }

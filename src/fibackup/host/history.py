@@ -50,7 +50,7 @@ from fibackup.model.records import (
 from fibackup.parse.manifest import parse_receipt
 from fibackup.plan.records import GONE
 from fibackup.plan.removal import points_going
-from fibackup.plan.verdict import found_wrong
+from fibackup.plan.verdict import with_found_wrong
 
 __all__ = ["read_history"]
 
@@ -80,18 +80,17 @@ def read_history(
         manifests, files = _read_points(fd, store=store, uuid=uuid)
         history, removal = _history(fd, path, manifests, files, store, uuid, compress=compress)
         if not (history.damaged or history.orphans) or reads == _READS:
-            history = _with_found_wrong(history, fd)
+            history = _with_record(history, fd)
             going = points_going(removal, history)
             return evolve(history, going=going) if going else history, manifests
 
 
-def _with_found_wrong(history: History, fd: int) -> History:
+def _with_record(history: History, fd: int) -> History:
     record, fault = record_of_faults(fd)
-    wrong = found_wrong(history, record)
-    if not wrong and fault is None:
-        return history
-    damaged = () if fault is None else ((RECORD_FILE, fault),)
-    return evolve(history, found_wrong=wrong, damaged_records=(*history.damaged_records, *damaged))
+    told = with_found_wrong(history, record)
+    if fault is None:
+        return told
+    return evolve(told, damaged_records=(*told.damaged_records, (RECORD_FILE, fault)))
 
 
 def _read_points(fd: int, *, store: str, uuid: str) -> tuple[Manifests, Mapping[str, bool]]:

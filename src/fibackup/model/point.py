@@ -51,6 +51,7 @@ __all__ = [
     "StoredFile",
     "StoredImage",
     "Versions",
+    "WrongDisk",
     "describe_copies",
     "format_point_id",
     "is_point_id",
@@ -438,6 +439,38 @@ def describe_copies(directories: Sequence[str]) -> str:
     )
 
 
+@frozen
+class WrongDisk:
+    """
+    A disk of a point that does not show what the guest had, though its files may be right.
+
+    Attributes:
+        point: Id of the point.
+        target: The disk.
+        file: The image through which that was found, such as ``"vda/20261124T040407Z.qcow2"``.
+        found: When it was last found, aware.
+        reason: What was wrong, in words.
+    """
+
+    point: str
+    target: str
+    file: str
+    found: datetime
+    reason: str
+
+    def __str__(self) -> str:
+        """Return all of it in one line."""
+        return f"disk {self.target} of {self.words}"
+
+    @property
+    def words(self) -> str:
+        """All of it but the disk."""
+        return (
+            f"point {self.point}: {self.file} was found wrong on {self.found:%Y-%m-%d} "
+            f"by a verification: {self.reason}"
+        )
+
+
 def _index() -> Any:  # noqa: ANN401 - as attrs types a field
     """Return a field that follows from the others: it does not count when two are compared."""
     return field(init=False, eq=False, repr=False, factory=dict[str, Any])
@@ -459,6 +492,8 @@ class History(Drawable):
             missing or has another size.
         found_wrong: ``"vda/20261124T040407Z.qcow2"`` or ``"20261124T040407Z.xml"``: files that
             were wrong when a verification last read them, and images through which a disk was.
+        wrong_disks: The disks of points that were found wrong, which only a verification in depth
+            can tell.
         unclaimed: ``"vda/20261124T040407Z.qcow2"``: files that no point names, such as a killed run
             leaves.
         orphans: Those of them that are images without a receipt, and not on their way out: the
@@ -492,6 +527,7 @@ class History(Drawable):
     protected: frozenset[str] = frozenset()
     compress: bool = False
     found_wrong: frozenset[str] = frozenset()
+    wrong_disks: tuple[WrongDisk, ...] = ()
     orphans: frozenset[str] = frozenset()
     damaged_records: tuple[tuple[str, str], ...] = ()
     going: frozenset[str] = frozenset()

@@ -17,7 +17,7 @@ from os import PathLike
 from pathlib import PurePosixPath
 
 from fibackup.errors import PolicyError, VerifyError
-from fibackup.model.point import History
+from fibackup.model.point import History, WrongDisk
 from fibackup.plan.define import Definition, NewDomain, plan_definition
 from fibackup.plan.memory import check_memory_restore, memory_steps
 from fibackup.plan.steps import (
@@ -66,6 +66,7 @@ def plan_restore(
     form: RestoreForm = RestoreForm.FLAT,
     image_format: ImageFormat = ImageFormat.QCOW2,
     verify: bool = True,
+    found_wrong: bool = False,
     memory: bool = False,
     paused: bool = False,
     keep_foreign: bool = False,
@@ -83,6 +84,8 @@ def plan_restore(
         form: One flat image, the chain of stored images, or an overlay on the store's image.
         image_format: Format to write; only a flat image can be raw.
         verify: False: an overlay on the store's image is made without reading the stored images.
+        found_wrong: True: restore also disks that a verification in depth has found wrong; they may
+            not show what the guest had, and the plan warns of each.
         memory: True: bring the guest back running where it was; all disks are restored.
         paused: True: with *memory*, leave the guest paused.
         keep_foreign: True: with *memory*, the stored XML may reach out of the guest; else the run
@@ -101,7 +104,8 @@ def plan_restore(
         StoreError: The store has several directories of the domain. Nothing was touched.
         NoSuchPointError: No such point, or the point has no such disk. Nothing was touched.
         ManifestError: The images of a disk do not reach a base. Nothing was touched.
-        VerifyError: An image that a disk needs is missing or cut. Nothing was touched.
+        VerifyError: An image that a disk needs is missing or cut, or a verification in depth has
+            found the disk wrong, and *found_wrong* is not set. Nothing was touched.
         PolicyError: *into* is relative, or the memory is wanted and the point has none, or not all
             of its disks are, or the form cannot have the format, or a guest is to go on from its
             memory in another domain, or a wish is not of its type. Nothing was touched.
@@ -129,6 +133,11 @@ def plan_restore(
         check_memory_restore(found, targets, memory=memory)
     for target in targets:
         _refuse_damage(history, found.id, target)
+    wrong = tuple(
+        each for each in history.wrong_disks if each.point == found.id and each.target in targets
+    )
+    if not found_wrong:
+        _refuse_wrong(history, wrong)
     steps = tuple(
         _disk(history, found.id, target, directory, form, image_format, verify=verify)
         for target in targets
@@ -165,7 +174,12 @@ def plan_restore(
             for step in steps
         ),
         steps=(*passage, *_side_by_side(steps), *resuming, *domain.after),
-        warnings=(*_warnings(history, form), *_found_wrong(history, steps), *domain.warnings),
+        warnings=(
+            *_warnings(history, form),
+            *_unchecked(history, steps),
+            *map(str, wrong),
+            *domain.warnings,
+        ),
     )
 
 
@@ -225,14 +239,26 @@ def _warnings(history: History, form: RestoreForm) -> tuple[str, ...]:
     return (f"{words}; remove none of its images before",)
 
 
-def _found_wrong(history: History, steps: tuple[DiskRestore, ...]) -> Iterator[str]:
-    """Say what is known to be wrong: the sha256 of an image does not show it of a disk."""
+def _unchecked(history: History, steps: tuple[DiskRestore, ...]) -> Iterator[str]:
+    """Say which files were wrong when they were read last; all others are read by the restore."""
     for step in steps:
-        unchecked = isinstance(step, CreateLinked) and not step.verify
-        words = "and is not checked now" if unchecked else "and may not show what the guest had"
-        files = (f"{step.target}/{image.name}" for image in step.images)
-        for file in filter(history.found_wrong.__contains__, files):
-            yield f"{file} was found wrong by a verification, {words}"
+        if isinstance(step, CreateLinked) and not step.verify:
+            files = (f"{step.target}/{image.name}" for image in step.images)
+            for file in filter(history.found_wrong.__contains__, files):
+                yield f"{file} was found wrong by a verification, and is not checked now"
+
+
+def _refuse_wrong(history: History, wrong: Sequence[WrongDisk]) -> None:
+    """Refuse disks that do not show what the guest had: no sha256 of an image tells that."""
+    for first in wrong[:1]:
+        alone = len(wrong) == 1
+        raise VerifyError(
+            domain=history.point(first.point).domain,
+            target=first.target if alone else None,
+            reason=first.words if alone else "; ".join(map(str, wrong)),
+            path=str(history.path / history.directory / first.file),
+            found=first.found,
+        )
 
 
 def _refuse_damage(history: History, point: str, target: str) -> None:

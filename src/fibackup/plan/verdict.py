@@ -21,7 +21,7 @@ from typing import TypeAlias
 from attrs import evolve, frozen
 
 from fibackup.model.checks import is_target
-from fibackup.model.point import History, StoredImage
+from fibackup.model.point import History, StoredImage, WrongDisk
 from fibackup.model.records import (
     LINKED_FILE,
     MERGE_FILE,
@@ -55,6 +55,7 @@ __all__ = [
     "named_images",
     "replaced_since",
     "trusted",
+    "with_found_wrong",
 ]
 
 _OF_THE_STORE = frozenset(
@@ -360,6 +361,35 @@ def found_wrong(history: History, record: VerificationRecord) -> frozenset[str]:
     others = (file for point in history.points for file in point.files)
     wrong.update(file.name for file in others if reading.of_file(file.name, file.sha256).wrong)
     return frozenset(wrong)
+
+
+def with_found_wrong(history: History, record: VerificationRecord) -> History:
+    """
+    Return a history that tells what verifications have found wrong.
+
+    Args:
+        history: What the store holds.
+        record: What has been read of it.
+
+    Source:
+        docs/verify.md.
+    """
+    wrong = found_wrong(history, record)
+    if not wrong:
+        return history
+    return evolve(history, found_wrong=wrong, wrong_disks=tuple(_wrong_disks(history, record)))
+
+
+def _wrong_disks(history: History, record: VerificationRecord) -> Iterator[WrongDisk]:
+    reading = _Reading(record)
+    spoiling = {
+        target: reading.spoiling(target, tree) for target, tree in trees_of(history).items()
+    }
+    for point in history.points:
+        for disk in point.disks:
+            entry = spoiling[disk.target].get(point.id)
+            if entry is not None:
+                yield WrongDisk(point.id, disk.target, entry.file, entry.time, entry.fault)
 
 
 def trusted(

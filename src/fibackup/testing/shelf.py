@@ -45,7 +45,7 @@ from fibackup.plan.layers import outlived
 from fibackup.plan.prune_steps import MergeImages
 from fibackup.plan.removal import points_going
 from fibackup.plan.steps import CopyImage
-from fibackup.plan.verdict import found_wrong, trusted
+from fibackup.plan.verdict import trusted, with_found_wrong
 from fibackup.plan.verify_steps import FileToVerify
 from fibackup.testing.images import CLUSTER_BYTES, Content, read_layers
 
@@ -201,7 +201,7 @@ class Shelf:
             unreadable=unreadable,
             lost=tuple(sorted(self.seals.keys() - self.manifests.keys())),
         )
-        found = evolve(found, found_wrong=found_wrong(found, self.record))
+        found = with_found_wrong(found, self.record)
         return evolve(found, going=points_going(self.removal, found))
 
     def _on_their_way(self) -> set[str]:

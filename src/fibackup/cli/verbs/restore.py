@@ -73,6 +73,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="with --as linked: do not read the stored images first",
     )
     parser.add_argument(
+        "--found-wrong",
+        action="store_true",
+        help="restore also disks that a verification in depth has found wrong: "
+        "they may not show what the guest had",
+    )
+    parser.add_argument(
         "--memory",
         action="store_true",
         help="let the guest go on where it was, on the restored disks; the domain must be off",
@@ -133,11 +139,13 @@ def run(arguments: argparse.Namespace, signals: Signals) -> int:
             form=fb.RestoreForm(arguments.form),
             image_format=fb.ImageFormat(arguments.format),
             verify=not arguments.no_verify,
+            found_wrong=arguments.found_wrong,
             memory=arguments.memory,
             paused=arguments.paused,
             keep_foreign=fb.Foreign(arguments.foreign) is fb.Foreign.KEEP,
             define=define,
         )
+        _warn_of_wrong(history, plan)
         if arguments.dry_run:
             done, _ = show_plan(arguments, plan)
         else:
@@ -145,6 +153,14 @@ def run(arguments: argparse.Namespace, signals: Signals) -> int:
     result = {"domain": plan.domain, "uuid": plan.uuid, "ok": True, **done}
     print_items(arguments, "results", [result])
     return OK
+
+
+def _warn_of_wrong(history: fb.History, plan: fb.Plan) -> None:
+    """Say what was found wrong and is restored all the same, also when all else is not wanted."""
+    targets = {step.target for step in plan.restores}
+    for wrong in history.wrong_disks:
+        if wrong.point == plan.point and wrong.target in targets:
+            warn(f"{plan.domain}: {wrong}")
 
 
 def _usage_fault(arguments: argparse.Namespace) -> str:
