@@ -190,6 +190,8 @@ def test_a_disk_that_was_found_wrong_is_restored_only_when_that_is_wished(
         plan_restore(both, "latest", into=INTO, form=form)
     plan = plan_restore(told, "latest", into=INTO, form=form, found_wrong=True)
     assert plan.warnings[-1] == str(wrong)
+    unread = evolve(told, wrong_disks=(evolve(wrong, otherwise=False),))
+    assert plan_restore(unread, "latest", into=INTO, form=form).warnings[-1] == str(wrong)
     others = plan_restore(told, "latest", into=INTO, form=form, disks=("vdb",))
     before = plan_restore(told, history.points[0].id, into=INTO, form=form)
     assert str(wrong) not in (*others.warnings, *before.warnings)

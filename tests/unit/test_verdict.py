@@ -13,7 +13,7 @@ import fibackup as fb
 from fibackup.model.tree import ImageTree
 from fibackup.model.verification import READS_OTHERWISE
 from fibackup.plan.records import going_warnings
-from fibackup.plan.verdict import found_wrong, judge, last_verified, trusted
+from fibackup.plan.verdict import found_wrong, judge, last_verified, trusted, with_found_wrong
 from hypervisor.histories import (
     chain,
     digest,
@@ -640,3 +640,30 @@ def test_the_work_of_a_verdict_grows_with_what_it_names() -> None:
     """Four times the chains, four times the work: a fault is not looked for in all others."""
     few, many = all_wrong(10, 5), all_wrong(40, 5)
     assert lines(lambda: judge(many)) < 4.6 * lines(lambda: judge(few))
+
+
+def test_a_disk_that_could_not_be_read_is_told_from_one_that_reads_otherwise() -> None:
+    """Of one that does not reach a base, too; what is worse is told first."""
+    of = chain(3)
+    prints = ImageTree(of, "vda").fingerprints()
+
+    def read(number: int, fault: str) -> fb.CheckedContent:
+        """Return what was found of a disk."""
+        name = image_name(number)
+        return fb.CheckedContent(f"vda/{name}", prints[name], NOW, 3, "b" * 64, fault, 1)
+
+    record = fb.VerificationRecord(contents=(read(1, "no memory"), read(2, "")))
+    told = with_found_wrong(of, record).wrong_disks
+    assert [(each.point, each.otherwise) for each in told] == [
+        (point_id(number), False) for number in (1, 2, 3)
+    ]
+    both = fb.VerificationRecord(contents=(read(1, "no memory"), read(3, READS_OTHERWISE)))
+    told = with_found_wrong(of, both).wrong_disks
+    assert [each.otherwise for each in told] == [False, False, True]
+    assert told[-1].file == f"vda/{image_name(3)}"
+    cut = evolve(of, points=of.points[1:])
+    above = fb.VerificationRecord(contents=(read(2, READS_OTHERWISE),))
+    assert [each.point for each in with_found_wrong(cut, above).wrong_disks] == [
+        point_id(2),
+        point_id(3),
+    ]

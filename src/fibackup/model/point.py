@@ -450,6 +450,8 @@ class WrongDisk:
         file: The image through which that was found, such as ``"vda/20261124T040407Z.qcow2"``.
         found: When it was last found, aware.
         reason: What was wrong, in words.
+        otherwise: True: it was read, and was another than it had been. False: it could not be read,
+            or its structure was damaged; a restore may show that it is right by now.
     """
 
     point: str
@@ -457,6 +459,7 @@ class WrongDisk:
     file: str
     found: datetime
     reason: str
+    otherwise: bool = True
 
     def __str__(self) -> str:
         """Return all of it in one line."""

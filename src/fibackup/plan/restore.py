@@ -84,8 +84,8 @@ def plan_restore(
         form: One flat image, the chain of stored images, or an overlay on the store's image.
         image_format: Format to write; only a flat image can be raw.
         verify: False: an overlay on the store's image is made without reading the stored images.
-        found_wrong: True: restore also disks that a verification in depth has found wrong; they may
-            not show what the guest had, and the plan warns of each.
+        found_wrong: True: restore also disks that a verification in depth has read, and found to be
+            others than they had been; the plan warns of each.
         memory: True: bring the guest back running where it was; all disks are restored.
         paused: True: with *memory*, leave the guest paused.
         keep_foreign: True: with *memory*, the stored XML may reach out of the guest; else the run
@@ -137,7 +137,7 @@ def plan_restore(
         each for each in history.wrong_disks if each.point == found.id and each.target in targets
     )
     if not found_wrong:
-        _refuse_wrong(history, wrong)
+        _refuse_wrong(history, tuple(each for each in wrong if each.otherwise))
     steps = tuple(
         _disk(history, found.id, target, directory, form, image_format, verify=verify)
         for target in targets

@@ -381,15 +381,23 @@ def with_found_wrong(history: History, record: VerificationRecord) -> History:
 
 
 def _wrong_disks(history: History, record: VerificationRecord) -> Iterator[WrongDisk]:
-    reading = _Reading(record)
-    spoiling = {
-        target: reading.spoiling(target, tree) for target, tree in trees_of(history).items()
-    }
+    trees = trees_of(history)
+    sure = evolve(
+        record, contents=tuple(e for e in record.contents if e.reads_otherwise or not e.fault)
+    )
+    otherwise, wrong = (
+        {target: reading.spoiling(target, tree) for target, tree in trees.items()}
+        for reading in (_Reading(sure), _Reading(record))
+    )
     for point in history.points:
         for disk in point.disks:
-            entry = spoiling[disk.target].get(point.id)
+            entry = otherwise[disk.target].get(point.id)
+            known = entry is not None
+            entry = entry or wrong[disk.target].get(point.id)
             if entry is not None:
-                yield WrongDisk(point.id, disk.target, entry.file, entry.time, entry.fault)
+                yield WrongDisk(
+                    point.id, disk.target, entry.file, entry.time, entry.fault, otherwise=known
+                )
 
 
 def trusted(
