@@ -264,8 +264,8 @@ fdatasync .4.json.tmp          renameat 4.json          fsync .
 fdatasync .prune.json.tmp      linkat prune.json        fsync .
 unlinkat 3.json                unlinkat 1.json          fsync .
 unlinkat 1.xml                 unlinkat 3.xml           fsync .
-unlinkat prune.json            fsync .
 fdatasync .points.sha256.tmp   renameat points.sha256   fsync .
+unlinkat prune.json            fsync .
 fdatasync vda/.2.qcow2.merged.tmp   linkat vda/2.qcow2.merged   fsync vda
 flock lock.readers
 fdatasync .merge.json.tmp      linkat merge.json        fsync .
@@ -273,8 +273,8 @@ renameat vda/2.qcow2           fsync vda
 fdatasync .points.sha256.tmp   renameat points.sha256   fsync .
 fdatasync .2.json.tmp          renameat 2.json          fsync .
 unlinkat vda/1.qcow2           fsync vda
-unlinkat merge.json            fsync .
 fdatasync .points.sha256.tmp   renameat points.sha256   fsync .
+unlinkat merge.json            fsync .
 """
 """Points 1 and 3 go; 2 takes over the image of 1, and both are merged. Point 4 takes that of 3."""
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import importlib
 import json
 import os
 import shutil
@@ -151,6 +152,30 @@ def test_a_pipe_in_place_of_a_lock_holds_nobody_up(
         main([*verb, *store])
     told = capsys.readouterr()
     assert str(path) in told.err or f"{file}: no fibackup writes such a file" in told.out
+
+
+@pytest.mark.parametrize("module", ["merge", "prune"])
+@pytest.mark.parametrize("when", ["before", "after"])
+def test_a_prune_that_died_beside_its_journal_leaves_no_point_without_a_seal(
+    maker: StoreMaker, monkeypatch: pytest.MonkeyPatch, module: str, when: str
+) -> None:
+    """The next prune finishes it, or has nothing to do any more."""
+    name = f"fibackup.host.{module}._abandon"
+    real = importlib.import_module(f"fibackup.host.{module}")._abandon
+
+    def died(dir_fd: int) -> None:
+        monkeypatch.setattr(name, real)
+        if when == "after":
+            real(dir_fd)
+        raise SystemExit(9)
+
+    prune = ["prune", "--keep-last", "1", "--store", str(maker.root)]
+    monkeypatch.setattr(name, died)
+    with pytest.raises(SystemExit):
+        main(prune)
+    assert main(prune) == 0
+    assert maker.store.survey(maker.uuid).unsealed == ()
+    assert main(["verify", "--strict", "--store", str(maker.root)]) == 0
 
 
 def test_what_leads_out_when_a_manifest_is_lost_for_good(

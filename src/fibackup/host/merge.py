@@ -358,8 +358,8 @@ def _finish(merge: Merge, dir_fd: int) -> None:
             with suppress(FileNotFoundError):
                 os.unlink(name, dir_fd=disk)
         fsync_directory(disk)
+    seal_points("", dir_fd)  # before the journal goes: whoever dies between is finished by the next
     _abandon(dir_fd)
-    seal_points("", dir_fd)
 
 
 def _abandon(dir_fd: int) -> None:

@@ -85,8 +85,8 @@ def _finish(removal: Removal, dir_fd: int) -> int:
     """
     _unpublish(removal.points, dir_fd)
     freed = _delete(removal.files, dir_fd)
+    seal_points("", dir_fd)  # before the journal goes: whoever dies between is finished by the next
     _abandon(dir_fd)
-    seal_points("", dir_fd)
     return freed
 
 

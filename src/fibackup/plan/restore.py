@@ -236,7 +236,7 @@ def _warnings(history: History, form: RestoreForm) -> tuple[str, ...]:
     if form is not RestoreForm.LINKED:
         return ()
     words = f"the disks need the store at {history.path} until they are pulled local"
-    return (f"{words}; remove none of its images before",)
+    return (f"{words}; until then remove none of its images, and leave the disks where they are",)
 
 
 def _unchecked(history: History, steps: tuple[DiskRestore, ...]) -> Iterator[str]:
