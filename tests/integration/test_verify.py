@@ -22,6 +22,7 @@ from datetime import UTC, datetime, timedelta
 from hashlib import sha256
 from pathlib import Path, PurePosixPath
 from typing import Any
+from uuid import uuid4
 
 import pytest
 from attrs import evolve
@@ -35,7 +36,7 @@ from fibackup.host.nbd import NbdClient
 from fibackup.host.pace import Pace
 from fibackup.host.record import Recorder
 from fibackup.host.seals import seal_points
-from fibackup.parse.manifest import render_manifest
+from fibackup.parse.manifest import parse_manifest, render_manifest
 from fibackup.parse.qcow2_header import parse_qcow2_header
 from hypervisor import differences
 from hypervisor.host import run
@@ -248,6 +249,11 @@ def test_people_are_told_the_file_and_the_points(copy: Copy) -> None:
     assert "no point is whole" in run_cli("verify", "--store", copy.root).stderr
 
 
+def of_another_store(manifest: str) -> str:
+    """Return a manifest as another store would have it."""
+    return render_manifest(evolve(parse_manifest(manifest), store=str(uuid4())))
+
+
 def test_points_under_another_name_are_not_passed_over_in_silence(copy: Copy) -> None:
     """Nothing reads them: a timer that verifies must not stay green; the advice is the cure."""
     (home,) = copy.root.glob("web1-*")
@@ -267,6 +273,17 @@ def test_points_under_another_name_are_not_passed_over_in_silence(copy: Copy) ->
     (result, another) = copy.verify(code=12)["results"]
     assert (result["ok"], another["ok"]) == (True, False)
     assert another["error"]["next_command"].startswith("move it out of the store")
+    home.rename(copy.root / "bar")
+    results = copy.verify(code=12)["results"]
+    steps = [each["error"]["next_command"] for each in results]
+    assert [step.startswith("move it out") for step in steps] == [True, True], "which is the newer?"
+    shutil.rmtree(copy.root / "foo")
+    (result,) = copy.verify(code=12)["results"]
+    assert result["error"]["next_command"].startswith("mv -nT ")
+    for manifest in (copy.root / "bar").glob("*Z.json"):
+        manifest.write_text(of_another_store(manifest.read_text()))
+    (result,) = copy.verify(code=12)["results"]
+    assert result["error"]["next_command"].endswith("its points are of another store")
 
 
 def test_what_lies_about_is_told_and_is_no_fault(copy: Copy) -> None:
@@ -336,6 +353,11 @@ def test_what_was_found_wrong_is_not_forgotten_without_a_word(copy: Copy, damage
     assert words in run_cli("list", "--store", copy.root).stderr
     dry = run_cli("prune", "--store", copy.root, "--keep-last", "1", "-n", "--strict", "web1")
     assert (dry.returncode, words in dry.stdout + dry.stderr) == (4, True)
+    back = run_cli(
+        *("restore", "--store", copy.root, "web1", "--disk", "vda", "-q"),
+        *("--into", copy.root.parent / "back"),
+    )
+    assert (back.returncode, words in back.stderr) == (0, True)
     quiet = run_cli("verify", "--store", copy.root, "--quiet", "--sample", "1%")
     assert (quiet.returncode, quiet.stdout.count("verified.json: ")) == (12, 1)
     copy.file("verified.json").write_text(damage)

@@ -303,6 +303,7 @@ def test_a_step_that_failed_for_a_curable_cause_is_told_the_cure(
         ("--full -q --exclude vdb web1 --compress", " --full --exclude vdb --compress"),
         ("-c test:///default --disk=vda --jobs 2 web1 --hook 'a b'", " --disk=vda --hook 'a b'"),
         ("--all --freeze-timeout 5 -v -- web1", " --freeze-timeout 5"),
+        ("-qnctest:///default --full -vq web1", " --full"),
     ],
 )
 def test_a_backup_that_failed_is_run_again_with_its_wishes(words: str, wishes: str) -> None:
@@ -315,6 +316,16 @@ def test_a_backup_that_failed_is_run_again_with_its_wishes(words: str, wishes: s
     assert next_command(error, arguments) == f"fibackup backup --store /s{wishes} {UUID}"
     listing = fb.StepError(reason="no", plan=World().plan(), index=0, next_command="fibackup list")
     assert next_command(listing, arguments) == "fibackup list"
+
+
+@pytest.mark.parametrize("words", ["-m blockpull", "-mblockpull", "-qmblockpull", "-qm blockpull"])
+def test_a_consolidation_that_failed_goes_on_in_its_direction(words: str) -> None:
+    """However its method was written."""
+    arguments = build_parser().parse_args(["consolidate", *words.split(), "web1"])
+    error = fb.StepError(
+        reason="no", plan=World().plan(), index=0, next_command=f"fibackup consolidate {UUID}"
+    )
+    assert next_command(error, arguments) == f"fibackup consolidate -m blockpull {UUID}"
 
 
 def test_a_prune_that_a_linked_disk_holds_back_says_how_to_free_it() -> None:

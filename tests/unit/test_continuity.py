@@ -287,12 +287,15 @@ def test_a_plan_whose_parent_is_not_what_it_was_does_not_run() -> None:
         (evolve(history, points=(evolve(point, disks=(evolve(disk, target="vdb"),)),)), gone),
         (evolve(history, going=frozenset({point.id})), f"a prune takes point {point.id} away"),
         (evolve(history, damaged=frozenset({file})), f"the store's image {file} is missing, has"),
+        (evolve(history, found_wrong=frozenset({file})), f"the store's image {file} is missing"),
         (
             evolve(history, points=(evolve(point, disks=(other,)),)),
             f"point {point.id} has another image of disk vda than when it was planned",
         ),
     ):
         assert str(parent_gone(plan, found)).startswith(reason)
+    wrong = evolve(history, found_wrong=frozenset({file}))
+    assert parent_gone(evolve(plan, verb="recover"), wrong) is None, "it finishes what there is"
 
 
 def test_an_image_that_an_earlier_run_has_stored_lies_on_the_parent_too() -> None:

@@ -443,6 +443,20 @@ def test_what_a_disk_was_is_not_forgotten_while_it_is_wrong() -> None:
     assert evolve(content(1), earlier=was).entry(2).sha256 == "c" * 64
 
 
+def test_that_a_disk_reads_otherwise_stays_while_it_cannot_be_read() -> None:
+    """A restore refuses it for that; a reading that fails clears nothing, and is told as well."""
+    otherwise = f"{READS_OTHERWISE} than before: sha256 {'d' * 64}, {'c' * 64} then"
+    was = evolve(content(1).entry(1), fault=otherwise)
+    unread = evolve(content(1, fb.FaultKind.UNREADABLE), reason="no memory")
+    for run in (2, 3):
+        was = evolve(unread, earlier=was).entry(run)
+        assert was.fault == f"{otherwise}; and now it cannot be told: no memory"
+        assert (was.reads_otherwise, was.run) == (True, run)
+    anew = evolve(content(1, fb.FaultKind.DISK), reason=f"{READS_OTHERWISE}, anew", earlier=was)
+    assert anew.entry(4).fault == f"{READS_OTHERWISE}, anew"
+    assert evolve(content(1), earlier=was).entry(4).fault == ""
+
+
 def test_when_a_file_was_last_right_is_kept_while_it_is_wrong() -> None:
     """Of any file of that name: a merge reads what it replaces."""
     record = fb.VerificationRecord(files=(entry("a", 0),))

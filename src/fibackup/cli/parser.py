@@ -10,7 +10,7 @@ from __future__ import annotations
 import argparse
 import os
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from importlib import import_module
 from itertools import takewhile
 from typing import NoReturn, Protocol, cast
@@ -161,14 +161,26 @@ def given(words: Sequence[str], options: Mapping[str, argparse.Action]) -> tuple
     found: list[str] = []
     rest = takewhile(lambda each: each != "--", words)
     for word in rest:
-        name, glued, _ = word.partition("=")
-        action = options.get(name)
-        if action is None:
-            continue
-        value = () if action.nargs == 0 or glued else (next(rest, ""),)
-        if action.dest not in _ELSEWHERE:
-            found += (word, *value)
+        for name, glued in _options_in(word):
+            action = options.get(name.partition("=")[0])
+            if action is None:
+                break
+            takes = action.nargs != 0
+            value = (glued or next(rest, ""),) if takes and "=" not in name else ()
+            if action.dest not in _ELSEWHERE:
+                found += (name, *value)
+            if takes:
+                break
     return tuple(found)
+
+
+def _options_in(word: str) -> Iterator[tuple[str, str]]:
+    """Give each option that a word may have, and what is glued to it: -qmx has -q and -m with x."""
+    if word.startswith("--"):
+        yield word, ""
+    elif word.startswith("-"):
+        for at in range(1, len(word)):
+            yield f"-{word[at]}", word[at + 1 :]
 
 
 class _Version(argparse.Action):

@@ -151,24 +151,28 @@ def directory_name(uuid: str, name: str) -> str:
     return f"{slug}-{uuid}" if slug else uuid
 
 
-def misnamed(fd: int) -> dict[str, str]:
+def misnamed(fd: int, store: str) -> dict[str, str]:
     """
     Return directories that hold points, and whose names do not say of which domain.
 
     Args:
         fd: The directory of a store.
+        store: UUID of the store.
 
     Returns:
-        The name that each should have; empty when there is a directory of that domain as well.
+        The name that each should have; empty when there is another directory of that domain, or
+        its points are of another store.
 
     Source:
         docs/store-format.md, "Directories".
     """
-    found: dict[str, str] = {}
     names = sorted(directories_in(fd))
-    known = {uuid_of(name) for name in names}
-    for name in names:
-        point = _end(name, fd) if uuid_of(name) is None else None
-        if point is not None:
-            found[name] = "" if point.uuid in known else directory_name(point.uuid, point.domain)
-    return found
+    nameless = [name for name in names if uuid_of(name) is None]
+    found = {name: point for name in nameless if (point := _end(name, fd)) is not None}
+    taken = [uuid_of(name) for name in names] + [point.uuid for point in found.values()]
+    return {
+        name: directory_name(point.uuid, point.domain)
+        if point.store == store and taken.count(point.uuid) == 1
+        else ""
+        for name, point in found.items()
+    }

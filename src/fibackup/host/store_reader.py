@@ -274,13 +274,14 @@ class StoreReader(Drawable):
         Return directories that hold points, and whose names do not say of which domain.
 
         Returns:
-            The name that each should have; empty when there is a directory of that domain as well.
+            The name that each should have; empty when there is another directory of that domain, or
+            its points are of another store.
 
         Source:
             docs/store-format.md, "Directories".
         """
         with os_errors(str(self.path)):
-            return misnamed(self._fd)
+            return misnamed(self._fd, self._uuid)
 
     # --- directories ----------------------------------------------------------------------------
 

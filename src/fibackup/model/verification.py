@@ -43,6 +43,7 @@ __all__ = [
 READS_OTHERWISE = "the disk reads otherwise"
 """How the fault of a disk begins that could be read, and was another one."""
 
+_AND_NOW = "; and now it cannot be told: "
 _READ_AND_WAS = re.compile(r": sha256 ([0-9a-f]{64}), ([0-9a-f]{64}) then")
 
 
@@ -309,8 +310,15 @@ class ContentCheck:
             sha256, since = (was.reference, was.last_right) if was is not None else (None, 0)
         found = was.reference_since if self.kind is not None and was is not None else None
         return CheckedContent(
-            self.file, self.chain, self.time, run, sha256, self.reason, since, found
+            self.file, self.chain, self.time, run, sha256, self._fault(), since, found
         )
+
+    def _fault(self) -> str:
+        """Return what is wrong; that a disk reads otherwise stays, also when it cannot be read."""
+        was = self.earlier.fault if self.earlier and self.earlier.reads_otherwise else ""
+        if self.kind is None or not was or self.reason.startswith(READS_OTHERWISE):
+            return self.reason
+        return f"{was.partition(_AND_NOW)[0]}{_AND_NOW}{self.reason}"
 
 
 _Entry: TypeAlias = CheckedFile | CheckedContent

@@ -19,7 +19,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import PurePosixPath
 
-from attrs import frozen
+from attrs import evolve, frozen
 
 from fibackup.errors import ManifestError, StoreError
 from fibackup.model.chain import BackingChain, Image
@@ -103,6 +103,8 @@ def parent_gone(plan: Plan, history: History) -> str | None:
     Source:
         docs/store-format.md, "Writing order": a point names nothing that is not there.
     """
+    if plan.verb == "backup":  # a recovery finishes what there is
+        history = evolve(history, damaged=history.distrusted)
     backings = {(copy.target, copy.name): copy.backing for copy in plan.copies}
     for step in plan.steps:
         for disk in step.disks if isinstance(step, PublishPoint) else ():

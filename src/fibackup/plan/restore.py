@@ -18,8 +18,10 @@ from pathlib import PurePosixPath
 
 from fibackup.errors import PolicyError, VerifyError
 from fibackup.model.point import History, WrongDisk
+from fibackup.model.records import RECORD_FILE
 from fibackup.plan.define import Definition, NewDomain, plan_definition
 from fibackup.plan.memory import check_memory_restore, memory_steps
+from fibackup.plan.records import damage_warnings
 from fibackup.plan.steps import (
     CopyStored,
     CreateLinked,
@@ -177,6 +179,7 @@ def plan_restore(
         warnings=(
             *_warnings(history, form),
             *_unchecked(history, steps),
+            *(words for words in damage_warnings(history) if words.startswith(RECORD_FILE)),
             *map(str, wrong),
             *domain.warnings,
         ),

@@ -161,6 +161,9 @@ def _warn_of_wrong(history: fb.History, plan: fb.Plan) -> None:
     for wrong in history.wrong_disks:
         if wrong.point == plan.point and wrong.target in targets:
             warn(f"{plan.domain}: {wrong}")
+    for words in fb.record_warnings(history):
+        if words in plan.warnings:  # it is not known what was found wrong
+            warn(f"{plan.domain}: {words}")
 
 
 def _usage_fault(arguments: argparse.Namespace) -> str:

@@ -181,9 +181,10 @@ def _misnamed(arguments: argparse.Namespace, store: fb.Store, name: str, right: 
     reason = "it holds points, and its name does not say of which domain: nothing reads them"
     failure = Failure(fb.VerifyError(reason=reason, path=place), arguments)
     failure.next_command = (
-        f"mv {shlex.quote(place)} {shlex.quote(f'{store.path}/{right}')}"
+        f"mv -nT {shlex.quote(place)} {shlex.quote(f'{store.path}/{right}')}"
         if right
-        else "move it out of the store: there is a directory of that domain"
+        else "move it out of the store: there is another directory of that domain, or its points "
+        "are of another store"
     )
     with aside(arguments):
         complain(failure)
