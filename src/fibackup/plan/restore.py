@@ -21,7 +21,7 @@ from fibackup.model.point import History, WrongDisk
 from fibackup.model.records import RECORD_FILE
 from fibackup.plan.define import Definition, NewDomain, plan_definition
 from fibackup.plan.memory import check_memory_restore, memory_steps
-from fibackup.plan.records import damage_warnings
+from fibackup.plan.records import describe_damaged
 from fibackup.plan.steps import (
     CopyStored,
     CreateLinked,
@@ -179,7 +179,11 @@ def plan_restore(
         warnings=(
             *_warnings(history, form),
             *_unchecked(history, steps),
-            *(words for words in damage_warnings(history) if words.startswith(RECORD_FILE)),
+            *(
+                describe_damaged(*each)
+                for each in history.damaged_records
+                if each[0] == RECORD_FILE
+            ),
             *map(str, wrong),
             *domain.warnings,
         ),
