@@ -156,13 +156,10 @@ def run(arguments: argparse.Namespace, signals: Signals) -> int:
 
 
 def _warn_of_wrong(history: fb.History, plan: fb.Plan) -> None:
-    """Say what was found wrong and is restored all the same, also when all else is not wanted."""
-    targets = {step.target for step in plan.restores}
-    for wrong in history.wrong_disks:
-        if wrong.point == plan.point and wrong.target in targets:
-            warn(f"{plan.domain}: {wrong}")
-    for words in fb.record_warnings(history):
-        if words in plan.warnings:  # it is not known what was found wrong
+    """Say what was found wrong, or is not known to be, also when all else is not wanted."""
+    serious = {*map(str, history.wrong_disks), *fb.record_warnings(history)}
+    for words in plan.warnings:
+        if words in serious:
             warn(f"{plan.domain}: {words}")
 
 
