@@ -12,8 +12,8 @@ the rest is read, and not in the end; whoever hashes stands back for qemu-img, w
 and for the hash of the largest image, which takes as long and is read ahead of: it follows qemu-img
 through the pages, and what later images hide is missing there.
 
-What was read is dropped from the page cache in the end, when it takes so much of the memory that the
-guests would miss it. Below that the dropping is a tenth of the time that somebody waits for.
+What was read is dropped from the page cache in the end, when it takes so much of the memory that
+the guests would miss it. Below that the dropping is a tenth of the time that somebody waits for.
 """
 
 from __future__ import annotations
