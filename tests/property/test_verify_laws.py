@@ -23,7 +23,8 @@ from hypothesis import strategies as st
 
 import fibackup as fb
 from fibackup.model.verification import VerificationRecord
-from fibackup.plan.verdict import found_wrong, judge, last_verified, trusted
+from fibackup.plan.forest import broken_points
+from fibackup.plan.verdict import found_wrong, judge, last_verified, trusted, with_found_wrong
 from hypervisor import histories
 
 pytestmark = pytest.mark.property
@@ -237,7 +238,11 @@ class Model:
         )
 
     def _hold(self, found: fb.Verification, read: set[str]) -> None:
-        """No lie: what was read, and is otherwise than when all was right, is spoiled."""
+        """
+        No lie: what was read, and is otherwise than when all was right, is spoiled.
+
+        And one truth: a prune takes those points for broken that a list calls wrong.
+        """
         for number, names, hashed in self.points:
             right = self.reads(names[0], "good") if hashed else self.proven.get(number)
             if f"vda/{names[0]}" in read and right not in {None, self.reads(names[0])}:
@@ -245,6 +250,7 @@ class Model:
         ages: Mapping[str, fb.Verified] = last_verified(self.history(), self.record)
         wrong = {point for point, age in ages.items() if age.wrong}
         assert wrong <= {*found.spoiled}
+        assert broken_points(with_found_wrong(self.history(), self.record)) == wrong
 
 
 _POLICIES = st.sampled_from(
@@ -323,6 +329,7 @@ _GO_ON = fb.VerifyPolicy(deep=True, skip_since=START)
         ("put right",),
     ]
 )
+@example(events=[("take", {0}, 0), ("verify", _DEEP), ("take", {0}, 0), ("spoil", 0)])
 @settings(print_blob=True)
 def test_what_is_remembered_is_neither_a_lie_nor_a_false_alarm(
     events: list[tuple[object, ...]],

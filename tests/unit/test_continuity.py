@@ -287,14 +287,14 @@ def test_a_plan_whose_parent_is_not_what_it_was_does_not_run() -> None:
         (evolve(history, points=(evolve(point, disks=(evolve(disk, target="vdb"),)),)), gone),
         (evolve(history, going=frozenset({point.id})), f"a prune takes point {point.id} away"),
         (evolve(history, damaged=frozenset({file})), f"the store's image {file} is missing, has"),
-        (evolve(history, found_wrong=frozenset({file})), f"the store's image {file} is missing"),
+        (evolve(history, wrong_files=frozenset({file})), f"the store's image {file} is missing"),
         (
             evolve(history, points=(evolve(point, disks=(other,)),)),
             f"point {point.id} has another image of disk vda than when it was planned",
         ),
     ):
         assert str(parent_gone(plan, found)).startswith(reason)
-    wrong = evolve(history, found_wrong=frozenset({file}))
+    wrong = evolve(history, wrong_files=frozenset({file}))
     assert parent_gone(evolve(plan, verb="recover"), wrong) is None, "it finishes what there is"
 
 
@@ -320,7 +320,7 @@ def test_nothing_new_is_laid_on_an_image_that_was_found_wrong() -> None:
     kinds: list[tuple[DiskKind | None, bool]] = []
     for number in (1, 0):
         image = history.points[number].disks[0].images[0]
-        wrong = evolve(history, found_wrong=frozenset({f"vda/{image.name}"}))
+        wrong = evolve(history, wrong_files=frozenset({f"vda/{image.name}"}))
         (decision,) = plan_backup(world.domain(), wrong, now=world.host.now).decisions
         kinds.append((decision.kind, "found wrong by a verification" in decision.reason))
     assert kinds == [(DiskKind.INCREMENT, True), (DiskKind.FULL, True)]

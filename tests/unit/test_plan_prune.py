@@ -460,8 +460,8 @@ def test_an_image_that_was_found_wrong_since_is_not_merged() -> None:
     ]
     wrong, other = merge.images[1].name, f"vda/{pid(3)}.qcow2"
     found = frozenset({f"vda/{wrong}"})
-    assert spoiled(merge, evolve(history, found_wrong=frozenset({other}))) is None
-    assert spoiled(merge, evolve(history, found_wrong=found)) == f"{wrong} was found wrong"
+    assert spoiled(merge, evolve(history, wrong_files=frozenset({other}))) is None
+    assert spoiled(merge, evolve(history, wrong_files=found)) == f"{wrong} was found wrong"
     assert spoiled(merge, evolve(history, damaged=found)) == f"{wrong} was found wrong"
 
 
@@ -639,9 +639,9 @@ def test_images_of_different_sizes_or_with_damage_are_not_merged() -> None:
     whole.add({"vda": None})
     both = evolve(damaged, points=whole.history().points)
     assert merges(plan_prune(both, keep(4), now=NOW)) == []
-    wrong = evolve(both, damaged=frozenset(), found_wrong=damaged.damaged)
+    wrong = evolve(both, damaged=frozenset(), wrong_files=damaged.damaged)
     assert merges(plan_prune(wrong, keep(4), now=NOW)) == []
-    assert merges(plan_prune(evolve(wrong, found_wrong=frozenset()), keep(4), now=NOW)) != []
+    assert merges(plan_prune(evolve(wrong, wrong_files=frozenset()), keep(4), now=NOW)) != []
 
 
 def test_a_merge_counts_once_its_image_has_its_place() -> None:
@@ -743,7 +743,7 @@ def test_points_of_a_removal_stay_when_no_other_is_whole() -> None:
     history, journal = made.history(), removal_of(1, 2)
     for found in (
         evolve(history, damaged=frozenset({f"vda/{pid(3)}.qcow2"})),
-        evolve(history, found_wrong=frozenset({f"{pid(3)}.xml"})),
+        evolve(history, wrong_files=frozenset({f"{pid(3)}.xml"})),
     ):
         assert left_to_remove(journal, found) == Removal((), ())
         assert points_going(journal, found) == frozenset()
@@ -842,7 +842,7 @@ def test_a_point_that_is_kept_and_was_found_wrong_is_named() -> None:
     made = Builder()
     for parent in (None, 1, None):
         made.add({"vda": parent})
-    wrong = evolve(made.history(), found_wrong=frozenset({f"vda/{pid(1)}.qcow2"}))
+    wrong = evolve(made.history(), wrong_files=frozenset({f"vda/{pid(1)}.qcow2"}))
     [warning] = plan_prune(wrong, keep(1, 2), now=NOW).warnings
     assert warning.endswith(f"found wrong by a verification: {pid(1)}, {pid(2)}")
     assert plan_prune(wrong, LAST, now=NOW).warnings == ()
@@ -931,7 +931,7 @@ def test_a_drop_does_not_fit_what_has_changed_since() -> None:
         (evolve(history, points=points[:3]), step, f"{pid(4)} is not what it was"),
         (evolve(history, points=(*points[:3], told)), step, f"{pid(4)} is not what it was"),
         (evolve(history, points=(merged, *points[1:])), step, "images that are not there"),
-        (evolve(history, found_wrong=frozenset({f"vda/{pid(2)}.qcow2"})), step, "is whole"),
+        (evolve(history, wrong_files=frozenset({f"vda/{pid(2)}.qcow2"})), step, "is whole"),
         (history, more, f"{pid(2)} needs a file"),
         (history, under, f"{pid(4)} needs a file"),
     ):

@@ -161,7 +161,7 @@ def test_a_linked_disk_on_a_file_that_was_found_wrong_says_so() -> None:
     """Unless it is checked: that shows whether it still is."""
     history = two_points()
     (image, *_) = history.images(history.points[-1].id, "vda")
-    told = evolve(history, found_wrong=frozenset({f"vda/{image.name}"}))
+    told = evolve(history, wrong_files=frozenset({f"vda/{image.name}"}))
     for verify, times in ((True, 0), (False, 1)):
         plan = plan_restore(told, "latest", into=INTO, form=RestoreForm.LINKED, verify=verify)
         words = "was found wrong by a verification, and is not checked now"
@@ -176,7 +176,7 @@ def test_a_disk_that_was_found_wrong_is_restored_only_when_that_is_wished(
     history = two_points()
     point, name = history.points[-1].id, history.points[-1].disk("vda").images[0].name
     wrong = WrongDisk(point, "vda", f"vda/{name}", TIME, "the disk reads otherwise")
-    told = evolve(history, found_wrong=frozenset({wrong.file}), wrong_disks=(wrong,))
+    told = evolve(history, wrong_files=frozenset({wrong.file}), wrong_disks=(wrong,))
     with pytest.raises(VerifyError) as caught:
         plan_restore(told, "latest", into=INTO, form=form)
     assert (caught.value.found, caught.value.target) == (TIME, "vda")

@@ -19,7 +19,7 @@ from fibackup.model.point import (
 from fibackup.model.verification import CheckedContent, CheckedFile, VerificationRecord
 from fibackup.plan.prune import plan_prune
 from fibackup.plan.retention import PointVerdict, RetentionPolicy, choose_points
-from fibackup.plan.verdict import found_wrong
+from fibackup.plan.verdict import with_found_wrong
 from hypervisor import histories
 from hypervisor.histories import image, point_at
 
@@ -270,7 +270,7 @@ def test_a_point_that_was_found_wrong_is_not_whole(what: str) -> None:
         ),
     }
     policy, record = RetentionPolicy(keep_last=1), entries[what]
-    told = evolve(some, found_wrong=found_wrong(some, record))
+    told = with_found_wrong(some, record)
     found = choose_points(told, policy, now=NOW)
     assert kept(found) == [first.id, last.id]
     assert found[0].reasons == ("the newest point that is whole",)
@@ -282,7 +282,7 @@ def test_a_point_that_was_found_wrong_is_not_whole(what: str) -> None:
         contents=tuple(evolve(each, file="vda/other.qcow2") for each in record.contents),
     )
     for harmless in (VerificationRecord(), other):
-        told = evolve(some, found_wrong=found_wrong(some, harmless))
+        told = with_found_wrong(some, harmless)
         assert kept(choose_points(told, policy, now=NOW)) == [last.id]
 
 

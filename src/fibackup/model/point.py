@@ -493,8 +493,10 @@ class History(Drawable):
         taken_ids: Ids that no new point may have, because files carry them.
         damaged: ``"vda/20261124T040407Z.qcow2"``: images that a point names, but whose file is
             missing or has another size.
-        found_wrong: ``"vda/20261124T040407Z.qcow2"`` or ``"20261124T040407Z.xml"``: files that
-            were wrong when a verification last read them, and images through which a disk was.
+        wrong_files: ``"vda/20261124T040407Z.qcow2"`` or ``"20261124T040407Z.xml"``: files that
+            were wrong when a verification last read them.
+        wrong_images: ``"vda/20261124T040407Z.qcow2"``: images through which a disk was wrong when
+            a verification last read it; *wrong_disks* has what they spoil.
         wrong_disks: The disks of points that were found wrong, which only a verification in depth
             can tell.
         unclaimed: ``"vda/20261124T040407Z.qcow2"``: files that no point names, such as a killed run
@@ -529,7 +531,8 @@ class History(Drawable):
     lost: tuple[str, ...] = ()
     protected: frozenset[str] = frozenset()
     compress: bool = False
-    found_wrong: frozenset[str] = frozenset()
+    wrong_files: frozenset[str] = frozenset()
+    wrong_images: frozenset[str] = frozenset()
     wrong_disks: tuple[WrongDisk, ...] = ()
     orphans: frozenset[str] = frozenset()
     damaged_records: tuple[tuple[str, str], ...] = ()
@@ -568,6 +571,11 @@ class History(Drawable):
     def latest(self) -> RestorePoint | None:
         """The newest point, or None."""
         return self.points[-1] if self.points else None
+
+    @property
+    def found_wrong(self) -> frozenset[str]:
+        """What a verification found wrong when it last read it, or a disk through it."""
+        return self.wrong_files | self.wrong_images
 
     @property
     def distrusted(self) -> frozenset[str]:

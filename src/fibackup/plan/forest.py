@@ -87,7 +87,9 @@ def forests(history: History) -> dict[str, Forest]:
 
 def broken_points(history: History) -> frozenset[str]:
     """
-    Return the points that lack an image, have one of another size, or a file that was found wrong.
+    Return the points that lack an image, have one of another size, or were found wrong.
+
+    A disk above a wrong one may have been read since, and be right.
 
     Args:
         history: What the store holds of a domain.
@@ -98,9 +100,10 @@ def broken_points(history: History) -> frozenset[str]:
     broken = {
         point.id
         for point in history.points
-        if any(file.name in history.found_wrong for file in point.files)
+        if any(file.name in history.wrong_files for file in point.files)
     }
-    wrong = history.distrusted
+    broken.update(disk.point for disk in history.wrong_disks)
+    wrong = history.damaged | history.wrong_files
     for target, tree in trees_of(history).items():
 
         def sound(image: StoredImage, under: bool | None, at: str = target) -> bool:  # noqa: FBT001

@@ -348,19 +348,30 @@ def found_wrong(history: History, record: VerificationRecord) -> frozenset[str]:
     Source:
         docs/verify.md; docs/store-format.md, ``verified.json``.
     """
-    faults = (*(each.fault for each in record.files), *(each.fault for each in record.contents))
-    if not any(faults):  # as nearly always: nothing is to be worked out
+    return _wrong_files(history, record) | _wrong_images(history, record)
+
+
+def _wrong_files(history: History, record: VerificationRecord) -> frozenset[str]:
+    """Return the files that were wrong when they were last read."""
+    if not any(entry.fault for entry in record.files):  # as nearly always: nothing to work out
         return frozenset()
-    reading, wrong = _Reading(record), set[str]()
-    for target, tree in trees_of(history).items():
-        disks = reading.wrong_disks(target, tree)
-        for name, image in tree.images.items():
-            file = f"{target}/{name}"
-            if name in disks or reading.of_file(file, image.sha256).wrong:
-                wrong.add(file)
-    others = (file for point in history.points for file in point.files)
-    wrong.update(file.name for file in others if reading.of_file(file.name, file.sha256).wrong)
-    return frozenset(wrong)
+    reading = _Reading(record)
+    named = named_images(history) | {
+        (file.name, file.sha256) for point in history.points for file in point.files
+    }
+    return frozenset(file for file, sha256 in named if reading.of_file(file, sha256).wrong)
+
+
+def _wrong_images(history: History, record: VerificationRecord) -> frozenset[str]:
+    """Return the images through which a disk was wrong."""
+    if not any(entry.fault for entry in record.contents):
+        return frozenset()
+    reading = _Reading(record)
+    return frozenset(
+        f"{target}/{name}"
+        for target, tree in trees_of(history).items()
+        for name in reading.wrong_disks(target, tree)
+    )
 
 
 def with_found_wrong(history: History, record: VerificationRecord) -> History:
@@ -374,10 +385,15 @@ def with_found_wrong(history: History, record: VerificationRecord) -> History:
     Source:
         docs/verify.md.
     """
-    wrong = found_wrong(history, record)
-    if not wrong:
+    files, images = _wrong_files(history, record), _wrong_images(history, record)
+    if not (files or images):
         return history
-    return evolve(history, found_wrong=wrong, wrong_disks=tuple(_wrong_disks(history, record)))
+    return evolve(
+        history,
+        wrong_files=files,
+        wrong_images=images,
+        wrong_disks=tuple(_wrong_disks(history, record)),
+    )
 
 
 def _wrong_disks(history: History, record: VerificationRecord) -> Iterator[WrongDisk]:
