@@ -212,7 +212,7 @@ if TYPE_CHECKING:  # for type checkers; at run time __getattr__ below does it
         WhileFrozen,
         WriteLedger,
     )
-    from fibackup.plan.verdict import Verified, last_verified
+    from fibackup.plan.verified import Verified, last_verified
     from fibackup.plan.verify import VerifyPolicy, plan_verify
     from fibackup.plan.verify_steps import (
         ContentToVerify,
@@ -685,7 +685,7 @@ _HOMES: dict[str, tuple[str, ...]] = {
         "WhileFrozen",
         "WriteLedger",
     ),
-    "fibackup.plan.verdict": (
+    "fibackup.plan.verified": (
         "Verified",
         "last_verified",
     ),

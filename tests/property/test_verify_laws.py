@@ -24,7 +24,8 @@ from hypothesis import strategies as st
 import fibackup as fb
 from fibackup.model.verification import VerificationRecord
 from fibackup.plan.forest import broken_points
-from fibackup.plan.verdict import found_wrong, judge, last_verified, trusted, with_found_wrong
+from fibackup.plan.verdict import judge
+from fibackup.plan.verified import found_wrong, last_verified, trusted, with_found_wrong
 from hypervisor import histories
 
 pytestmark = pytest.mark.property

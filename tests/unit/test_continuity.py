@@ -11,7 +11,7 @@ from fibackup.plan.backup import plan_backup
 from fibackup.plan.continuity import Parent, find_parent, parent_gone
 from fibackup.plan.policy import BackupPolicy
 from fibackup.plan.steps import Plan, PublishPoint
-from fibackup.plan.verdict import found_wrong
+from fibackup.plan.verified import found_wrong
 from fibackup.testing import CLUSTER_BYTES, FakeHost, FakeStore
 
 OTHER = "5702e000-0000-4000-8000-000000000002"

@@ -19,7 +19,7 @@ from fibackup.model.point import (
 from fibackup.model.verification import CheckedContent, CheckedFile, VerificationRecord
 from fibackup.plan.prune import plan_prune
 from fibackup.plan.retention import PointVerdict, RetentionPolicy, choose_points
-from fibackup.plan.verdict import with_found_wrong
+from fibackup.plan.verified import with_found_wrong
 from hypervisor import histories
 from hypervisor.histories import image, point_at
 

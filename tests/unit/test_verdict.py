@@ -13,7 +13,8 @@ import fibackup as fb
 from fibackup.model.tree import ImageTree
 from fibackup.model.verification import READS_OTHERWISE
 from fibackup.plan.records import going_warnings
-from fibackup.plan.verdict import found_wrong, judge, last_verified, trusted, with_found_wrong
+from fibackup.plan.verdict import judge
+from fibackup.plan.verified import found_wrong, last_verified, trusted, with_found_wrong
 from hypervisor.histories import (
     chain,
     digest,

@@ -50,7 +50,7 @@ from fibackup.model.records import (
 from fibackup.parse.manifest import parse_receipt
 from fibackup.plan.records import GONE
 from fibackup.plan.removal import points_going
-from fibackup.plan.verdict import with_found_wrong
+from fibackup.plan.verified import with_found_wrong
 
 __all__ = ["read_history"]
 

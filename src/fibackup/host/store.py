@@ -87,7 +87,7 @@ from fibackup.host.store_reader import (
     WRITERS_LOCK,
     StoreReader,
 )
-from fibackup.host.survey import named_files, open_images
+from fibackup.host.survey import open_images
 from fibackup.host.verify import verify_files
 from fibackup.host.verify_contents import verify_contents
 from fibackup.model.point import (
@@ -118,7 +118,7 @@ from fibackup.plan.steps import (
     RestoreNvram,
     SaveState,
 )
-from fibackup.plan.verdict import trusted
+from fibackup.plan.verified import trusted
 from fibackup.plan.verify_steps import VerifyContents, VerifyFiles
 
 __all__ = ["Store"]
@@ -289,7 +289,7 @@ class Store(StoreReader):
             recorder = Recorder(
                 fd,
                 run,
-                None if unknown else named_files(history),
+                None if unknown else frozenset(name for name, _ in history.named_files),
                 trust=lambda record: trusted(history, record, before=run),
             )
             try:

@@ -10,11 +10,11 @@ from contextlib import suppress
 from fibackup.host.files import open_directory
 from fibackup.host.lock import is_in_use
 from fibackup.host.store_files import list_directory
-from fibackup.model.point import History, describe_copies
+from fibackup.model.point import describe_copies
 from fibackup.model.verification import Fault, FaultKind, FoundFile
 from fibackup.plan.records import record_faults
 
-__all__ = ["list_files", "named_files", "open_images", "survey_faults"]
+__all__ = ["list_files", "open_images", "survey_faults"]
 
 _IMAGE = ".qcow2"
 
@@ -68,28 +68,6 @@ def _is_open(file: str, dir_fd: int) -> bool:
     with suppress(OSError):  # nothing can be told of what cannot be read
         return is_in_use(file, dir_fd)
     return False
-
-
-def named_files(history: History) -> frozenset[str]:
-    """
-    Return the files that points name.
-
-    Args:
-        history: What the store holds of a domain.
-
-    Source:
-        docs/store-format.md, "Directories".
-    """
-    return frozenset(_named(history))
-
-
-def _named(history: History) -> Iterator[str]:
-    for point in history.points:
-        for file in point.files:
-            yield file.name
-        for disk in point.disks:
-            for image in disk.images:
-                yield f"{disk.target}/{image.name}"
 
 
 def survey_faults(

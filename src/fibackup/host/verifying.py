@@ -11,7 +11,6 @@ from fibackup.errors import StalePlanError, VerifyError
 from fibackup.host.api import PointStore
 from fibackup.host.cancel import CancelToken
 from fibackup.host.events import OnEvent
-from fibackup.host.survey import named_files
 from fibackup.model.records import RECORD_FILE
 from fibackup.model.verification import (
     CheckedContent,
@@ -24,7 +23,7 @@ from fibackup.model.verification import (
     Verification,
 )
 from fibackup.plan.steps import Plan
-from fibackup.plan.verdict import judge, named_images, replaced_since
+from fibackup.plan.verdict import judge, replaced_since
 from fibackup.plan.verify_steps import VerifyContents, VerifyFiles
 
 __all__ = ["Verifier"]
@@ -107,7 +106,7 @@ class Verifier:
         wrong = [check for check in self._files if check.kind is not None]
         if not wrong:
             return
-        named = named_images(self._store.read_history(self._plan.uuid))
+        named = self._store.read_history(self._plan.uuid).named_files
         for check in wrong:
             if (check.file, check.sha256) not in named:
                 raise StalePlanError(reason=f"{check.file} is another one by now; plan again")
@@ -158,7 +157,7 @@ class Verifier:
         record = survey.record
         files = [entry for check in self._files if (entry := check.entry(self._run)) is not None]
         contents = [check.entry(self._run) for check in self._contents]
-        named = named_files(survey.history)
+        named = frozenset(name for name, _ in survey.history.named_files)
         unwritten = record.with_entries(
             _missing(files, record.files, named), _missing(contents, record.contents, named)
         )

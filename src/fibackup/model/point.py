@@ -573,6 +573,22 @@ class History(Drawable):
         return self.points[-1] if self.points else None
 
     @property
+    def named_files(self) -> frozenset[tuple[str, str]]:
+        """Every file that a point names, ``"vda/20261124T040407Z.qcow2"``, and its sha256."""
+        return frozenset(
+            named
+            for point in self.points
+            for named in (
+                *((file.name, file.sha256) for file in point.files),
+                *(
+                    (f"{disk.target}/{image.name}", image.sha256)
+                    for disk in point.disks
+                    for image in disk.images
+                ),
+            )
+        )
+
+    @property
     def found_wrong(self) -> frozenset[str]:
         """What a verification found wrong when it last read it, or a disk through it."""
         return self.wrong_files | self.wrong_images

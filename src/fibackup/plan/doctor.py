@@ -42,7 +42,7 @@ from fibackup.plan.records import (
 )
 from fibackup.plan.recover import plan_recovery
 from fibackup.plan.requirements import Work, check_versions
-from fibackup.plan.verdict import last_verified
+from fibackup.plan.verified import last_verified
 from fibackup.units import counted, format_bytes
 
 __all__ = [

@@ -19,7 +19,7 @@ from attrs import frozen
 from fibackup.model.point import History, RestorePoint, StoredImage
 from fibackup.model.tree import ImageTree, trees_of
 from fibackup.model.verification import VerificationRecord
-from fibackup.plan.verdict import Verified, ages_in
+from fibackup.plan.verified import Verified, ages_in
 
 __all__ = ["ListedPoint", "list_points"]
 

@@ -26,7 +26,7 @@ from fibackup.model.records import RECORD_FILE
 from fibackup.model.tree import ImageTree, trees_of
 from fibackup.model.verification import CheckedContent, Survey, VerificationRecord
 from fibackup.plan.steps import Expectation, Plan, Step
-from fibackup.plan.verdict import trusted
+from fibackup.plan.verified import trusted
 from fibackup.plan.verify_steps import (
     ContentToVerify,
     ExpectedHeader,

@@ -45,7 +45,7 @@ from fibackup.plan.layers import outlived
 from fibackup.plan.prune_steps import MergeImages
 from fibackup.plan.removal import points_going
 from fibackup.plan.steps import CopyImage
-from fibackup.plan.verdict import trusted, with_found_wrong
+from fibackup.plan.verified import trusted, with_found_wrong
 from fibackup.plan.verify_steps import FileToVerify
 from fibackup.testing.images import CLUSTER_BYTES, Content, read_layers
 
