@@ -62,6 +62,8 @@ class Model:
     record: VerificationRecord = Factory(VerificationRecord)
     proven: dict[int, str] = Factory(dict)  # what was read when all was right, by point
     clock: int = 0
+    taken: int = 0
+    dropped_wrong: bool = False
 
     def digest(self, name: str, content: Content) -> str:
         """Return the sha256 of a file that holds this."""
@@ -115,7 +117,7 @@ class Model:
 
     def take(self, cells: Iterable[int], *, hashed: bool, full: bool) -> None:
         """Publish a point; it lies on nothing that was found wrong."""
-        number = self.points[-1][0] + 1 if self.points else 1
+        number = self.taken = self.taken + 1
         name = histories.image_name(number)
         under = self.points[-1][1][0] if self.points and not full else None
         content = dict.fromkeys(cells, f"{number}")
@@ -156,6 +158,22 @@ class Model:
             del self.images[name]
         self.images[heir[0]] = merged
         self.points[place : place + 2] = [(number, [heir[0]], hashed)]
+
+    def drop(self, place: int) -> None:
+        """Drop a point, as a prune does: another whole one stays, and gets its images."""
+        (number, names, _), *above = self.points[place:]
+        told = with_found_wrong(self.history(), self.record)
+        others = {histories.point_id(each[0]) for each in self.points if each[0] != number}
+        if others <= broken_points(told):
+            return
+        self.dropped_wrong |= not told.found_wrong.isdisjoint(f"vda/{name}" for name in names)
+        heirs = [each for each in above[:1] if self.images[each[1][-1]].backing == names[0]]
+        for heir, own, hashed in heirs:
+            self.points[place + 1] = (heir, [*own, *names], hashed)
+        for name in () if heirs else names:
+            del self.images[name]
+        del self.points[place]
+        self.proven.pop(number, None)
 
     def _read_files(self, files: list[str]) -> bool:
         """Read images as a prune does; tell whether they are right."""
@@ -269,7 +287,7 @@ _CELLS = st.sets(st.integers(0, CELLS - 1), min_size=1)
 _events = st.lists(
     st.one_of(
         st.tuples(st.just("take"), _CELLS, st.integers(0, 3)),
-        st.tuples(st.sampled_from(["rot", "spoil", "merge"]), st.integers(0, 5)),
+        st.tuples(st.sampled_from(["rot", "spoil", "merge", "drop"]), st.integers(0, 5)),
         st.tuples(st.just("put right")),
         st.tuples(st.just("verify"), _POLICIES),
         st.tuples(st.just("verify"), _POLICIES),
@@ -345,6 +363,8 @@ def test_what_is_remembered_is_neither_a_lie_nor_a_false_alarm(
         put_right(model)
         if not found:
             return  # wrong when it was read first, of a point that was taken without its hash
+    if model.dropped_wrong:  # its own disk is never read again: perhaps nothing shows it right
+        model.record = VerificationRecord()
     model.verify(_DEEP)
     last = model.verify(_DEEP)
     assert (last.faults, last.spoiled) == ((), ())
@@ -360,6 +380,8 @@ def play(model: Model, event: tuple[object, ...]) -> None:
             model.verify(policy)
         case ("put right",):
             put_right(model)
+        case "drop", int() as place if place < len(model.points):
+            model.drop(place)
         case "merge", int() as place if place + 1 < len(model.points):
             model.merge(place)
         case ("rot" | "spoil") as what, int() as place if model.images:

@@ -544,6 +544,9 @@ def test_the_fault_of_an_image_that_was_handed_over_ends_with_a_right_reading() 
         assert [(fault.file, fault.points) for fault in faults] == (
             [] if ends else [(name, (point_id(3),))]
         )
+        for fault in faults:
+            assert f"reads the disk of {point_id(3)}, which has the image now" in fault.reason
+            assert fault.reason.endswith("remove verified.json)")
     unread = fb.VerificationRecord(contents=(bad,))
     assert found_wrong(of, unread) == {name}
 

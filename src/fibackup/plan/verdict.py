@@ -15,6 +15,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import TypeAlias
 
 from fibackup.model.point import History
+from fibackup.model.records import RECORD_FILE
 from fibackup.model.tree import ImageTree, trees_of
 from fibackup.model.verification import (
     CheckedContent,
@@ -219,15 +220,25 @@ def _faults_of_before(
     yield from _faults_of_files(history, trees, checks)
     read = {check.file for check in contents}
     for target, tree in trees.items():
-        for entry in reading.wrong_disks(target, tree).values():
+        for name, entry in reading.wrong_disks(target, tree).items():
             if entry.file not in read:
                 spoiled = _in_order(history, reading.spoiled(target, tree, entry))
-                yield target, Fault(FaultKind.DISK, entry.file, _before(entry), spoiled)
+                shown = name in tree.shown_by
+                words = _before(entry) if shown else _of_dropped(entry, tree.owners[name])
+                yield target, Fault(FaultKind.DISK, entry.file, words, spoiled)
 
 
 def _before(entry: CheckedFile | CheckedContent) -> str:
     how = " --deep" if isinstance(entry, CheckedContent) else ""
     return f"{entry.fault} (found {entry.time:%Y-%m-%d}; fibackup verify{how} reads it again)"
+
+
+def _of_dropped(entry: CheckedContent, heir: str) -> str:
+    return (
+        f"{entry.fault} (found {entry.time:%Y-%m-%d}; its point was dropped, so fibackup verify "
+        f"--deep reads the disk of {heir}, which has the image now: when it was put right, and "
+        f"that does not show it, remove {RECORD_FILE})"
+    )
 
 
 def _in_order(history: History, points: Iterable[str]) -> tuple[str, ...]:
