@@ -167,3 +167,20 @@ def test_nothing_is_written_while_a_domain_has_two_directories(
     assert maker.history().copies == ()
     assert maker.history().points == points
     assert maker.restores(maker.point({"vda": {3: 3}}).id, tmp_path / "into")
+
+
+@pytest.mark.parametrize("kind", ["file", "link"])
+def test_what_only_looks_like_a_domain_is_told_with_what_helps(
+    maker: StoreMaker, kind: str, tmp_path: Path
+) -> None:
+    """It may be all that is left of one: it is no error that anybody passes over."""
+    last = "1" if maker.uuid[-1] != "1" else "2"
+    path = maker.root / f"web9-{maker.uuid[:-1]}{last}"
+    if kind == "file":
+        path.touch()
+    else:
+        path.symlink_to(tmp_path)
+    with pytest.raises(fb.HostError, match="Not a directory, but named as one of a domain: move"):
+        maker.store.read_history(path.name[-36:])
+    assert maker.store.strangers() == (path.name,)
+    assert maker.history().points
