@@ -48,6 +48,11 @@ class Stored:
     said: Content
     there: Content
 
+    @property
+    def is_wrong(self) -> bool:
+        """True when it holds something else than it should."""
+        return self.there != self.good
+
     def put_right(self) -> None:
         """Take image and manifest from another copy of the store."""
         self.said = self.there = dict(self.good)
@@ -111,7 +116,7 @@ class Model:
     @property
     def right(self) -> bool:
         """True when everything is what it should be."""
-        return all(each.there == each.good for each in self.images.values())
+        return not any(each.is_wrong for each in self.images.values())
 
     # --- what happens ---------------------------------------------------------------------------
 
@@ -166,6 +171,7 @@ class Model:
         others = {histories.point_id(each[0]) for each in self.points if each[0] != number}
         if others <= broken_points(told):
             return
+        right = {each[0] for each in self.points} - self._wrong()
         self.dropped_wrong |= not told.found_wrong.isdisjoint(f"vda/{name}" for name in names)
         heirs = [each for each in above[:1] if self.images[each[1][-1]].backing == names[0]]
         for heir, own, hashed in heirs:
@@ -174,6 +180,12 @@ class Model:
             del self.images[name]
         del self.points[place]
         self.proven.pop(number, None)
+        assert right.isdisjoint(self._wrong()), "a drop makes nothing wrong"
+
+    def _wrong(self) -> set[int]:
+        """Return the points that count as wrong."""
+        ages = last_verified(self.history(), self.record)
+        return {each[0] for each in self.points if ages[histories.point_id(each[0])].wrong}
 
     def _read_files(self, files: list[str]) -> bool:
         """Read images as a prune does; tell whether they are right."""
@@ -349,6 +361,19 @@ _GO_ON = fb.VerifyPolicy(deep=True, skip_since=START)
     ]
 )
 @example(events=[("take", {0}, 0), ("verify", _DEEP), ("take", {0}, 0), ("spoil", 0)])
+@example(
+    events=[
+        ("take", {0}, 1),
+        ("take", {1}, 1),
+        ("take", {1}, 1),
+        ("verify", _DEEP),
+        ("spoil", 1),
+        ("verify", _DEEP),
+        ("drop", 1),
+        ("take", {2}, 1),
+        ("drop", 1),
+    ]
+)
 @settings(print_blob=True)
 def test_what_is_remembered_is_neither_a_lie_nor_a_false_alarm(
     events: list[tuple[object, ...]],
@@ -359,10 +384,10 @@ def test_what_is_remembered_is_neither_a_lie_nor_a_false_alarm(
         play(model, event)
     while not model.right:  # what has been found is put right, until nothing is left to find
         model.verify(_DEEP)
-        found = model.found
+        wrong = [name for name in model.found if model.images[name].is_wrong]
         put_right(model)
-        if not found:
-            return  # wrong when it was read first, of a point that was taken without its hash
+        if not wrong:
+            return  # wrong when it was read first without a hash, or hidden by what lies on it
     if model.dropped_wrong:  # its own disk is never read again: perhaps nothing shows it right
         model.record = VerificationRecord()
     model.verify(_DEEP)

@@ -120,3 +120,10 @@ def test_each_disk_has_a_tree_of_its_own() -> None:
     trees = trees_of(history(point(1, disk(1), disk(1, target="vdb")), point(2, disk(2, 1))))
     assert list(trees) == ["vda", "vdb"]
     assert trees["vdb"].tops == {point_id(1): image_name(1)}
+
+
+def test_what_lies_over_an_image_is_what_its_point_laid_on_it() -> None:
+    """Not what other points did."""
+    tree = ImageTree(history(point(1, disk(1)), point(3, disk(3, 1, images=2))), "vda")
+    top, under = (image.name for image in tree.images_of(point_id(3))[:2])
+    assert [tree.over(name) for name in (under, top, image_name(1))] == [(top,), (), ()]

@@ -143,6 +143,23 @@ class ImageTree:
             name = self.images[name].backing
         return tuple(chain.values())
 
+    def over(self, name: str) -> tuple[str, ...]:
+        """
+        Return the images that the point which has an image laid on it, top first.
+
+        Args:
+            name: The image.
+
+        Source:
+            docs/store-format.md, ``images``.
+        """
+        found: dict[str, None] = {}
+        above = self.tops.get(self.owners[name])
+        while above is not None and above != name and above in self.images and above not in found:
+            found[above] = None
+            above = self.images[above].backing
+        return tuple(found)
+
     def climb(self, combine: Callable[[StoredImage, _T | None], _T]) -> Mapping[str, _T]:
         """
         Work out a value for each image that reaches a base, from the bases up.

@@ -155,12 +155,21 @@ class Reading:
         }
 
     def _right_since(self, target: str, tree: ImageTree, name: str) -> bool:
-        later, was = (
-            self.contents.get(f"{target}/{top}") for top in (tree.tops.get(tree.owners[name]), name)
-        )
-        if later is None or was is None or later.run <= was.run:
-            return False
-        return self._shows_right(target, tree, later, run=was.run, last_right=was.last_right)
+        """
+        Tell whether an image whose point was dropped was right, read with what lies on it.
+
+        What only reads otherwise may be hidden by that in the same verification. The points above
+        may have been dropped too since they were read: their images are there still.
+        """
+        was = self.contents[f"{target}/{name}"]
+        run = was.run if was.reads_otherwise else was.run + 1
+        for above in tree.over(name):
+            read = self.contents.get(f"{target}/{above}")
+            if read is not None and self._shows_right(
+                target, tree, read, run=run, last_right=was.last_right
+            ):
+                return True
+        return False
 
     def _shows_right(
         self, target: str, tree: ImageTree, entry: CheckedContent, *, run: int, last_right: int
@@ -178,7 +187,7 @@ class Reading:
         """
         name = wrong.file.removeprefix(f"{target}/")
         through = tree.shown_through(name)
-        if _spoils_all(tree, name, wrong):
+        if _spoils_all(wrong):
             return through
         tops = {tree.tops[point] for point in through}
         entries = (self.contents.get(f"{target}/{top}") for top in tops - {name})
@@ -203,7 +212,7 @@ class Reading:
             entry, below = wrong.get(image.name), under or _Wrong()
             if entry is None:
                 return below
-            return below.with_(entry, spoils_all=_spoils_all(tree, image.name, entry))
+            return below.with_(entry, spoils_all=_spoils_all(entry))
 
         climbed = tree.climb(combine)
         found: dict[str, CheckedContent] = {}
@@ -221,9 +230,9 @@ class Reading:
         return self._shows_right(target, tree, entry, run=wrong.run, last_right=wrong.last_right)
 
 
-def _spoils_all(tree: ImageTree, name: str, wrong: CheckedContent) -> bool:
+def _spoils_all(wrong: CheckedContent) -> bool:
     """Tell whether nothing that lies on it is right, whatever was read of that."""
-    return not wrong.reads_otherwise or name not in tree.shown_by
+    return not wrong.reads_otherwise
 
 
 def _age(entry: CheckedFile | CheckedContent) -> _Age:
