@@ -26,6 +26,7 @@ import pytest
 from attrs import evolve
 
 import fibackup as fb
+from fibackup.cli.main import main
 from fibackup.cli.stores import open_store
 from fibackup.host import store_reader, survey
 from fibackup.host.cancel import CancelToken
@@ -352,6 +353,30 @@ def test_a_lock_that_has_lost_its_name_locks_nobody_out(tmp_path: Path) -> None:
             with hold_store_lock("lock", fd, exclusive=True):
                 assert len(calls) == 2
                 assert (tmp_path / "lock").stat().st_ino == calls[1]
+
+
+@pytest.mark.parametrize("error", [errno.ENOSPC, errno.EDQUOT])
+def test_a_full_store_can_be_read(
+    maker: StoreMaker, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, error: int
+) -> None:
+    """Also where nobody has read it before, so that there is no lock yet; a writer is refused."""
+    (maker.home / "lock.readers").unlink(missing_ok=True)
+    real = os.open
+
+    def full(name: str, flags: int, *rest: int, **more: int | None) -> int:
+        if flags & os.O_CREAT and name.startswith("lock"):
+            raise OSError(error, "it is full")
+        return real(name, flags, *rest, **more)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(os, "open", full)
+    assert maker.restores(maker.history().points[-1].id, tmp_path / "into")
+    assert main(["verify", "--store", str(maker.root)]) == 0
+    with (
+        open_directory(str(maker.home)) as fd,
+        pytest.raises(OSError, match="it is full"),
+        hold_store_lock("lock.other", fd, exclusive=True),
+    ):
+        pass
 
 
 @pytest.mark.parametrize("stopped", ["at the manifest", "at the check", "at the seal"])

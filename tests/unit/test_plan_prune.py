@@ -619,6 +619,22 @@ def test_an_image_on_which_another_lies_is_not_merged_away() -> None:
     assert merges(found) == [[pid(2), pid(1)]]
 
 
+def test_what_lies_on_nothing_is_not_merged() -> None:
+    """No qemu-img reads it; a prune that keeps it does the rest, and does not fail each time."""
+    made = sized(chain(5), 10, 10, 10, 10, 10)
+    whole = Builder()
+    whole.points = list(made.points)
+    whole.add({"vda": None})
+    history = whole.history()
+    assert merges(plan_prune(history, keep(4, 6), now=NOW)) == [[pid(4), pid(3), pid(2), pid(1)]]
+    without = evolve(history, points=history.points[1:])
+    assert merges(plan_prune(without, keep(4, 6), now=NOW)) == []
+    cut = evolve(history, damaged=frozenset({f"vda/{pid(1)}.qcow2"}))
+    for kept in ((1, 4, 6), (1, 2, 4, 6)):
+        assert merges(plan_prune(history, keep(*kept), now=NOW)) != []
+        assert merges(plan_prune(cut, keep(*kept), now=NOW)) == []
+
+
 def test_images_of_different_sizes_or_with_damage_are_not_merged() -> None:
     """The end of a smaller one would show what lies under it; what is damaged stays as it is."""
     history = sized(chain(4), 10, 10, 10, 10)

@@ -346,6 +346,24 @@ def test_a_point_whose_manifest_is_gone_is_told_from_one_that_never_was() -> Non
         lost.point("20261126T040407Z")
 
 
+def test_the_latest_point_is_none_that_is_older_than_one_that_cannot_be_read() -> None:
+    """Who asks for it gets what is wrong, and the point before it."""
+    found = history(point(FIRST))
+    older, newer = "20201124T040407Z", "20261126T040407Z"
+    for damage, reason in (
+        (evolve(found, lost=(newer, older)), "it is gone"),
+        (evolve(found, unreadable=((f"{newer}.json", "not JSON"),)), "not JSON"),
+    ):
+        words = (
+            rf"the latest point is {newer}, .* cannot be read \({reason}\): .*{found.points[0].id}"
+        )
+        with pytest.raises(ManifestError, match=words) as caught:
+            damage.point("latest")
+        assert str(caught.value.path).endswith(f"{newer}.json")
+        assert damage.point(found.points[0].id) == found.points[0]
+    assert evolve(found, lost=(older,)).point("latest") == found.points[0]
+
+
 @pytest.mark.parametrize(("text", "good"), [("20261124T040407Z", True), ("20261124T0404Z", False)])
 def test_a_point_is_told_by_the_form_of_its_id(text: str, *, good: bool) -> None:
     """Eight digits, T, six digits, Z."""

@@ -50,7 +50,7 @@ def state_after(
     if plan.verb == "prune":
         if isinstance(error, VerifyError):
             return "what was kept so far is as it was; points that need the wrong file are spoiled"
-        return "every point that the store lists is whole; the next run finishes what is left"
+        return "the points that the store lists read as before; the next run finishes what is left"
     if host is None:
         return "the store is unchanged; files that were finished before the failure stand"
     parts = [

@@ -58,6 +58,7 @@ _LOOK_SECONDS = 0.5
 _FLOCK = struct.Struct("hhqqi4x")
 _RECORD_BYTES = 4096
 _COMMAND_CHARACTERS = 200
+_UNWRITABLE = {errno.EROFS, errno.EACCES, errno.ENOSPC, errno.EDQUOT}
 _OPEN = "a process has the image open"
 _DISK_OF_ITS_OWN = (
     "a domain that runs on it needs a disk of its own: virsh blockpull DOMAIN DISK --wait; "
@@ -243,7 +244,8 @@ def hold_store_lock(
     """
     Hold the lock file *name* in an open directory; it is made when missing.
 
-    A reader of a store on read-only media, which nobody can change, may go without.
+    A reader of a store on read-only media, which nobody can change, may go without; so may one of a
+    full store, where no writer can make the lock either.
 
     Args:
         name: File name of the lock.
@@ -366,11 +368,11 @@ def look_at_lock(name: str, dir_fd: int) -> LockSight:
 
 
 def _open_lock(name: str, dir_fd: int, *, exclusive: bool) -> int | None:
-    """Open a lock file; None for a reader where nobody can write, and none is needed."""
+    """Open a lock file; None for a reader where it cannot be made, and none is needed."""
     try:
         return open_lasting(name, dir_fd)
     except OSError as error:
-        if exclusive or error.errno not in {errno.EROFS, errno.EACCES}:
+        if exclusive or error.errno not in _UNWRITABLE:
             raise
     try:
         return os.open(name, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=dir_fd)

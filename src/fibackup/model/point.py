@@ -628,12 +628,14 @@ class History(Drawable):
 
         Raises:
             NoSuchPointError: The store has none of that id. Nothing was touched.
-            ManifestError: The point's manifest is damaged, or gone.
+            ManifestError: The point's manifest is damaged, or gone; of the latest, that of a newer
+                one than all that can be read.
 
         Source:
             docs/store-format.md, ``point``.
         """
         if point_id == "latest" and self.points:
+            self._refuse_unread_latest()
             return self.points[-1]
         if point_id in self._by_id:
             return self._by_id[point_id]
@@ -648,6 +650,20 @@ class History(Drawable):
         raise NoSuchPointError(
             reason=f"no point {point_id} (the newest are: {known})", path=str(self.path)
         )
+
+    def _refuse_unread_latest(self) -> None:
+        """Nobody who asks for the latest point is given an older one without a word."""
+        last = self.points[-1].id
+        reasons = {file[:16]: reason for file, reason in self.unreadable}
+        reasons |= dict.fromkeys(self.lost, "it is gone")
+        newest = max(reasons, default=last)
+        if newest > last:
+            raise ManifestError(
+                reason=f"the latest point is {newest}, and its manifest cannot be read "
+                f"({reasons[newest]}): put it back from another copy of the store, or name the "
+                f"point before it, {last}",
+                path=str(self.path / self.directory / f"{newest}.json"),
+            )
 
     def find(self, point_id: str) -> RestorePoint | None:
         """
