@@ -88,11 +88,13 @@ def test_what_keeps_us_out_says_what_lets_us_in() -> None:
 
 
 IMAGE = fb.Fault(fb.FaultKind.SHA256, "vda/20261124T040407Z.qcow2", "no", ("20261124T040407Z",))
+DISK = fb.Fault(fb.FaultKind.DISK, "vda/20261124T040407Z.qcow2", "no", ("20261124T040407Z",))
+LOST = fb.Fault(fb.FaultKind.LOST, "20261124T040407Z.json", "no", ("20261124T040407Z",))
 MEMORY = fb.Fault(fb.FaultKind.SIZE, "20261124T040407Z.mem", "no", ("20261124T040407Z",))
 SEALS = fb.Fault(fb.FaultKind.SEALS, "points.sha256", "no")
 LINKED = fb.Fault(fb.FaultKind.RECORD, "linked.json", "no")
 COPY = fb.Fault(fb.FaultKind.COPY, "old-web1", "no")
-ELSE = "take each file from another copy of the store; without one, the"
+ELSE = "take each file from another copy of the store; without a copy, the"
 BACKUP = "fibackup backup --store /s 'web 1'"
 
 
@@ -106,6 +108,21 @@ BACKUP = "fibackup backup --store /s 'web 1'"
         ),
         ((MEMORY,), f"{ELSE} disks can be restored all the same"),
         ((SEALS,), f"the next backup writes the seals anew: {BACKUP}"),
+        (
+            (DISK,),
+            (
+                f"{ELSE} next backup lies on what is right: {BACKUP}; "
+                "when the files are right: fibackup verify --store /s --deep 'web 1'"
+            ),
+        ),
+        (
+            (LOST,),
+            (
+                "take each file from another copy of the store; a manifest that no copy has: move "
+                "it away, if it is there, and points.sha256 too, then the point is given up; "
+                f"without a copy, the next backup lies on what is right: {BACKUP}"
+            ),
+        ),
         ((LINKED,), "do what each line says"),
         (
             (LINKED, SEALS),

@@ -193,12 +193,22 @@ def after_faults(faults: Sequence[fb.Fault], arguments: argparse.Namespace, doma
     words = [told] if others else []
     if spoiling:
         words.append("take each file from another copy of the store")
+    if any(each.kind in {fb.FaultKind.LOST, fb.FaultKind.MANIFEST} for each in spoiling):
+        words.append(
+            "a manifest that no copy has: move it away, if it is there, and points.sha256 too, "
+            "then the point is given up"
+        )
     renewed = any(map(_under_others, spoiling))
     if renewed:
         seals = ", and writes the seals anew" if sealing else ""
-        words.append(f"without one, the next backup lies on what is right{seals}: {backup}")
+        words.append(f"without a copy, the next backup lies on what is right{seals}: {backup}")
     elif spoiling:
-        words.append("without one, the disks can be restored all the same")
+        words.append("without a copy, the disks can be restored all the same")
+    if any(each.kind is fb.FaultKind.DISK for each in spoiling) and not getattr(
+        arguments, "deep", False
+    ):
+        again = f"fibackup verify{_store(arguments)} --deep {shlex.quote(domain)}"
+        words.append(f"when the files are right: {again}")
     if sealing and not renewed:
         words.append(f"the next backup writes the seals anew: {backup}")
     return "; ".join(words)
