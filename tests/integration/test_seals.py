@@ -269,6 +269,19 @@ def test_a_manifest_of_another_domain_spoils_its_own_point_only(
     assert "not of this one" in maker.history().unreadable[0][1]
 
 
+def test_a_directory_with_the_uuid_of_another_domain_is_to_be_renamed(maker: StoreMaker) -> None:
+    """The seals beside the manifests prove that they belong together; nothing is damaged."""
+    before = ids(maker)
+    home = maker.home
+    wrong = home.rename(home.with_name(f"web1-{OTHER}"))
+    [*reasons] = dict(maker.store.read_history(OTHER).unreadable).values()
+    assert len(reasons) == len(before)
+    assert all("should end with that UUID, rename it" in reason for reason in reasons)
+    assert all(maker.uuid in reason for reason in reasons)
+    wrong.rename(home)
+    assert ids(maker) == before
+
+
 def test_a_point_that_claims_the_place_of_another_is_refused(maker: StoreMaker) -> None:
     """The one with a seal is the one that was published."""
     first, *_ = before = ids(maker)

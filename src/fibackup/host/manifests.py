@@ -151,6 +151,11 @@ def _point(
         raise ManifestError(reason="it is not the manifest that was published")
     if found.id != point:
         raise ManifestError(reason=f"the manifest of point {found.id} is in a file of another name")
+    if found.store == store and found.uuid != uuid and sealed == digest:
+        raise ManifestError(
+            reason=f"it is of domain {found.uuid}, and so are the seals beside it: the name of the "
+            "directory should end with that UUID, rename it"
+        )
     if (found.store, found.uuid) != (store, uuid):
         raise ManifestError(
             reason=f"it is of domain {found.uuid} in store {found.store}, not of this one"
