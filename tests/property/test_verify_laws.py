@@ -25,7 +25,7 @@ import fibackup as fb
 from fibackup.model.verification import VerificationRecord
 from fibackup.plan.forest import broken_points
 from fibackup.plan.verdict import judge
-from fibackup.plan.verified import found_wrong, last_verified, trusted, with_found_wrong
+from fibackup.plan.verified import found_wrong, last_verified, settled, trusted, with_found_wrong
 from hypervisor import histories
 
 pytestmark = pytest.mark.property
@@ -214,11 +214,12 @@ class Model:
         record = trusted(history, self.record, before=run)
         named = {f"vda/{name}" for name in self.images}
         gone = {each for each in record.named if each.startswith("vda/")} - named
-        self.record = record.with_entries(
+        new = record.with_entries(
             [each for each in entries if each is not None],
             [check.entry(run) for check in contents],
             forget=gone,
         )
+        self.record = settled(history, new)
 
     def _files(self, step: fb.VerifyFiles) -> list[fb.FileCheck]:
         checks: list[fb.FileCheck] = []

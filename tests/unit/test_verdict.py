@@ -14,7 +14,7 @@ from fibackup.model.tree import ImageTree
 from fibackup.model.verification import READS_OTHERWISE
 from fibackup.plan.records import going_warnings
 from fibackup.plan.verdict import judge
-from fibackup.plan.verified import found_wrong, last_verified, trusted, with_found_wrong
+from fibackup.plan.verified import found_wrong, last_verified, settled, trusted, with_found_wrong
 from hypervisor.histories import (
     chain,
     digest,
@@ -547,6 +547,7 @@ def test_the_fault_of_an_image_that_was_handed_over_ends_with_a_right_reading() 
         for fault in faults:
             assert f"reads the disk of {point_id(3)}, which has the image now" in fault.reason
             assert fault.reason.endswith("remove verified.json)")
+        assert settled(of, record).contents == ((right_now,) if ends else record.contents)
     unread = fb.VerificationRecord(contents=(bad,))
     assert found_wrong(of, unread) == {name}
 

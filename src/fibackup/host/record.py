@@ -119,6 +119,7 @@ class Recorder:
             verification adds of points that are published meanwhile. None: nothing goes, because
             there are points of which it is not known what they name.
         trust: Takes out of what is there what newer entries must not make a reference.
+        settle: Takes out of what is written the faults that it shows to have ended.
         clock: Seconds that only go up.
     """
 
@@ -129,11 +130,13 @@ class Recorder:
         named: Collection[str] | None,
         *,
         trust: Callable[[VerificationRecord], VerificationRecord] = lambda record: record,
+        settle: Callable[[VerificationRecord], VerificationRecord] = lambda record: record,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         """Begin with nothing."""
         self._fd = dir_fd
         self._trust = trust
+        self._settle = settle
         self._run = run
         there = sound_record(dir_fd)[0].named
         self._gone = there - {*named} if named is not None else frozenset[str]()
@@ -180,7 +183,7 @@ class Recorder:
                 record = self._trust(sound_record(self._fd)[0]).with_entries(
                     self._files, self._contents, forget=self._gone
                 )
-                replace_record(RECORD_FILE, render_record(record), self._fd)
+                replace_record(RECORD_FILE, render_record(self._settle(record)), self._fd)
         except (OSError, StoreError) as error:
             _log.warning("the verification cannot be recorded: %s", error)
         else:

@@ -118,7 +118,7 @@ from fibackup.plan.steps import (
     RestoreNvram,
     SaveState,
 )
-from fibackup.plan.verified import trusted
+from fibackup.plan.verified import settled, trusted
 from fibackup.plan.verify_steps import VerifyContents, VerifyFiles
 
 __all__ = ["Store"]
@@ -291,6 +291,7 @@ class Store(StoreReader):
                 run,
                 None if unknown else frozenset(name for name, _ in history.named_files),
                 trust=lambda record: trusted(history, record, before=run),
+                settle=lambda record: settled(history, record),
             )
             try:
                 yield fd, path, recorder

@@ -30,6 +30,7 @@ __all__ = [
     "ages_in",
     "found_wrong",
     "last_verified",
+    "settled",
     "trusted",
     "with_found_wrong",
 ]
@@ -424,6 +425,34 @@ def trusted(
         for each in record.contents
     )
     return evolve(record, contents=tuple(each for each in contents if each is not None))
+
+
+def settled(history: History, record: VerificationRecord) -> VerificationRecord:
+    """
+    Return a record without what was wrong through images of dropped points, and is right by now.
+
+    Those that have shown it can be dropped too, or merged: then nothing would tell it any more.
+
+    Args:
+        history: What the store holds.
+        record: What has been read of it.
+
+    Source:
+        docs/adr/0029-a-fault-stays-until-it-is-read-right.md.
+    """
+    if not any(entry.fault for entry in record.contents):  # as nearly always
+        return record
+    reading = Reading(record)
+    ended = frozenset(
+        f"{target}/{name}"
+        for target, tree in trees_of(history).items()
+        for name in tree.images.keys() - reading.wrong_disks(target, tree).keys()
+        if name not in tree.shown_by
+    )
+    return evolve(
+        record,
+        contents=tuple(e for e in record.contents if not e.fault or e.file not in ended),
+    )
 
 
 def _doubtful(target: str, tree: ImageTree, record: VerificationRecord) -> Iterator[str]:

@@ -45,7 +45,7 @@ from fibackup.plan.layers import outlived
 from fibackup.plan.prune_steps import MergeImages
 from fibackup.plan.removal import points_going
 from fibackup.plan.steps import CopyImage
-from fibackup.plan.verified import trusted, with_found_wrong
+from fibackup.plan.verified import settled, trusted, with_found_wrong
 from fibackup.plan.verify_steps import FileToVerify
 from fibackup.testing.images import CLUSTER_BYTES, Content, read_layers
 
@@ -278,7 +278,7 @@ class Shelf:
         contents = (entry,) if isinstance(entry, CheckedContent) else ()
         there = {*self.files, *(f"{target}/{name}" for target, name in self.images)}
         gone = self.record.named - there
-        self.record = self.record.with_entries(files, contents, forget=gone)
+        self.record = settled(history, self.record.with_entries(files, contents, forget=gone))
 
 
 def copied(step: CopyImage, image: Image, clusters: Content) -> KeptImage:
