@@ -157,20 +157,18 @@ class Reading:
 
     def _right_since(self, target: str, tree: ImageTree, name: str) -> bool:
         """
-        Tell whether an image whose point was dropped was right, read with what lies on it.
+        Tell whether an image whose point was dropped was right later, read with what lies on it.
 
-        What only reads otherwise may be hidden by that in the same verification. The points above
-        may have been dropped too since they were read: their images are there still.
+        The points above may have been dropped too since they were read: their images are there.
         """
         was = self.contents[f"{target}/{name}"]
-        run = was.run if was.reads_otherwise else was.run + 1
-        for above in tree.over(name):
-            read = self.contents.get(f"{target}/{above}")
-            if read is not None and self._shows_right(
-                target, tree, read, run=run, last_right=was.last_right
-            ):
-                return True
-        return False
+        read = (self.contents.get(f"{target}/{above}") for above in tree.over(name))
+        return any(
+            each.run > was.run
+            and self._shows_right(target, tree, each, run=was.run, last_right=was.last_right)
+            for each in read
+            if each is not None
+        )
 
     def _shows_right(
         self, target: str, tree: ImageTree, entry: CheckedContent, *, run: int, last_right: int
