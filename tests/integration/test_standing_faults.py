@@ -220,6 +220,33 @@ def test_a_restore_of_what_was_found_wrong_is_refused(maker: StoreMaker, form: s
     assert maker.restores(third.id, maker.root.parent / "sound")
 
 
+def test_what_is_right_above_it_stays_so_when_it_is_dropped(maker: StoreMaker) -> None:
+    """Then, and when what has shown it is dropped too; the fault stays until it is read again."""
+    _, second, third = one_wrong(maker)
+
+    def prune(keep: int) -> None:
+        policy, now = fb.RetentionPolicy(keep_last=keep), START + timedelta(days=9)
+        fb.Executor(None, maker.store).run(fb.plan_prune(maker.history(), policy, now=now))
+
+    prune(1)
+    assert [point.id for point in maker.history().points] == [third.id]
+    assert maker.history().found_wrong == {f"vda/{second.id}.qcow2"}
+    assert maker.restores(third.id, maker.root.parent / "out")
+    found = verify(maker)
+    assert [(fault.file, fault.points) for fault in found.faults] == [
+        (f"vda/{second.id}.qcow2", ())
+    ]
+    assert found.whole == (third.id,)
+    found = verify(maker, deep=True)
+    assert (found.faults, found.whole) == ((), (third.id,))
+    fourth = maker.point({"vda": {3: 4}})
+    assert fourth.disks[0].parent == third.id
+    prune(1)
+    assert maker.history().found_wrong == frozenset()
+    assert verify(maker).whole == (fourth.id,)
+    assert maker.restores(fourth.id, maker.root.parent / "later")
+
+
 def test_a_file_that_is_right_again_is_restored(maker: StoreMaker) -> None:
     """A restore reads it by itself, and need not wait for a verification."""
     first = maker.point({"vda": {0: 1}})
