@@ -261,6 +261,9 @@ def test_points_under_another_name_are_not_passed_over_in_silence(copy: Copy) ->
     listed = run_cli("list", "--store", copy.root)
     assert (listed.returncode, listed.stdout) == (0, "no points\n")
     assert f"{copy.root}/foo bar: it holds points that are not listed" in listed.stderr
+    pruned = run_cli("prune", "--store", copy.root, "--keep-last", "1")
+    assert f"{copy.root}/foo bar: it holds points that are not pruned" in pruned.stderr
+    assert fb.read_store_facts(str(copy.root)).misnamed == ("foo bar",)
     done = run_cli("verify", "--store", copy.root)
     assert done.returncode == 12
     assert "nothing reads them" in done.stderr

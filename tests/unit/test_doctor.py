@@ -401,6 +401,14 @@ def test_what_helps_against_a_place_without_overlays_is_said_where_it_is_known()
         assert found.remedy.startswith(said)
 
 
+def test_points_that_nothing_reads_are_a_problem() -> None:
+    """Whatever the name is that they are under."""
+    found = only(fb.diagnose_store(evolve(STORE, misnamed=("old\nname",))))
+    assert found.level is fb.Level.PROBLEM
+    assert found.text.startswith("old\\x0aname holds points")
+    assert found.remedy == "fibackup verify --store /backup"
+
+
 def test_points_that_were_found_wrong_are_a_problem() -> None:
     """As a list says: every point that needs the file, until it is right when it is read again."""
     world = World()

@@ -105,6 +105,7 @@ def read_store_facts(path: str) -> StoreFacts:
             records=tuple(_records(store)),
             fault=fault,
             remedy=remedy,
+            misnamed=tuple(store.misnamed()),
         )
 
 

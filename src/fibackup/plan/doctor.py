@@ -43,7 +43,7 @@ from fibackup.plan.records import (
 from fibackup.plan.recover import plan_recovery
 from fibackup.plan.requirements import Work, check_versions
 from fibackup.plan.verified import last_verified
-from fibackup.units import counted, format_bytes
+from fibackup.units import counted, format_bytes, printable
 
 __all__ = [
     "DomainFacts",
@@ -142,6 +142,7 @@ class StoreFacts:
         records: What has been verified of a domain, with its UUID.
         fault: Why it takes no point, or nothing.
         remedy: What helps against the fault, where that is known.
+        misnamed: Names of directories that hold points, and do not say of which domain.
     """
 
     path: str
@@ -158,6 +159,7 @@ class StoreFacts:
     records: tuple[tuple[str, VerificationRecord], ...] = ()
     fault: str = ""
     remedy: str = ""
+    misnamed: tuple[str, ...] = ()
 
 
 @frozen
@@ -354,6 +356,12 @@ def _store(facts: StoreFacts) -> Iterator[_Said]:
             Level.WARNING,
             f"it is on {facts.filesystem}, which has no holes, no modes and files of 4 GiB at most",
             "use a file system of Linux",
+        )
+    for name in facts.misnamed:
+        yield (
+            Level.PROBLEM,
+            f"{printable(name)} holds points of a domain that its name does not tell",
+            f"fibackup verify --store {shlex.quote(facts.path)}",
         )
     records = dict(facts.records)
     for history in facts.histories:

@@ -129,6 +129,9 @@ def run(arguments: argparse.Namespace, signals: Signals) -> int:
 
     with fb.Store.open(arguments.store) as store:
         uuids = store.domains()
+        for name in () if arguments.domains else store.misnamed():
+            place = fb.printable(f"{arguments.store}/{name}")
+            tell(f"{place}: it holds points that are not pruned; fibackup verify tells more")
         for name in arguments.domains or _to_prune(store, uuids):
             found: dict[str, object] = {"domain": name, "uuid": name if name in uuids else ""}
             try:
