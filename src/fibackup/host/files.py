@@ -92,8 +92,6 @@ def os_errors(path: str, *, inside: bool = False) -> Generator[None]:
             error.filename if isinstance(error.filename, str) and "/" in error.filename else path
         )
         words = error.strerror or str(error)
-        if inside and error.errno == errno.ENOTDIR:
-            words += ", but named as one of a domain: move it away, or put that in its place"
         if error.errno in _FULL:
             raise NoSpaceError(reason=words, path=where) from error
         if error.errno in _FORBIDDEN:

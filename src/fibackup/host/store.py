@@ -310,7 +310,7 @@ class Store(StoreReader):
             if name is None:
                 return {}
             place = f"{self.path}/{name}"
-            with os_errors(place, inside=True), open_directory(name, self._fd) as fd:
+            with self._directory(name) as fd:
                 opened = self._opened(fd, wait_seconds)
                 try:
                     return opened | linked_files(fd)

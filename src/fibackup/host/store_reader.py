@@ -15,14 +15,14 @@ from __future__ import annotations
 
 import os
 from collections.abc import Generator, Mapping
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import PurePosixPath
 from types import TracebackType
 from typing import Self
 
 from attrs import evolve
 
-from fibackup.errors import NotAStoreError, StoreError
+from fibackup.errors import HostError, NotAStoreError, StoreError
 from fibackup.host.files import open_directory, os_errors
 from fibackup.host.history import read_history
 from fibackup.host.lock import look_at_lock
@@ -207,7 +207,7 @@ class StoreReader(Drawable):
         if not directories:
             return History(store=self._uuid, path=self.path, uuid=uuid, compress=self._compresses())
         name, *others = directories
-        with os_errors(f"{self.path}/{name}", inside=True), open_directory(name, self._fd) as fd:
+        with self._directory(name) as fd:
             found, _ = self._history(fd, name, uuid)
         return evolve(found, copies=tuple(others)) if others else found
 
@@ -225,8 +225,7 @@ class StoreReader(Drawable):
             name = self._find(uuid)
             if name is None:
                 return VerificationRecord()
-            where = f"{self.path}/{name}"
-            with os_errors(where, inside=True), open_directory(name, self._fd) as fd:
+            with self._directory(name) as fd:
                 return _record(fd)[0]
 
     def survey(self, uuid: str) -> Survey:
@@ -236,7 +235,7 @@ class StoreReader(Drawable):
         if not directories:
             return Survey(history=self.read_history(uuid))
         name = directories[0]
-        with os_errors(f"{self.path}/{name}", inside=True), open_directory(name, self._fd) as fd:
+        with self._directory(name) as fd:
             before = look_at_lock(WRITERS_LOCK, fd)
             files = list_files(fd)
             history, manifests = self._history(fd, name, uuid)
@@ -284,6 +283,21 @@ class StoreReader(Drawable):
             return misnamed(self._fd, self._uuid)
 
     # --- directories ----------------------------------------------------------------------------
+
+    @contextmanager
+    def _directory(self, name: str) -> Generator[int]:
+        """Open what is named as a domain's directory; errors inside tell its path."""
+        place = f"{self.path}/{name}"
+        with os_errors(place, inside=True), ExitStack() as held:
+            try:
+                fd = held.enter_context(open_directory(name, self._fd))
+            except NotADirectoryError as error:
+                reason = (
+                    f"{error.strerror}, but named as one of a domain: move it away, or put that in "
+                    "its place"
+                )
+                raise HostError(reason=reason, path=place) from error
+            yield fd
 
     @contextmanager
     def _domain(self, uuid: str) -> Generator[tuple[int, PurePosixPath]]:
