@@ -25,7 +25,7 @@ import fibackup as fb
 from fibackup.model.verification import VerificationRecord
 from fibackup.plan.forest import broken_points
 from fibackup.plan.verdict import judge
-from fibackup.plan.verified import found_wrong, last_verified, settled, trusted, with_found_wrong
+from fibackup.plan.verified import last_verified, settled, trusted, with_found_wrong
 from hypervisor import histories
 
 pytestmark = pytest.mark.property
@@ -110,7 +110,7 @@ class Model:
     @property
     def found(self) -> frozenset[str]:
         """Names of the images that are known to be wrong."""
-        files = found_wrong(self.history(), self.record)
+        files = with_found_wrong(self.history(), self.record).found_wrong
         return frozenset(file.removeprefix("vda/") for file in files if file.startswith("vda/"))
 
     @property

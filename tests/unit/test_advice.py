@@ -135,7 +135,7 @@ def test_a_verification_says_what_helps_against_what_it_has_found(
     faults: tuple[fb.Fault, ...], words: str
 ) -> None:
     """It does not lead to itself, and to a backup only where that helps."""
-    arguments = parsed("verify", store="/s")
+    arguments = parsed("verify", store="/s", deep=False)
     assert after_faults(faults, arguments, "web 1") == words
     error = fb.VerifyError(reason="no", domain="web 1")
     assert state_of(error, arguments) == "no point was changed"

@@ -11,7 +11,7 @@ from fibackup.plan.backup import plan_backup
 from fibackup.plan.continuity import Parent, find_parent, parent_gone
 from fibackup.plan.policy import BackupPolicy
 from fibackup.plan.steps import Plan, PublishPoint
-from fibackup.plan.verified import found_wrong
+from fibackup.plan.verified import with_found_wrong
 from fibackup.testing import CLUSTER_BYTES, FakeHost, FakeStore
 
 OTHER = "5702e000-0000-4000-8000-000000000002"
@@ -337,7 +337,7 @@ def test_what_a_record_finds_wrong_is_of_the_files_that_are_there() -> None:
     def found(*, sha256: str = image.sha256, chain: str = "", fault: str = "") -> frozenset[str]:
         read = CheckedFile(file, sha256, now, 1, "" if chain else fault)
         disk = CheckedContent(file, chain or "b" * 64, now, 1, "c" * 64, fault if chain else "")
-        return found_wrong(history, VerificationRecord((read,), (disk,)))
+        return with_found_wrong(history, VerificationRecord((read,), (disk,))).found_wrong
 
     assert found(fault="its sha256 is another") == found(fault="it", chain=chain) == {file}
     assert found(fault="it", chain="d" * 64) == {file}  # something was merged under it since

@@ -14,7 +14,7 @@ from fibackup.model.tree import ImageTree
 from fibackup.model.verification import READS_OTHERWISE
 from fibackup.plan.records import going_warnings
 from fibackup.plan.verdict import judge
-from fibackup.plan.verified import found_wrong, last_verified, settled, trusted, with_found_wrong
+from fibackup.plan.verified import last_verified, settled, trusted, with_found_wrong
 from hypervisor.histories import (
     chain,
     digest,
@@ -539,7 +539,7 @@ def test_the_fault_of_an_image_that_was_handed_over_ends_with_a_right_reading() 
     for run, since, ends in ((1, 0, False), (2, 0, True), (2, 2, False), (2, None, False)):
         right_now = evolve(content(1).entry(run), file=top, chain=chain, since=since)
         record = fb.VerificationRecord(contents=(bad, right_now))
-        assert (found_wrong(of, record) == frozenset()) is ends
+        assert (with_found_wrong(of, record).found_wrong == frozenset()) is ends
         faults = judge(evolve(survey(of), record=record)).faults
         assert [(fault.file, fault.points) for fault in faults] == (
             [] if ends else [(name, (point_id(3),))]
@@ -549,7 +549,7 @@ def test_the_fault_of_an_image_that_was_handed_over_ends_with_a_right_reading() 
             assert fault.reason.endswith("remove verified.json)")
         assert settled(of, record).contents == ((right_now,) if ends else record.contents)
     unread = fb.VerificationRecord(contents=(bad,))
-    assert found_wrong(of, unread) == {name}
+    assert with_found_wrong(of, unread).found_wrong == {name}
 
 
 def test_a_structure_that_was_wrong_spoils_what_lies_on_it_until_it_is_read_again() -> None:
@@ -598,7 +598,7 @@ def test_what_was_found_wrong_stays_a_fault_until_it_is_read_again() -> None:
     words = "words (found 2026-12-24; fibackup verify --deep reads it again)"
     assert (fault.kind, fault.file, fault.reason) == (fb.FaultKind.DISK, file, words)
     assert fault.points == (point_id(2),)
-    assert found_wrong(of, told.record) == {file}
+    assert with_found_wrong(of, told.record).found_wrong == {file}
     assert judge(told, (), [content(2)]).faults == ()
     assert judge(told, point=point_id(1)).faults == ()
     kept = wrong(image).entry(1)
@@ -650,7 +650,7 @@ def test_the_work_on_a_chain_that_is_wrong_grows_with_the_points_and_no_faster()
     few, many = all_wrong(1, 50), all_wrong(1, 200)
     for work in (
         lambda what: last_verified(what.history, what.record),
-        lambda what: found_wrong(what.history, what.record),
+        lambda what: with_found_wrong(what.history, what.record),
     ):
         assert lines(lambda: work(many)) < 4.6 * lines(lambda: work(few))  # noqa: B023
 

@@ -204,9 +204,7 @@ def after_faults(faults: Sequence[fb.Fault], arguments: argparse.Namespace, doma
         words.append(f"without a copy, the next backup lies on what is right{seals}: {backup}")
     elif spoiling:
         words.append("without a copy, the disks can be restored all the same")
-    if any(each.kind is fb.FaultKind.DISK for each in spoiling) and not getattr(
-        arguments, "deep", False
-    ):
+    if any(each.kind is fb.FaultKind.DISK for each in spoiling) and not arguments.deep:
         again = f"fibackup verify{_store(arguments)} --deep {shlex.quote(domain)}"
         words.append(f"when the files are right: {again}")
     if sealing and not renewed:

@@ -10,12 +10,12 @@ The stored images of one disk, over all points: who brought them, who lies on wh
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Container, Iterable, Iterator
 
 from fibackup.model.point import History, PointDisk, RestorePoint, StoredImage
-from fibackup.model.tree import trees_of
+from fibackup.model.tree import ImageTree, trees_of
 
-__all__ = ["Forest", "broken_points", "forests"]
+__all__ = ["Forest", "broken_points", "forests", "grounded_images"]
 
 
 class Forest:
@@ -105,11 +105,26 @@ def broken_points(history: History) -> frozenset[str]:
     broken.update(disk.point for disk in history.wrong_disks)
     wrong = history.damaged | history.wrong_files
     for target, tree in trees_of(history).items():
-
-        def sound(image: StoredImage, under: bool | None, at: str = target) -> bool:  # noqa: FBT001
-            return under is not False and f"{at}/{image.name}" not in wrong
-
-        whole = tree.climb(sound)
+        whole = grounded_images(target, tree, wrong)
         broken.update(tree.lost)
-        broken.update(point for point, top in tree.tops.items() if not whole.get(top, False))
+        broken.update(point for point, top in tree.tops.items() if top not in whole)
     return frozenset(broken)
+
+
+def grounded_images(target: str, tree: ImageTree, wrong: Container[str]) -> frozenset[str]:
+    """
+    Return the images of a disk that reach a base through images of which none is wrong.
+
+    Args:
+        target: The disk.
+        tree: Its images.
+        wrong: ``"vda/20261124T040407Z.qcow2"``: images that count as none.
+
+    Source:
+        docs/store-format.md, ``images``.
+    """
+
+    def reaches(image: StoredImage, under: bool | None) -> bool:  # noqa: FBT001
+        return under is not False and f"{target}/{image.name}" not in wrong
+
+    return frozenset(name for name, whole in tree.climb(reaches).items() if whole)

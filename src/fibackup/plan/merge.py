@@ -15,11 +15,10 @@ each byte of a dropped point is then written a few times, however large the disk
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from functools import partial
 
 from fibackup.model.point import History, RestorePoint, StoredImage
 from fibackup.model.tree import trees_of
-from fibackup.plan.forest import Forest
+from fibackup.plan.forest import Forest, grounded_images
 from fibackup.plan.prune_steps import MergeImages
 
 __all__ = ["MAX_OWN", "PATIENCE", "plan_merges"]
@@ -56,8 +55,8 @@ def plan_merges(
     above = {
         target: forest.above([point.id for point in points]) for target, forest in woods.items()
     }
-    wrong, grounded = history.distrusted, _grounded(history)
-    return tuple(
+    wrong = history.distrusted
+    merges = tuple(
         MergeImages(
             target=disk.target,
             point=point.id,
@@ -76,22 +75,18 @@ def plan_merges(
                 image.name for image in disk.images if f"{disk.target}/{image.name}" in in_use
             ),
         )
-        if f"{disk.target}/{run[0].name}" in grounded
-        and _can_be_merged(disk.target, run, woods[disk.target], wrong)
+        if _can_be_merged(disk.target, run, woods[disk.target], wrong)
     )
+    grounded = _grounded(history) if merges else frozenset[str]()
+    return tuple(each for each in merges if f"{each.target}/{each.images[0].name}" in grounded)
 
 
 def _grounded(history: History) -> frozenset[str]:
     """Return the images that reach a base through images that are there; no other can be read."""
-
-    def reaches(image: StoredImage, under: bool | None, at: str) -> bool:  # noqa: FBT001
-        return under is not False and f"{at}/{image.name}" not in history.damaged
-
     return frozenset(
         f"{target}/{name}"
         for target, tree in trees_of(history).items()
-        for name, whole in tree.climb(partial(reaches, at=target)).items()
-        if whole
+        for name in grounded_images(target, tree, history.damaged)
     )
 
 

@@ -28,7 +28,6 @@ __all__ = [
     "Reading",
     "Verified",
     "ages_in",
-    "found_wrong",
     "last_verified",
     "settled",
     "trusted",
@@ -304,23 +303,6 @@ def ages_in(
         )
         found[point.id] = Verified(all_files.time, disks.time, all_files.wrong or disks.wrong)
     return found
-
-
-def found_wrong(history: History, record: VerificationRecord) -> frozenset[str]:
-    """
-    Return the files that were wrong when they were last read, and images through which a disk was.
-
-    Args:
-        history: What the store holds.
-        record: What has been read of it; what it says of other files than these counts for nothing.
-
-    Returns:
-        Such as ``"vda/20261124T040407Z.qcow2"`` and ``"20261124T040407Z.xml"``.
-
-    Source:
-        docs/verify.md; docs/store-format.md, ``verified.json``.
-    """
-    return _wrong_files(history, record) | _wrong_images(history, record)
 
 
 def _wrong_files(history: History, record: VerificationRecord) -> frozenset[str]:
